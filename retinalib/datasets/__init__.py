@@ -1,0 +1,1 @@
+"""Official annotation files to pandas tables, tables to (image, Faces)."""

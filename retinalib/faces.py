@@ -1,0 +1,102 @@
+"""``Faces``: the faces of one image, the one currency of the workbook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from retinalib.landmarks import WFLW_98, LandmarkSchema
+
+
+@dataclass
+class Faces:
+    """F faces of one image, in that image's pixels (x right, y down, the corner of the first pixel at 0, 0).
+
+    boxes: (F, 4) float32, x1 y1 x2 y2. landmarks: (F, L, 2) float32, x y, NaN where unknown.
+    visible: (F, L) bool, landmarks that are known and within the image; by default all that are finite.
+    scores: (F,) float32, by default 1. attributes: a table of F rows with anything else that is known about the faces.
+
+    Raises ValueError if the shapes disagree with each other or with the schema.
+    """
+
+    boxes: np.ndarray
+    landmarks: np.ndarray
+    visible: np.ndarray | None = None
+    scores: np.ndarray | None = None
+    attributes: pd.DataFrame | None = None
+    schema: LandmarkSchema = WFLW_98
+
+    def __post_init__(self) -> None:
+        self.boxes = np.asarray(self.boxes, np.float32)
+        self.landmarks = np.asarray(self.landmarks, np.float32)
+        n = len(self.boxes)
+        known = np.isfinite(self.landmarks).all(-1)
+        self.visible = known if self.visible is None else np.asarray(self.visible, bool)
+        self.scores = np.ones(n, np.float32) if self.scores is None else np.asarray(self.scores, np.float32)
+        if self.attributes is None:
+            self.attributes = pd.DataFrame(index=range(n))
+        else:
+            self.attributes = self.attributes.reset_index(drop=True)
+        count = self.schema.count
+        expected = {"boxes": (n, 4), "landmarks": (n, count, 2), "visible": (n, count), "scores": (n,)}
+        for name, shape in expected.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(
+                    f"Faces: {name} of shape {getattr(self, name).shape} where {n} faces of schema "
+                    f"{self.schema.name} need {shape}"
+                )
+        if len(self.attributes) != n:
+            raise ValueError(f"Faces: attributes have {len(self.attributes)} rows for {n} boxes")
+        self.visible = self.visible & known
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> Faces:
+        """The chosen faces; a single number gives a ``Faces`` of one."""
+        if isinstance(index, (int, np.integer)):
+            index = [range(len(self))[index]]
+        if isinstance(index, (list, tuple)) and not len(index):
+            index = slice(0, 0)
+        return Faces(
+            self.boxes[index],
+            self.landmarks[index],
+            self.visible[index],
+            self.scores[index],
+            self.attributes.iloc[index],
+            self.schema,
+        )
+
+    @classmethod
+    def empty(cls, schema: LandmarkSchema = WFLW_98) -> Faces:
+        """No faces."""
+        return cls(np.zeros((0, 4)), np.zeros((0, schema.count, 2)), schema=schema)
+
+    @property
+    def size(self) -> np.ndarray:
+        """(F,) the square root of each box's area, pixels."""
+        width, height = (self.boxes[:, 2:] - self.boxes[:, :2]).clip(min=0).T
+        return np.sqrt(width * height)
+
+    def transformed(self, scale: tuple[float, float] = (1, 1), shift: tuple[float, float] = (0, 0)) -> Faces:
+        """The faces of the image that was scaled by (sx, sy) and then shifted by (dx, dy) pixels; visibility as it was."""
+        scale, shift = np.asarray(scale, np.float32), np.asarray(shift, np.float32)
+        return Faces(
+            self.boxes * np.tile(scale, 2) + np.tile(shift, 2),
+            self.landmarks * scale + shift,
+            self.visible,
+            self.scores,
+            self.attributes,
+            self.schema,
+        )
+
+    def flipped(self, width: float) -> Faces:
+        """The faces of the image, ``width`` pixels wide, mirrored left to right; left and right landmarks change places."""
+        order = list(self.schema.flip_order)
+        boxes, landmarks = self.boxes.copy(), self.landmarks[:, order].copy()
+        boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
+        landmarks[..., 0] = width - landmarks[..., 0]
+        return Faces(boxes, landmarks, self.visible[:, order], self.scores, self.attributes, self.schema)

@@ -1,0 +1,123 @@
+"""Landmark schemas: how many points a face has, what they are called, and which ones change places in a mirror.
+
+This is the only place where an index such as 60, 72, 96 or 97 is written; everything else asks the schema.
+"Right" and "left" are the person's own: the right eye is the one at the left of an upright picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Eye:
+    """The landmarks of one eye.
+
+    ``lids`` runs around the eye: outer canthus, along the upper lid, inner canthus, back along the lower lid.
+    ``upper[i]`` lies across from ``lower[i]``, both ordered from the outer to the inner canthus.
+    A schema without lid points has empty ``lids``, ``upper`` and ``lower``.
+    """
+
+    pupil: int
+    outer: int | None = None
+    inner: int | None = None
+    lids: tuple[int, ...] = ()
+    upper: tuple[int, ...] = ()
+    lower: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class LandmarkSchema:
+    """A numbering of facial landmarks.
+
+    ``flip_order[i]`` is the landmark of the original picture that becomes landmark ``i`` of the mirrored one; it is an
+    involution. ``regions`` partitions ``range(count)``; a region's points are in drawing order, and those named in
+    ``closed_regions`` form closed outlines. ``rigid`` are points that hardly move with expression or gaze, for head pose.
+    """
+
+    name: str
+    count: int
+    regions: dict[str, tuple[int, ...]]
+    flip_order: tuple[int, ...]
+    right_eye: Eye
+    left_eye: Eye
+    closed_regions: frozenset[str] = frozenset()
+    rigid: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if sorted(i for points in self.regions.values() for i in points) != list(range(self.count)):
+            raise ValueError(f"schema {self.name}: the regions must hold each of the {self.count} landmarks exactly once")
+        if len(self.flip_order) != self.count or any(self.flip_order[j] != i for i, j in enumerate(self.flip_order)):
+            raise ValueError(f"schema {self.name}: flip_order must be an involution of {self.count} landmarks")
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.count))
+
+    @property
+    def pupils(self) -> tuple[int, int]:
+        """The right and the left pupil (or eye centre, in schemas that have no more)."""
+        return self.right_eye.pupil, self.left_eye.pupil
+
+    @property
+    def inter_ocular(self) -> tuple[int, int]:
+        """The landmarks whose distance normalises NME: the outer canthi, or the eye centres where there are no canthi."""
+        if self.right_eye.outer is None or self.left_eye.outer is None:
+            return self.pupils
+        return self.right_eye.outer, self.left_eye.outer
+
+    def region_of(self) -> list[str]:
+        """The region's name of each landmark, ``count`` strings."""
+        names = {i: name for name, points in self.regions.items() for i in points}
+        return [names[i] for i in range(self.count)]
+
+
+def _flip_order(count: int, pairs: list[tuple[int, int]]) -> tuple[int, ...]:
+    order = list(range(count))
+    for a, b in pairs:
+        order[a], order[b] = b, a
+    return tuple(order)
+
+
+_WFLW_PAIRS = (
+    [(i, 32 - i) for i in range(16)]  # contour
+    + [(33, 46), (34, 45), (35, 44), (36, 43), (37, 42), (38, 50), (39, 49), (40, 48), (41, 47)]  # brows
+    + [(55, 59), (56, 58)]  # nose base
+    + [(60, 72), (61, 71), (62, 70), (63, 69), (64, 68), (65, 75), (66, 74), (67, 73)]  # lids
+    + [(76, 82), (77, 81), (78, 80), (87, 83), (86, 84)]  # outer lips
+    + [(88, 92), (89, 91), (95, 93)]  # inner lips
+    + [(96, 97)]  # pupils
+)
+
+WFLW_98 = LandmarkSchema(
+    name="wflw98",
+    count=98,
+    regions={
+        "contour": tuple(range(33)),
+        "right brow": tuple(range(33, 42)),
+        "left brow": tuple(range(42, 51)),
+        "nose": tuple(range(51, 60)),
+        "right eye": tuple(range(60, 68)),
+        "left eye": tuple(range(68, 76)),
+        "outer lips": tuple(range(76, 88)),
+        "inner lips": tuple(range(88, 96)),
+        "pupils": (96, 97),
+    },
+    flip_order=_flip_order(98, _WFLW_PAIRS),
+    right_eye=Eye(96, 60, 64, (60, 61, 62, 63, 64, 65, 66, 67), upper=(61, 62, 63), lower=(67, 66, 65)),
+    left_eye=Eye(97, 72, 68, (72, 71, 70, 69, 68, 75, 74, 73), upper=(71, 70, 69), lower=(73, 74, 75)),
+    closed_regions=frozenset({"right brow", "left brow", "right eye", "left eye", "outer lips", "inner lips"}),
+    rigid=(51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 64, 68, 72),
+)
+"""The 98 landmarks of WFLW (Wu et al., "Look at Boundary", CVPR 2018); 96 and 97 are the pupils."""
+
+WIDER_5 = LandmarkSchema(
+    name="wider5",
+    count=5,
+    regions={"eyes": (0, 1), "nose": (2,), "mouth": (3, 4)},
+    flip_order=_flip_order(5, [(0, 1), (3, 4)]),
+    right_eye=Eye(0),
+    left_eye=Eye(1),
+)
+"""The five landmarks that RetinaFace (Deng et al., CVPR 2020) adds to WIDER FACE: eye centres, nose tip, mouth corners."""
+
+SCHEMAS = {schema.name: schema for schema in (WFLW_98, WIDER_5)}
