@@ -1,0 +1,130 @@
+"""The multi-task loss of RetinaFace (Deng et al., CVPR 2020, eq. 1) on matched anchors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, smooth_l1_loss
+
+from retinalib.anchors import AnchorConfig, encode_boxes, encode_landmarks, match
+
+
+class Target(NamedTuple):
+    """The F faces of one training image, in fractions of it."""
+
+    boxes: Tensor  # (F, 4) float32 x1 y1 x2 y2
+    landmarks: Tensor  # (F, L, 2) float32, anything where not visible
+    visible: Tensor  # (F, L) bool: the landmarks that are learned
+    complete: bool = True  # False: the photo may hold faces that nobody labelled
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """How the three parts are made and weighed."""
+
+    box_weight: float = 2.0
+    class_weight: float = 1.0
+    landmark_weight: float = 1.0
+    landmark_loss: str = "smooth_l1"  # or "wing"
+    positive_iou: float = 0.35  # anchors from this IoU on answer for a face
+    minimum_iou: float = 0.2  # a face keeps its best anchor from this IoU on
+    negatives_per_positive: int = 7  # hard negatives kept for each positive anchor
+
+    def __post_init__(self) -> None:
+        if self.landmark_loss not in ("smooth_l1", "wing"):
+            raise ValueError(f"landmark_loss must be 'smooth_l1' or 'wing', got '{self.landmark_loss}'")
+
+
+class Parts(NamedTuple):
+    """The loss and its parts, scalars; ``total`` is the weighted sum."""
+
+    total: Tensor
+    box: Tensor
+    classification: Tensor
+    landmark: Tensor
+
+
+def wing(difference: Tensor, width: float = 1.0, curvature: float = 0.2) -> Tensor:
+    """Wing loss (Feng et al., CVPR 2018, eq. 5), elementwise; the units are those of encoded landmarks.
+
+    Its authors take 10 and 2 pixels on faces of 256 pixels. An encoded 1 is a tenth of the anchor, about 26 such pixels, so
+    1 and 0.2 keep their proportion and let the logarithm rule below a tenth of the anchor.
+    """
+    size = difference.abs()
+    near = width * torch.log1p(size / curvature)
+    offset = width - width * torch.log1p(torch.tensor(width / curvature)).item()
+    return torch.where(size < width, near, size - offset)
+
+
+def multi_task_loss(
+    logits: Tensor,
+    boxes: Tensor,
+    landmarks_at: Callable[[Tensor, Tensor], Tensor],
+    targets: list[Target],
+    anchors: Tensor,
+    config: LossConfig = LossConfig(),
+    anchor_config: AnchorConfig = AnchorConfig(),  # noqa: B008 (frozen)
+) -> Parts:
+    """The loss of a batch.
+
+    logits: (B, A, 2), boxes: (B, A, 4) offsets; landmarks_at: gives (N, 2L) shifts for (N,) images and (N,) anchors, and is
+    asked only for positive anchors whose face has visible landmarks; anchors: (A, 4) fractions.
+
+    Box and class parts are sums over positives (and the hardest negatives) divided by the number of positive anchors; the
+    landmark part is a sum over visible coordinates divided by the number of positive anchors with landmarks. In a photo that
+    is not labelled completely, only anchors near labelled faces (centre within the box grown by half on each side) can be
+    negatives: elsewhere nobody knows.
+    """
+    logits, boxes = logits.float(), boxes.float()
+    matched = torch.stack([match(t.boxes, anchors, config.positive_iou, config.minimum_iou) for t in targets])  # (B, A)
+    offsets = torch.tensor([0, *[len(t.boxes) for t in targets]]).cumsum(0)[:-1].to(matched.device)
+    image, anchor = (matched >= 0).nonzero(as_tuple=True)  # (P,) positives
+    face = matched[image, anchor] + offsets[image]  # into the faces of all images, one after the other
+    positives = max(len(image), 1)
+
+    all_boxes = torch.cat([t.boxes for t in targets])
+    wanted = encode_boxes(all_boxes[face], anchors[anchor], anchor_config.variances)
+    box = smooth_l1_loss(boxes[image, anchor], wanted, reduction="sum") / positives
+
+    classification = _classification(logits, matched, targets, anchors, config) / positives
+
+    visible = torch.cat([t.visible for t in targets])[face]
+    chosen = visible.any(1)
+    image, anchor, face, visible = image[chosen], anchor[chosen], face[chosen], visible[chosen]
+    wanted = encode_landmarks(torch.cat([t.landmarks for t in targets])[face], anchors[anchor], anchor_config.variances)
+    wanted = torch.where(visible[..., None], wanted, 0)  # unknown ones may be NaN
+    given = landmarks_at(image, anchor).float().view_as(wanted)
+    if config.landmark_loss == "wing":
+        by_coordinate = wing(given - wanted)
+    else:
+        by_coordinate = smooth_l1_loss(given, wanted, reduction="none")
+    landmark = (by_coordinate * visible[..., None]).sum() / max(len(image), 1)
+
+    total = config.box_weight * box + config.class_weight * classification + config.landmark_weight * landmark
+    return Parts(total, box, classification, landmark)
+
+
+def _classification(logits: Tensor, matched: Tensor, targets: list[Target], anchors: Tensor, config: LossConfig) -> Tensor:
+    """Cross-entropy summed over positives and each image's hardest negatives (online hard example mining)."""
+    positive = matched >= 0
+    by_anchor = cross_entropy(logits.flatten(0, 1), positive.flatten().long(), reduction="none").view(positive.shape)
+    negative = ~positive
+    for row, target in enumerate(targets):
+        if not target.complete:
+            negative[row] &= _near(target.boxes, anchors)
+    count = positive.sum(1)
+    keep = (config.negatives_per_positive * count).clamp(max=positive.shape[1] - 1)
+    largest = int(keep.max())
+    hardest = by_anchor.masked_fill(~negative, -torch.inf).topk(largest, dim=1).values if largest else by_anchor[:, :0]
+    kept = (torch.arange(largest, device=keep.device) < keep[:, None]) & hardest.isfinite()
+    return by_anchor[positive].sum() + hardest[kept].sum()
+
+
+def _near(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """(A,) bool: the anchor's centre lies within one of the boxes grown by half their size on each side."""
+    centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    return ((anchors[None, :, :2] - centre[:, None]).abs() <= half[:, None]).all(-1).any(0)

@@ -1,0 +1,293 @@
+"""RetinaFace (Deng et al., CVPR 2020) for any landmark schema: backbone, FPN, SSH, optional SE, heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from torchvision.models import ResNet50_Weights, resnet50
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.ops import Conv2dNormActivation
+
+from retinalib.anchors import AnchorConfig
+from retinalib.landmarks import SCHEMAS, WFLW_98, LandmarkSchema
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What stands between 8-bit RGB pixels and the network: ``(pixel - mean) / std`` by channel, in RGB or BGR order.
+
+    ``mean`` and ``std`` are in the network's channel order and on the scale 0 to 255.
+    """
+
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    bgr: bool = False
+
+    def apply(self, images: Tensor) -> Tensor:
+        """(..., 3, H, W) RGB pixels, 0 to 255 of any dtype, to float32 network input."""
+        images = images.flip(-3) if self.bgr else images
+        mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (self.mean, self.std))
+        return (images.float() - mean) / std
+
+    def invert(self, images: Tensor) -> Tensor:
+        """Network input back to (..., 3, H, W) RGB pixels, float32."""
+        mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (self.mean, self.std))
+        pixels = images * std + mean
+        return pixels.flip(-3) if self.bgr else pixels
+
+
+REFERENCE_NORMALISATION = Normalisation(mean=(104.0, 117.0, 123.0), std=(1.0, 1.0, 1.0), bgr=True)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """All that is needed to build a network and to use it."""
+
+    backbone: str = "mobilenet0.25"  # or "resnet50"
+    schema: LandmarkSchema = WFLW_98  # which landmarks the heads give
+    se_reduction: int | None = None  # SE blocks after each SSH: channels are squeezed by this factor; None: no SE
+    anchors: AnchorConfig = field(default_factory=AnchorConfig)
+    normalisation: Normalisation = field(default_factory=Normalisation)
+
+    def __post_init__(self) -> None:
+        if self.backbone not in _BACKBONES:
+            raise ValueError(f"unknown backbone '{self.backbone}': choose one of {', '.join(_BACKBONES)}")
+        channels = _BACKBONES[self.backbone].pyramid
+        if self.se_reduction is not None and not 1 <= self.se_reduction <= channels:
+            raise ValueError(
+                f"se_reduction must be None or from 1 to {channels}, the pyramid's channels; got {self.se_reduction}"
+            )
+
+    def to_dict(self) -> dict:
+        """Plain values only, for JSON and checkpoints; the schema by its name."""
+        return {**asdict(self), "schema": self.schema.name}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> ModelConfig:
+        """The inverse of :meth:`to_dict`. Raises ValueError for an unknown parameter or schema."""
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown model parameters: {', '.join(sorted(unknown))}")
+        values = dict(values)
+        if "schema" in values:
+            if values["schema"] not in SCHEMAS:
+                raise ValueError(f"unknown landmark schema '{values['schema']}': this version knows {', '.join(SCHEMAS)}")
+            values["schema"] = SCHEMAS[values["schema"]]
+        for name, kind in (("anchors", AnchorConfig), ("normalisation", Normalisation)):
+            if name in values:
+                values[name] = kind(**{k: _tuples(v) for k, v in values[name].items()})
+        return cls(**values)
+
+
+def _tuples(value: object) -> object:
+    """JSON's lists back to the tuples they were."""
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+class _Backbone(NamedTuple):
+    levels: tuple[int, int, int]  # channels of the three feature maps, strides 8, 16, 32
+    pyramid: int  # channels of the FPN and all that follows
+
+
+_BACKBONES = {"mobilenet0.25": _Backbone((64, 128, 256), 64), "resnet50": _Backbone((512, 1024, 2048), 256)}
+
+
+def _conv(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, slope: float | None = 0.1, groups: int = 1
+) -> nn.Sequential:
+    """Convolution, batch norm and leaky ReLU with the given slope (None: no activation)."""
+    activation = None if slope is None else partial(nn.LeakyReLU, slope)
+    return Conv2dNormActivation(inputs, outputs, kernel, stride, groups=groups, activation_layer=activation)
+
+
+class MobileNetV1(nn.Module):
+    """MobileNetV1 (Howard et al. 2017) at a quarter of its width, as RetinaFace uses it: features at strides 8, 16, 32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def separable(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+            return nn.Sequential(*_conv(inputs, inputs, stride=stride, groups=inputs), *_conv(inputs, outputs, kernel=1))
+
+        self.stage1 = nn.Sequential(
+            _conv(3, 8, stride=2),
+            separable(8, 16),
+            separable(16, 32, 2),
+            separable(32, 32),
+            separable(32, 64, 2),
+            separable(64, 64),
+        )
+        self.stage2 = nn.Sequential(separable(64, 128, 2), *(separable(128, 128) for _ in range(5)))
+        self.stage3 = nn.Sequential(separable(128, 256, 2), separable(256, 256))
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        eight = self.stage1(images)
+        sixteen = self.stage2(eight)
+        return {"8": eight, "16": sixteen, "32": self.stage3(sixteen)}
+
+
+class FeaturePyramid(nn.Module):
+    """FPN (Lin et al. 2017) with batch norm, nearest upsampling and a 3×3 merge at the two finer levels."""
+
+    def __init__(self, inputs: Iterable[int], channels: int, slope: float) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(_conv(n, channels, kernel=1, slope=slope) for n in inputs)
+        self.merge = nn.ModuleList(_conv(channels, channels, slope=slope) for _ in range(2))
+
+    def forward(self, features: Iterable[Tensor]) -> list[Tensor]:
+        eight, sixteen, thirty_two = (lateral(f) for lateral, f in zip(self.lateral, features, strict=True))
+        sixteen = self.merge[1](sixteen + interpolate(thirty_two, size=sixteen.shape[-2:], mode="nearest"))
+        eight = self.merge[0](eight + interpolate(sixteen, size=eight.shape[-2:], mode="nearest"))
+        return [eight, sixteen, thirty_two]
+
+
+class SSH(nn.Module):
+    """The context module of SSH (Najibi et al., ICCV 2017): receptive fields 3, 5 and 7, side by side."""
+
+    def __init__(self, channels: int, slope: float) -> None:
+        super().__init__()
+        half, quarter = channels // 2, channels // 4
+        self.conv3 = _conv(channels, half, slope=None)
+        self.conv5_first = _conv(channels, quarter, slope=slope)
+        self.conv5_second = _conv(quarter, quarter, slope=None)
+        self.conv7_second = _conv(quarter, quarter, slope=slope)
+        self.conv7_third = _conv(quarter, quarter, slope=None)
+
+    def forward(self, features: Tensor) -> Tensor:
+        first = self.conv5_first(features)
+        context = [self.conv3(features), self.conv5_second(first), self.conv7_third(self.conv7_second(first))]
+        return torch.cat(context, 1).relu()
+
+
+class SqueezeExcitation(nn.Module):
+    """Squeeze-and-Excitation (Hu et al., CVPR 2018, eq. 2–4): each channel is scaled by a gate made from all channels' means."""
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Linear(channels, max(1, channels // reduction), bias=False)
+        self.expand = nn.Linear(self.squeeze.out_features, channels, bias=False)
+
+    def gate(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) features to (B, C) excitations between 0 and 1."""
+        return self.expand(self.squeeze(features.mean((2, 3))).relu()).sigmoid()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features * self.gate(features)[:, :, None, None]
+
+
+class Outputs(NamedTuple):
+    """What the network gives for B images and A anchors."""
+
+    logits: Tensor  # (B, A, 2) background, face
+    boxes: Tensor  # (B, A, 4) offsets, see anchors.encode_boxes
+    features: list[Tensor]  # (B, C, rows, columns) of each level, what the landmark head reads
+
+
+class RetinaFace(nn.Module):
+    """Faces and landmarks in one pass. Input: (B, 3, H, W) float32, see :class:`Normalisation`; any H and W.
+
+    The landmark head is a 1×1 convolution; :meth:`landmarks_at` evaluates it at chosen anchors only, with the same result
+    as everywhere (:meth:`dense`), so that its cost grows with faces and not with anchors × landmarks.
+    """
+
+    def __init__(self, config: ModelConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or ModelConfig()
+        levels, channels = _BACKBONES[config.backbone]
+        slope = 0.1 if channels <= 64 else 0.0
+        if config.backbone == "mobilenet0.25":
+            self.backbone = MobileNetV1()
+        else:
+            self.backbone = IntermediateLayerGetter(resnet50(), {"layer2": "8", "layer3": "16", "layer4": "32"})
+        self.fpn = FeaturePyramid(levels, channels, slope)
+        self.ssh = nn.ModuleList(SSH(channels, slope) for _ in levels)
+        self.excitation = nn.ModuleList(
+            nn.Identity() if config.se_reduction is None else SqueezeExcitation(channels, config.se_reduction) for _ in levels
+        )
+        k = config.anchors.per_cell
+        self.class_head = nn.ModuleList(nn.Conv2d(channels, 2 * k, 1) for _ in levels)
+        self.box_head = nn.ModuleList(nn.Conv2d(channels, 4 * k, 1) for _ in levels)
+        self.landmark_head = nn.ModuleList(nn.Conv2d(channels, 2 * config.schema.count * k, 1) for _ in levels)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """What the heads read: (B, C, ceil(H / stride), ceil(W / stride)) at each level, after SSH and SE."""
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ValueError(f"RetinaFace takes normalised float images (B, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+        pyramid = self.fpn(self.backbone(images).values())
+        return [se(ssh(f)) for se, ssh, f in zip(self.excitation, self.ssh, pyramid, strict=True)]
+
+    @staticmethod
+    def _flat(heads: Iterable[nn.Module], features: list[Tensor], values: int) -> Tensor:
+        """Head outputs (B, k·values, rows, columns) of all levels as (B, A, values), in the anchors' order."""
+        maps = [head(f).permute(0, 2, 3, 1) for head, f in zip(heads, features, strict=True)]
+        return torch.cat([m.reshape(m.shape[0], m.shape[1] * m.shape[2] * (m.shape[3] // values), values) for m in maps], 1)
+
+    def forward(self, images: Tensor) -> Outputs:
+        features = self.features(images)
+        return Outputs(self._flat(self.class_head, features, 2), self._flat(self.box_head, features, 4), features)
+
+    def landmarks_at(self, features: list[Tensor], image: Tensor, anchor: Tensor) -> Tensor:
+        """The landmark head at N anchors.
+
+        features: as from :meth:`forward`; image, anchor: (N,) int64. Returns (N, 2L) shifts, see anchors.encode_landmarks.
+        """
+        k, values = self.config.anchors.per_cell, 2 * self.config.schema.count
+        result = features[0].new_zeros(len(anchor), values)
+        first = 0
+        for head, level in zip(self.landmark_head, features, strict=True):
+            columns = level.shape[3]
+            last = first + level.shape[2] * columns * k
+            for size in range(k):
+                chosen = ((anchor >= first) & (anchor < last) & ((anchor - first) % k == size)).nonzero()[:, 0]
+                if not len(chosen):
+                    continue
+                cell = (anchor[chosen] - first) // k
+                at = level[image[chosen], :, cell // columns, cell % columns]  # (n, C)
+                rows = slice(size * values, (size + 1) * values)
+                here = nn.functional.linear(at, head.weight[rows, :, 0, 0], head.bias[rows])
+                result = result.to(here.dtype).index_copy(0, chosen, here)
+            first = last
+        return result
+
+    def dense(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B, A, 2), box offsets (B, A, 4) and landmark shifts (B, A, 2L) at every anchor."""
+        logits, boxes, features = self(images)
+        return logits, boxes, self._flat(self.landmark_head, features, 2 * self.config.schema.count)
+
+
+def load_imagenet_backbone(model: RetinaFace, path: str | Path | None = None) -> None:
+    """Puts ImageNet weights into the backbone.
+
+    ``path``: for mobilenet0.25 the reference's ``mobilenetV1X0.25_pretrain.tar``; for resnet50 torchvision's file, or None
+    to let torchvision find or download its own. Raises FileNotFoundError or ValueError saying what to get.
+    """
+    if path is None and model.config.backbone == "resnet50":
+        try:
+            state = ResNet50_Weights.IMAGENET1K_V1.get_state_dict(progress=True)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"torchvision's ImageNet weights for resnet50 are neither on disk nor to be downloaded ({error}); "
+                "download resnet50-0676ba61.pth elsewhere and give its path, or train from scratch"
+            ) from error
+    elif path is None or not Path(path).is_file():
+        raise FileNotFoundError(
+            f"no ImageNet weights at {path}: give the path of mobilenetV1X0.25_pretrain.tar from the reference "
+            "implementation, or train from scratch"
+        )
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    state = {name.removeprefix("module."): value for name, value in state.get("state_dict", state).items()}
+    wanted = model.backbone.state_dict()
+    missing = [name for name in wanted if name not in state or state[name].shape != wanted[name].shape]
+    if missing:
+        raise ValueError(
+            f"{path} does not fit the backbone {model.config.backbone}: {len(missing)} weights such as {missing[0]}"
+        )
+    model.backbone.load_state_dict({name: state[name] for name in wanted})

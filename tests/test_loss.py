@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+import torch
+
+from retinalib.anchors import anchor_grid, encode_boxes, encode_landmarks, match
+from retinalib.loss import LossConfig, Target, multi_task_loss, wing
+from tests.shared import SHARED, needs_shared
+
+
+def targets_of(matching):
+    targets = []
+    for i in range(3):
+        boxes, landmarks = (torch.from_numpy(matching[f"{name}{i}"]) for name in ("boxes", "landmarks"))
+        has = torch.from_numpy(matching[f"labels{i}"]) > 0
+        targets.append(Target(boxes, landmarks, has[:, None].expand(-1, 5)))
+    return targets
+
+
+def random_batch(seed, faces=(1, 3, 0), points=98, size=(96, 128)):
+    g = torch.Generator().manual_seed(seed)
+    anchors = anchor_grid(*size)
+    targets = []
+    for n in faces:
+        centre, extent = torch.rand(n, 2, generator=g) * 0.6 + 0.2, torch.rand(n, 2, generator=g) * 0.4 + 0.1
+        boxes = torch.cat([centre - extent / 2, centre + extent / 2], 1)
+        targets.append(Target(boxes, torch.rand(n, points, 2, generator=g), torch.rand(n, points, generator=g) > 0.3))
+    shape = (len(faces), len(anchors))
+    return anchors, targets, *(torch.randn(*shape, n, generator=g) for n in (2, 4, 2 * points))
+
+
+def plain_loss(logits, boxes, landmarks, targets, anchors, config):
+    """The same loss, said with loops over images and anchors."""
+
+    def smooth(x):
+        return float(np.where(abs(x) < 1, 0.5 * x * x, abs(x) - 0.5).sum())
+
+    box = classification = landmark = 0.0
+    positives = with_landmarks = 0
+    for b, target in enumerate(targets):
+        matched = match(target.boxes, anchors, config.positive_iou, config.minimum_iou).tolist()
+        negative = []
+        for a, f in enumerate(matched):
+            row = logits[b, a].double().numpy()
+            nll = np.log(np.exp(row).sum()) - row[1 if f >= 0 else 0]
+            if f < 0:
+                negative.append(nll)
+                continue
+            positives += 1
+            classification += nll
+            code = encode_boxes(target.boxes[f : f + 1], anchors[a : a + 1])[0]
+            box += smooth((boxes[b, a] - code).numpy())
+            if target.visible[f].any():
+                with_landmarks += 1
+                code = encode_landmarks(target.landmarks[f : f + 1], anchors[a : a + 1])[0]
+                landmark += smooth((landmarks[b, a].view(-1, 2) - code)[target.visible[f]].numpy())
+        count = sum(f >= 0 for f in matched)
+        classification += sum(sorted(negative, reverse=True)[: 7 * count])
+    return box / max(positives, 1), classification / max(positives, 1), landmark / max(with_landmarks, 1)
+
+
+@needs_shared
+def test_loss_is_the_references():
+    matching = np.load(SHARED / "reference/matching_5pt_160x224.npz")
+    data = np.load(SHARED / "reference/loss_5pt_160x224.npz")
+    logits, boxes, dense = (torch.from_numpy(data[k]) for k in ("class_logits", "box_offsets", "landmark_offsets"))
+    parts = multi_task_loss(logits, boxes, lambda i, a: dense[i, a], targets_of(matching), anchor_grid(160, 224))
+    expected = [float(data[k]) for k in ("loss_box", "loss_class", "loss_landmark")]
+    np.testing.assert_allclose([float(p) for p in parts[1:]], expected, rtol=1e-4)
+    np.testing.assert_allclose(float(parts.total), 2 * expected[0] + expected[1] + expected[2], rtol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_loss_against_loops(seed):
+    anchors, targets, logits, boxes, dense = random_batch(seed)
+    parts = multi_task_loss(logits, boxes, lambda i, a: dense[i, a], targets, anchors)
+    expected = plain_loss(logits, boxes, dense, targets, anchors, LossConfig())
+    np.testing.assert_allclose([float(p) for p in parts[1:]], expected, rtol=1e-4)
+
+
+def test_unknown_landmarks_take_no_part():
+    anchors, targets, logits, boxes, dense = random_batch(4)
+    unknown = [t._replace(landmarks=t.landmarks.masked_fill(~t.visible[..., None], torch.nan)) for t in targets]
+    dense.requires_grad_()
+    a = multi_task_loss(logits, boxes, lambda i, n: dense[i, n], targets, anchors)
+    b = multi_task_loss(logits, boxes, lambda i, n: dense[i, n], unknown, anchors)
+    assert a.landmark == b.landmark
+    b.total.backward()
+    assert dense.grad.isfinite().all()
+
+
+def test_images_without_faces():
+    anchors, targets, logits, boxes, dense = random_batch(5, faces=(0, 0))
+    parts = multi_task_loss(logits.requires_grad_(), boxes, lambda i, a: dense[i, a], targets, anchors)
+    parts.total.backward()
+    assert parts.total == 0 and logits.grad.isfinite().all()
+
+
+def test_unlabelled_faces_are_no_negatives():
+    anchors, targets, logits, boxes, dense = random_batch(6, faces=(1,))
+    targets = [targets[0]._replace(boxes=torch.tensor([[0.1, 0.1, 0.3, 0.35]]))]
+    far = ((anchors[:, :2] - torch.tensor([0.85, 0.85])).abs() < 0.1).all(1)
+    logits[0, far] = torch.tensor([-9.0, 9.0])  # a confident detection where nobody labelled
+    complete = multi_task_loss(logits, boxes, lambda i, a: dense[i, a], targets, anchors)
+    partly = multi_task_loss(logits, boxes, lambda i, a: dense[i, a], [targets[0]._replace(complete=False)], anchors)
+    assert complete.classification > 15 and partly.classification < complete.classification - 10
+
+
+def test_wing_by_its_definition():
+    x = torch.linspace(-4, 4, 401)
+    w, e = 1.0, 0.2
+    c = w - w * np.log(1 + w / e)
+    expected = [w * np.log(1 + abs(v) / e) if abs(v) < w else abs(v) - c for v in x.tolist()]
+    np.testing.assert_allclose(wing(x, w, e).numpy(), expected, atol=1e-5)
+    anchors, targets, logits, boxes, dense = random_batch(7)
+    parts = multi_task_loss(logits, boxes, lambda i, a: dense[i, a], targets, anchors, LossConfig(landmark_loss="wing"))
+    assert parts.landmark.isfinite()
+    with pytest.raises(ValueError, match="landmark_loss must be"):
+        LossConfig(landmark_loss="l2")

@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+import torch
+
+from retinalib.anchors import AnchorConfig, anchor_grid
+from retinalib.checkpoint import load_reference_checkpoint
+from retinalib.landmarks import WFLW_98, WIDER_5
+from retinalib.model import (
+    REFERENCE_NORMALISATION,
+    ModelConfig,
+    Normalisation,
+    RetinaFace,
+    SqueezeExcitation,
+    load_imagenet_backbone,
+)
+from tests.shared import SHARED, needs_shared
+
+
+def build(**options):
+    torch.manual_seed(0)
+    return RetinaFace(ModelConfig(**options)).eval()
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    "weights, outputs", [("mobilenet0.25_Final.pth", "forward_5pt"), ("seed_se98_random.pth", "forward_se98")]
+)
+def test_forward_is_the_references(weights, outputs):
+    model = load_reference_checkpoint(SHARED / "reference" / weights)
+    expected = np.load(SHARED / "reference" / f"{outputs}.npz")
+    with torch.inference_mode():
+        logits, boxes, landmarks = model.dense(torch.from_numpy(expected["images"]))
+    for ours, name in ((logits, "class_logits"), (boxes, "box_offsets"), (landmarks, "landmark_offsets")):
+        np.testing.assert_allclose(ours.numpy(), expected[name], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("schema", [WIDER_5, WFLW_98])
+@pytest.mark.parametrize("se_reduction", [None, 4])
+@pytest.mark.parametrize("size", [(64, 64), (65, 97)])
+def test_landmarks_at_anchors_are_the_dense_ones(schema, se_reduction, size):
+    model = build(schema=schema, se_reduction=se_reduction)
+    images = torch.randn(2, 3, *size)
+    with torch.inference_mode():
+        logits, boxes, dense = model.dense(images)
+        assert logits.shape[1] == len(anchor_grid(*size)) and dense.shape[2] == 2 * schema.count
+        image, anchor = torch.meshgrid(torch.arange(2), torch.randperm(dense.shape[1]), indexing="ij")
+        chosen = model.landmarks_at(model(images).features, image.flatten(), anchor.flatten())
+    torch.testing.assert_close(chosen, dense[image.flatten(), anchor.flatten()], atol=1e-5, rtol=1e-5)
+
+
+def test_landmarks_at_no_anchor():
+    model = build()
+    nothing = torch.zeros(0, dtype=torch.int64)
+    assert model.landmarks_at(model(torch.zeros(1, 3, 64, 64)).features, nothing, nothing).shape == (0, 196)
+
+
+def test_other_anchors():
+    model = build(anchors=AnchorConfig(sizes=((16, 24, 32), (64, 96, 128), (256, 384, 512))))
+    logits, _, landmarks = model.dense(torch.zeros(1, 3, 64, 64))
+    assert logits.shape == (1, len(anchor_grid(64, 64, model.config.anchors)), 2) and landmarks.shape[2] == 196
+
+
+def test_squeeze_excitation_by_hand():
+    block = SqueezeExcitation(8, 4)
+    x = torch.randn(3, 8, 5, 7)
+    w1, w2 = block.squeeze.weight.detach().numpy(), block.expand.weight.detach().numpy()
+    z = x.numpy().mean((2, 3))
+    gate = 1 / (1 + np.exp(-(np.maximum(z @ w1.T, 0) @ w2.T)))
+    np.testing.assert_allclose(block(x).detach().numpy(), x.numpy() * gate[:, :, None, None], atol=1e-6)
+
+
+def test_parameter_counts():
+    """0.43 M with five points (Deng et al. and the reference agree), and SE of reduction 16 adds 3 · 2 · 64 · 4 weights."""
+
+    def count(model):
+        return sum(p.numel() for p in model.parameters())
+
+    assert round(count(build(schema=WIDER_5)) / 1e6, 2) == 0.43
+    assert count(build(se_reduction=16)) - count(build()) == 3 * 2 * 64 * 4
+
+
+def test_normalisation_and_its_inverse():
+    pixels = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
+    for normalisation in (Normalisation(), REFERENCE_NORMALISATION):
+        torch.testing.assert_close(normalisation.invert(normalisation.apply(pixels)), pixels.float(), atol=1e-3, rtol=0)
+    red = torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1)
+    assert REFERENCE_NORMALISATION.apply(red).flatten().tolist() == [-104.0, -117.0, 132.0]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"backbone": "vgg"}, "unknown backbone 'vgg'"),
+        ({"se_reduction": 0}, "se_reduction must be"),
+    ],
+)
+def test_bad_configuration_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(**options)
+
+
+def test_configuration_round_trip_and_unknown_parameters():
+    import json
+
+    config = ModelConfig(schema=WIDER_5, se_reduction=16, normalisation=REFERENCE_NORMALISATION)
+    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    with pytest.raises(ValueError, match="unknown model parameters: se_reducton"):
+        ModelConfig.from_dict({"se_reducton": 16})
+    with pytest.raises(ValueError, match="unknown landmark schema 'wflw68'"):
+        ModelConfig.from_dict({"schema": "wflw68"})
+
+
+@pytest.mark.parametrize(
+    "images", [torch.zeros(3, 64, 64), torch.zeros(1, 1, 64, 64), torch.zeros(1, 3, 64, 64, dtype=torch.uint8)]
+)
+def test_wrong_input_is_named(images):
+    with pytest.raises(ValueError, match="normalised float images"):
+        build()(images)
+
+
+@needs_shared
+def test_imagenet_backbone():
+    model = build()
+    load_imagenet_backbone(model, SHARED / "reference/mobilenetV1X0.25_pretrain.tar")
+    state = torch.load(SHARED / "reference/mobilenetV1X0.25_pretrain.tar", map_location="cpu", weights_only=True)["state_dict"]
+    assert torch.equal(model.backbone.stage3[1][3].weight, state["module.stage3.1.3.weight"])
+
+
+def test_missing_imagenet_weights_say_what_to_get(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"mobilenetV1X0\.25_pretrain\.tar"):
+        load_imagenet_backbone(build(), tmp_path / "no.tar")
+
+
+def test_imagenet_weights_of_another_backbone_are_refused(tmp_path):
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "r50.pth")
+    with pytest.raises(ValueError, match=r"does not fit the backbone mobilenet0\.25"):
+        load_imagenet_backbone(build(), tmp_path / "r50.pth")
