@@ -167,7 +167,7 @@ class SSH(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Squeeze-and-Excitation (Hu et al., CVPR 2018, eq. 2–4): each channel is scaled by a gate made from all channels' means."""
+    """Squeeze-and-Excitation (Hu et al., CVPR 2018, eq. 2–4): scales each channel by a gate made from all channels' means."""
 
     def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()

@@ -41,7 +41,7 @@ def test_landmarks_at_anchors_are_the_dense_ones(schema, se_reduction, size):
     model = build(schema=schema, se_reduction=se_reduction)
     images = torch.randn(2, 3, *size)
     with torch.inference_mode():
-        logits, boxes, dense = model.dense(images)
+        logits, _, dense = model.dense(images)
         assert logits.shape[1] == len(anchor_grid(*size)) and dense.shape[2] == 2 * schema.count
         image, anchor = torch.meshgrid(torch.arange(2), torch.randperm(dense.shape[1]), indexing="ij")
         chosen = model.landmarks_at(model(images).features, image.flatten(), anchor.flatten())

@@ -1,0 +1,361 @@
+"""The training loop: data in order by seed, schedule, precision, EMA, checkpoints, log. A run is a folder that can go on.
+
+A run folder holds ``config.json``, ``metrics.csv`` (a row an epoch), ``last.pt`` (to go on), ``best.pt`` (to use: the averaged
+weights of the epoch with the best validation), and ``pictures/`` (predictions in blue over truth in green).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from retinalib.anchors import anchor_grid
+from retinalib.augment import AugmentConfig, augment
+from retinalib.checkpoint import read, save_atomically, save_model
+from retinalib.datasets.table import FaceDataset
+from retinalib.detect import Detector
+from retinalib.evaluate import auc, detection_ap, evaluate_faces
+from retinalib.faces import Faces
+from retinalib.loss import LossConfig, Parts, Target, multi_task_loss
+from retinalib.model import ModelConfig, RetinaFace
+
+_VALIDATION_SCORE = 0.05  # detections from this score on enter the validation's AP
+_VALIDATION_PICTURES = 4
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All that decides what a run learns. Two equal configurations on equal data and hardware give equal weights."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    image_size: int = 256  # pixels a side of a training crop
+    epochs: int = 30
+    batch_size: int = 16
+    optimiser: str = "adamw"  # or "sgd" (Nesterov momentum 0.9)
+    learning_rate: float = 2e-3  # at its highest
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"  # to zero; or "step": a tenth from 70 % and again from 90 % of the steps on
+    warmup: float = 0.05  # share of the steps in which the rate rises from zero
+    ema_decay: float = 0.99  # of the averaged weights, a step
+    clip_norm: float = 10.0  # gradients are scaled down to this norm
+    precision: str = "float32"  # or "bfloat16": autocast, where the device has it
+    validate_every: int = 5  # epochs; the last epoch is always validated
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        choices = {"optimiser": ("adamw", "sgd"), "schedule": ("cosine", "step"), "precision": ("float32", "bfloat16")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got '{getattr(self, name)}'")
+        if self.epochs < 1 or self.batch_size < 1 or self.image_size < 32:
+            raise ValueError("training needs at least one epoch, one image a batch and 32 pixels a side")
+
+    def to_dict(self) -> dict:
+        """Plain values only, for JSON."""
+        return {**asdict(self), "model": self.model.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> TrainConfig:
+        """The inverse of :meth:`to_dict`. Raises ValueError for an unknown parameter."""
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown training parameters: {', '.join(sorted(unknown))}")
+        parts = {"model": ModelConfig.from_dict, "loss": lambda v: LossConfig(**v), "augment": _augment_config}
+        return cls(**{k: parts[k](v) if k in parts else v for k, v in values.items()})
+
+
+def _augment_config(values: dict) -> AugmentConfig:
+    return AugmentConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def run_folder(runs: Path, arm: str, config: TrainConfig, train_set: FaceDataset) -> Path:
+    """``runs/<arm>-<seed>-<hash>``: another configuration or other data make another run."""
+    description = json.dumps([config.to_dict(), _fingerprint(train_set)], sort_keys=True)
+    return Path(runs) / f"{arm}-{config.seed}-{hashlib.sha256(description.encode()).hexdigest()[:8]}"
+
+
+def _fingerprint(dataset: FaceDataset) -> str:
+    """A digest of the names, boxes and landmarks of a data set."""
+    digest = hashlib.sha256("\n".join(dataset.table["image"]).encode())
+    digest.update(dataset.table[["x1", "y1", "x2", "y2"]].to_numpy(np.float32).tobytes())
+    digest.update(b"".join(np.asarray(points, np.float32).tobytes() for points in dataset.table["landmarks"]))
+    return digest.hexdigest()[:16]
+
+
+class _Augmented(Dataset):
+    """Augmented training images, addressed by (epoch, number): each draws from a generator of its own."""
+
+    def __init__(self, source: FaceDataset, config: TrainConfig) -> None:
+        self.source, self.config = source, config
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target, str]:
+        epoch, number = key
+        image, faces = self.source[number]
+        rng = np.random.default_rng([self.config.seed, epoch, number])
+        image, faces = augment(image, faces, self.config.image_size, rng, self.config.augment)
+        return torch.from_numpy(image), to_target(faces, image.shape[:2], self.source.complete), self.source.names[number]
+
+
+def to_target(faces: Faces, size: tuple[int, int], complete: bool = True) -> Target:
+    """Faces in the pixels of an image of ``size`` (height, width) as what the loss compares with."""
+    pixels = np.array([size[1], size[0]], np.float32)
+    arrays = (faces.boxes / np.tile(pixels, 2), faces.landmarks / pixels, faces.visible)
+    return Target(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays), complete)
+
+
+class _Batches:
+    """Batches of (epoch, number) from ``first_epoch`` on, each epoch in an order of its own."""
+
+    def __init__(self, images: int, config: TrainConfig, first_epoch: int) -> None:
+        self.images, self.config, self.first_epoch = images, config, first_epoch
+
+    @property
+    def per_epoch(self) -> int:
+        return max(1, self.images // self.config.batch_size)
+
+    def __len__(self) -> int:
+        return self.per_epoch * (self.config.epochs - self.first_epoch)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for epoch in range(self.first_epoch, self.config.epochs):
+            order = np.random.default_rng([self.config.seed, epoch]).permutation(self.images).tolist()
+            for start in range(0, self.per_epoch * self.config.batch_size, self.config.batch_size):
+                yield [(epoch, number) for number in order[start : start + self.config.batch_size]]
+
+
+def _collate(items: list[tuple[Tensor, Target, str]]) -> tuple[Tensor, list[Target], list[str]]:
+    images, targets, names = zip(*items, strict=True)
+    return torch.stack(images).permute(0, 3, 1, 2), list(targets), list(names)
+
+
+def _worker_start(_: int) -> None:
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def learning_rate_factor(step: int, steps: int, config: TrainConfig) -> float:
+    """The share of ``config.learning_rate`` at ``step`` of ``steps``."""
+    warmup = max(1, round(config.warmup * steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    if config.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return 1.0 if progress < 0.7 else 0.1 if progress < 0.9 else 0.01
+
+
+def _optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Weight decay for kernels only, not for biases and batch norms."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    free = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
+def train(
+    config: TrainConfig,
+    train_set: FaceDataset,
+    validation_set: FaceDataset,
+    folder: str | Path,
+    device: str | torch.device | None = None,
+    workers: int = 1,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Trains, or goes on with, the run in ``folder`` and returns its metrics, a row an epoch.
+
+    A finished run is only read. The number of data workers changes nothing but speed. Raises ValueError if the folder holds
+    a run of another configuration or if there are fewer images than a batch, and FloatingPointError if the loss is not
+    finite, naming the images, which are kept in the folder as ``not_finite.pt``.
+    """
+    folder, device = Path(folder), torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if len(train_set) < config.batch_size:
+        raise ValueError(f"{len(train_set)} training images do not make one batch of {config.batch_size}: lower batch_size")
+    _claim(folder, config, train_set)
+    torch.manual_seed(config.seed)
+    model = RetinaFace(config.model).to(device, memory_format=torch.channels_last)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
+    optimiser = _optimiser(model, config)
+    state = read(folder / "last.pt") if (folder / "last.pt").is_file() else None
+    rows: list[dict] = []
+    if state:
+        rows = state["rows"]
+        if len(rows) == config.epochs:
+            return pd.DataFrame(rows)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+
+    batches = _Batches(len(train_set), config, first_epoch=len(rows))
+    steps = batches.per_epoch * config.epochs
+    step = batches.per_epoch * len(rows)
+    loader = DataLoader(
+        _Augmented(train_set, config),
+        batch_sampler=batches,
+        collate_fn=_collate,
+        num_workers=workers,
+        worker_init_fn=_worker_start,
+        pin_memory=device.type == "cuda",
+    )
+    anchors = anchor_grid(config.image_size, config.image_size, config.model.anchors).to(device)
+    with tqdm(total=steps, initial=step, desc=folder.name, disable=not progress, mininterval=1) as bar:
+        stream = iter(loader)
+        for epoch in range(len(rows), config.epochs):
+            model.train()
+            sums = torch.zeros(4)
+            for _ in range(batches.per_epoch):
+                images, targets, names = next(stream)
+                for group in optimiser.param_groups:
+                    group["lr"] = config.learning_rate * learning_rate_factor(step, steps, config)
+                parts = _step(model, optimiser, images, targets, anchors, config)
+                values = torch.stack(parts).detach().cpu()
+                if not values.isfinite().all():
+                    save_atomically({"images": images, "names": names, "loss": values}, folder / "not_finite.pt")
+                    raise FloatingPointError(
+                        f"the loss is {values[0]:g} at step {step} of {folder.name}; the images {', '.join(names)} are kept in "
+                        f"{folder / 'not_finite.pt'}: look at their annotations, or lower the learning rate"
+                    )
+                average.update_parameters(model)
+                sums += values
+                step += 1
+                bar.set_postfix({"loss": f"{values[0]:.2f}", "landmarks": f"{values[3]:.2f}"}, refresh=False)
+                bar.update()
+            row = dict(zip(Parts._fields, (sums / batches.per_epoch).tolist(), strict=True))
+            row = {"epoch": epoch + 1, "learning_rate": optimiser.param_groups[0]["lr"], **row}
+            if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
+                row |= _validate(average.module, validation_set, folder / "pictures" / f"{epoch + 1:03d}.jpg")
+            rows.append(row)
+            _save(folder, rows, model, average, optimiser)
+    return pd.DataFrame(rows)
+
+
+def _step(
+    model: RetinaFace,
+    optimiser: torch.optim.Optimizer,
+    images: Tensor,
+    targets: list[Target],
+    anchors: Tensor,
+    config: TrainConfig,
+) -> Parts:
+    """One update of the weights; a loss that is not finite updates nothing."""
+    device = anchors.device
+    images = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+    targets = [Target(*(t.to(device, non_blocking=True) for t in target[:3]), target.complete) for target in targets]
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        logits, boxes, features = model(config.model.normalisation.apply(images))
+        parts = multi_task_loss(
+            logits, boxes, lambda i, a: model.landmarks_at(features, i, a), targets, anchors, config.loss, config.model.anchors
+        )
+    optimiser.zero_grad(set_to_none=True)
+    if parts.total.isfinite():
+        parts.total.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimiser.step()
+    return parts
+
+
+def _validate(model: RetinaFace, dataset: FaceDataset, picture: Path) -> dict[str, float]:
+    """AP at IoU 0.5, median NME of the faces found, and AUC at 10 % with a miss as a failure; draws a picture."""
+    found, truth, shown = [], [], []
+    detector = Detector(model, next(model.parameters()).device)
+    for number in range(len(dataset)):
+        image, faces = dataset[number]
+        found.append(detector.detect(image, score_threshold=_VALIDATION_SCORE))
+        truth.append(faces)
+        if number < _VALIDATION_PICTURES:
+            shown.append(_draw(image, faces, found[-1]))
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(picture), cv2.cvtColor(cv2.hconcat(_same_height(shown)), cv2.COLOR_RGB2BGR))
+    table = evaluate_faces(found, truth)
+    return {
+        "ap": detection_ap(found, truth),
+        "nme": float(table["nme"].median()),
+        "auc": auc(table["nme"].fillna(np.inf).to_numpy()),
+    }
+
+
+def _draw(image: np.ndarray, truth: Faces, found: Faces) -> np.ndarray:
+    """Truth in green, predictions with a score over 0.5 in blue."""
+    image = image.copy()
+    for faces, colour in ((truth, (60, 180, 75)), (found[found.scores > 0.5], (30, 110, 255))):
+        for box, points in zip(faces.boxes, faces.landmarks, strict=True):
+            cv2.rectangle(image, box[:2].round().astype(int).tolist(), box[2:].round().astype(int).tolist(), colour, 1)
+            for x, y in points[np.isfinite(points).all(1)]:
+                cv2.circle(image, (round(float(x)), round(float(y))), 1, colour, -1)
+    return image
+
+
+def _same_height(images: list[np.ndarray]) -> list[np.ndarray]:
+    height = min(i.shape[0] for i in images)
+    return [cv2.resize(i, (round(i.shape[1] * height / i.shape[0]), height), interpolation=cv2.INTER_AREA) for i in images]
+
+
+def _claim(folder: Path, config: TrainConfig, train_set: FaceDataset) -> None:
+    """Writes ``config.json``, or checks that the one that is there says the same."""
+    description = {"config": config.to_dict(), "data": {"images": len(train_set), "fingerprint": _fingerprint(train_set)}}
+    text, path = json.dumps(description, indent=1), folder / "config.json"
+    if path.is_file():
+        if json.loads(path.read_text()) != json.loads(text):
+            raise ValueError(f"{folder} holds a run of another configuration or other data: take another folder, or delete it")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(path, text)
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _save(folder: Path, rows: list[dict], model: RetinaFace, average: AveragedModel, optimiser: torch.optim.Optimizer) -> None:
+    """The checkpoints and the log after an epoch; ``last.pt`` comes last, so that an interruption repeats the epoch."""
+    scores = [row.get("auc", -1.0) for row in rows]
+    if scores[-1] >= 0 and scores[-1] == max(scores):
+        save_model(average.module, folder / "best.pt", epoch=len(rows))
+    _write(folder / "metrics.csv", pd.DataFrame(rows).to_csv(index=False))
+    states = {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
+    save_atomically({"rows": rows, **states}, folder / "last.pt")
+
+
+def main() -> None:
+    """``python -m retinalib.train``: one run from the command line."""
+    from retinalib.workspace import PROFILES, open_dataset  # the workspace's folders matter to this entry point only
+
+    parser = argparse.ArgumentParser(prog="python -m retinalib.train", description=main.__doc__)
+    parser.add_argument("folder", type=Path, help="the run's folder; an interrupted run goes on")
+    parser.add_argument("--dataset", default="synthetic", help="synthetic or wflw")
+    parser.add_argument("--data-root", help="folder of the data set, by default below data/")
+    parser.add_argument("--profile", default="standard", choices=list(PROFILES))
+    parser.add_argument("--se-reduction", type=int, help="SE blocks with this reduction; without: no SE")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device")
+    parser.add_argument("--workers", type=int, default=1)
+    arguments = parser.parse_args()
+    config = PROFILES[arguments.profile].train_config(arguments.se_reduction, arguments.seed, arguments.epochs)
+    sets = (open_dataset(arguments.dataset, arguments.data_root, arguments.profile, 0, s) for s in ("train", "validation"))
+    history = train(config, *sets, arguments.folder, arguments.device, arguments.workers)
+    print(history.dropna().tail(1).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

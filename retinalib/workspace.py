@@ -1,0 +1,108 @@
+"""What the notebooks share: profiles (how much work), where data and figures lie, seeds."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from retinalib.datasets import synthetic, wflw
+from retinalib.datasets.table import FaceDataset
+
+if TYPE_CHECKING:
+    from retinalib.train import TrainConfig
+
+PROJECT = Path(__file__).resolve().parents[1]
+DATASETS = ("synthetic", "wflw")
+_VALIDATION_SHARE = 0.1  # of the training photos, kept from training to watch it and to choose the best epoch
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much work the notebooks do."""
+
+    images: int  # rendered pictures, training and test together
+    epochs: int  # of one training run
+    seeds: int  # training runs of each arm
+    image_size: int  # pixels a side of a training crop
+    batch_size: int
+
+    def train_config(self, se_reduction: int | None = None, seed: int = 0, epochs: int | None = None) -> TrainConfig:
+        """The training run of this profile, with or without SE."""
+        from retinalib.train import TrainConfig
+
+        config = TrainConfig(image_size=self.image_size, epochs=epochs or self.epochs, batch_size=self.batch_size, seed=seed)
+        return replace(config, model=replace(config.model, se_reduction=se_reduction))
+
+
+PROFILES = {
+    "quick": Profile(images=160, epochs=4, seeds=2, image_size=160, batch_size=8),
+    "standard": Profile(images=2500, epochs=8, seeds=3, image_size=256, batch_size=16),
+    "full": Profile(images=12000, epochs=60, seeds=5, image_size=320, batch_size=32),
+}
+
+
+def setup(seed: int) -> None:
+    """Seeds Python, NumPy and torch, sets the figures' style, and prints the versions that matter."""
+    import torch
+
+    from retinalib.plots.style import use_style
+
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (for libraries that draw from the global generator)
+    torch.manual_seed(seed)
+    use_style()
+    versions = [
+        f"{name} {importlib.metadata.version(name)}" for name in ("retinalib", "torch", "torchvision", "numpy", "pandas")
+    ]
+    print(f"Python {platform.python_version()}, {', '.join(versions)}; seed {seed}")
+
+
+def open_dataset(dataset: str, data_root: str | Path | None, profile: str, seed: int, split: str) -> FaceDataset:
+    """The data set of a notebook.
+
+    dataset: "synthetic" (rendered on first use) or "wflw"; data_root: its folder, relative to the project's, or None for
+    ``data/<dataset>``; split: "train", "validation" (a tenth of the official training photos, which "train" leaves out) or
+    "test". Raises ValueError for another name, FileNotFoundError where data are missing, saying where to get them.
+    """
+    _check("DATASET", dataset, DATASETS)
+    _check("PROFILE", profile, PROFILES)
+    _check("split", split, ("train", "validation", "test"))
+    root = PROJECT / (data_root or f"data/{dataset}")
+    official = "test" if split == "test" else "train"
+    if dataset == "synthetic":
+        root = synthetic.make(root, PROFILES[profile].images, seed=seed)
+        faces = synthetic.load(root, official)
+    else:
+        faces = wflw.load(root, official)
+    if split == "test":
+        return faces
+    names = faces.table["image"].unique()
+    kept_out = names[len(names) - max(1, round(_VALIDATION_SHARE * len(names))) :]
+    chosen = faces.table["image"].isin(kept_out) == (split == "validation")
+    return FaceDataset(faces.table[chosen].reset_index(drop=True), faces.images_root, faces.schema, faces.complete)
+
+
+def figures_folder(figures: str | Path | None, dataset: str, profile: str) -> Path:
+    """Where figures go: the folder named, relative to the project's; or None for ``figures/``, which is the committed report
+    of the standard profile on rendered faces, and ``figures/<dataset>-<profile>/`` for everything else."""
+    if figures is not None:
+        return PROJECT / figures
+    if (dataset, profile) == ("synthetic", "standard"):
+        return PROJECT / "figures"
+    return PROJECT / "figures" / f"{dataset}-{profile}"
+
+
+def runs_folder() -> Path:
+    """Where training runs are kept and found again."""
+    return PROJECT / "data" / "runs"
+
+
+def _check(name: str, value: str, allowed: tuple[str, ...] | dict) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got '{value}'")
