@@ -1,0 +1,35 @@
+# make workbook   set up, run all notebooks on rendered faces, write figures/
+# make test       set up, run the tests (the notebooks at their quick profile among them)
+# make lab        set up, open JupyterLab on this machine
+# make lint       ruff on code and notebooks
+# make clean      remove what was generated: environment, rendered faces, runs
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: workbook test lab lint clean
+.DELETE_ON_ERROR:
+
+workbook: $(INSTALLED)
+	$(BIN)/python -m retinalib.workbook
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lab: $(INSTALLED)
+	$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=. notebooks/01_dataset_inspection.ipynb
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+
+# The stamp is made last: an interrupted installation is taken up again.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build data/synthetic data/runs .pytest_cache .ruff_cache *.egg-info

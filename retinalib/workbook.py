@@ -1,0 +1,77 @@
+"""Runs the notebooks in their order: ``python -m retinalib.workbook``, which is what ``make workbook`` does.
+
+Each notebook is executed into ``build/`` and takes its place in ``notebooks/`` only when it is finished, so that an
+interruption leaves the notebooks as they were. Rendered faces and finished training runs are found again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import nbformat
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+from retinalib.workspace import PROFILES, PROJECT
+
+
+def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Removes what differs from machine to machine (papermill's notes, timings) and all but the last state of progress bars."""
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                lines = output.text.split("\n")
+                output.text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines)
+    return notebook
+
+
+def run(notebook: Path, output: Path, parameters: dict | None = None) -> None:
+    """Executes ``notebook`` with ``parameters`` and writes it, cleaned, to ``output``.
+
+    Raises SystemExit with one sentence if a cell fails; the notebook as far as it went is left beside ``output``.
+    """
+    partial = output.with_name(f"{output.stem}.partial.ipynb")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(notebook, partial, parameters, cwd=notebook.parent, log_output=False)
+    except PapermillExecutionError as error:
+        raise SystemExit(
+            f"{notebook.name}, cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+            f"The notebook as far as it went: {partial}"
+        ) from error
+    nbformat.write(clean(nbformat.read(partial, as_version=4)), partial)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(partial, output)
+
+
+def main() -> None:
+    """Executes the workbook's notebooks in place, or at another profile into a folder of their own."""
+    parser = argparse.ArgumentParser(prog="python -m retinalib.workbook", description=main.__doc__)
+    parser.add_argument("notebooks", nargs="*", help="beginnings of names such as 01 05; by default all")
+    parser.add_argument("--profile", default="standard", choices=list(PROFILES))
+    arguments = parser.parse_args()
+    chosen = sorted((PROJECT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    if arguments.notebooks:
+        chosen = [path for path in chosen if path.name.startswith(tuple(arguments.notebooks))]
+    if not chosen:
+        raise SystemExit(f"no notebook's name begins with {' or '.join(arguments.notebooks)}")
+    standard = arguments.profile == "standard"
+    begin = time.monotonic()
+    for notebook in chosen:
+        start = time.monotonic()
+        output = PROJECT / "build" / arguments.profile / notebook.name
+        run(notebook, output, None if standard else {"PROFILE": arguments.profile})
+        if standard:
+            os.replace(output, notebook)
+        print(f"{notebook.name}: {time.monotonic() - start:.0f} s", flush=True)
+    print(f"{len(chosen)} notebooks in {(time.monotonic() - begin) / 60:.1f} minutes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from retinalib.faces import Faces
+from retinalib.landmarks import WFLW_98, WIDER_5
+
+
+def some(n=3, schema=WFLW_98, seed=0):
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(0, 50, (n, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(5, 40, (n, 2))], 1)
+    landmarks = rng.uniform(0, 100, (n, schema.count, 2))
+    visible = rng.random((n, schema.count)) > 0.2
+    return Faces(boxes, landmarks, visible, rng.random(n), pd.DataFrame({"yaw": np.arange(n)}), schema)
+
+
+def test_defaults_and_types():
+    faces = Faces([[0, 0, 3, 12]], np.full((1, 5, 2), np.nan), schema=WIDER_5)
+    assert faces.boxes.dtype == faces.landmarks.dtype == faces.scores.dtype == np.float32
+    assert not faces.visible.any() and faces.scores.tolist() == [1] and len(faces.attributes) == 1
+    assert faces.size.tolist() == [6]
+
+
+def test_unknown_landmarks_are_never_visible():
+    landmarks = np.zeros((1, 5, 2))
+    landmarks[0, 2] = np.nan
+    assert Faces([[0, 0, 1, 1]], landmarks, np.ones((1, 5)), schema=WIDER_5).visible.tolist() == [
+        [True, True, False, True, True]
+    ]
+
+
+def test_choosing():
+    faces = some()
+    assert len(faces[1]) == 1 and faces[1].attributes["yaw"].tolist() == [1]
+    assert faces[-1].attributes["yaw"].tolist() == [2]
+    assert faces[faces.attributes["yaw"].to_numpy() > 0].attributes["yaw"].tolist() == [1, 2]
+    assert len(faces[[]]) == 0 and len(faces[np.zeros(3, bool)]) == 0
+    assert [len(f) for f in faces] == [1, 1, 1]
+    with pytest.raises(IndexError):
+        faces[3]
+
+
+def test_empty():
+    faces = Faces.empty(WIDER_5)
+    assert len(faces) == 0 and faces.size.shape == (0,) and len(faces.flipped(10)) == 0 and len(faces.transformed((2, 2))) == 0
+
+
+def test_flip_is_an_involution_and_keeps_attributes():
+    faces = some()
+    again = faces.flipped(100).flipped(100)
+    np.testing.assert_allclose(again.boxes, faces.boxes, atol=1e-4)
+    np.testing.assert_allclose(again.landmarks, faces.landmarks, atol=1e-4)
+    assert (again.visible == faces.visible).all() and again.attributes.equals(faces.attributes)
+    once = faces.flipped(100)
+    right, left = WFLW_98.pupils
+    np.testing.assert_allclose(once.landmarks[:, left], [100, 0] + faces.landmarks[:, right] * [-1, 1], atol=1e-4)
+    assert (once.boxes[:, 2] > once.boxes[:, 0]).all()
+
+
+def test_transformed():
+    faces = some()
+    moved = faces.transformed((2, 0.5), (3, -1))
+    np.testing.assert_allclose(moved.landmarks, faces.landmarks * [2, 0.5] + [3, -1], rtol=1e-6)
+    np.testing.assert_allclose(moved.boxes[:, 3], faces.boxes[:, 3] * 0.5 - 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"boxes": np.zeros((2, 5))}, "boxes of shape"),
+        ({"landmarks": np.zeros((2, 5, 2))}, "landmarks of shape"),
+        ({"visible": np.zeros((1, 98), bool)}, "visible of shape"),
+        ({"scores": np.zeros(3)}, "scores of shape"),
+        ({"attributes": pd.DataFrame({"yaw": [1]})}, "attributes have 1 rows"),
+    ],
+)
+def test_shapes_that_disagree_are_named(change, message):
+    arrays = {"boxes": np.zeros((2, 4)), "landmarks": np.zeros((2, 98, 2)), **change}
+    with pytest.raises(ValueError, match=message):
+        Faces(**arrays)

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from retinalib.landmarks import SCHEMAS, WFLW_98, WIDER_5, Eye, LandmarkSchema
+from tests.shared import SHARED, needs_shared
+
+
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+def test_flip_order_exchanges_right_and_left(schema):
+    order = np.array(schema.flip_order)
+    assert sorted(order) == list(range(schema.count)) and (order[order] == np.arange(schema.count)).all()
+    assert order[schema.pupils[0]] == schema.pupils[1]
+    assert order[schema.inter_ocular[0]] == schema.inter_ocular[1]
+    right, left = schema.right_eye, schema.left_eye
+    assert [order[i] for i in right.lids] == list(left.lids)
+    assert [order[i] for i in right.upper + right.lower] == list(left.upper + left.lower)
+
+
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+def test_regions_hold_each_point_once(schema):
+    names = schema.region_of()
+    assert len(names) == schema.count and set(names) == set(schema.regions)
+    assert schema.closed_regions <= set(schema.regions)
+
+
+def test_wflw_numbers():
+    assert WFLW_98.count == 98 and WFLW_98.pupils == (96, 97) and WFLW_98.inter_ocular == (60, 72)
+    assert WIDER_5.inter_ocular == (0, 1)
+
+
+@needs_shared
+def test_mirrored_real_faces_have_the_real_mean_shape():
+    """The order is right if mirrored faces, renumbered, look like faces: far nearer than with any two points exchanged."""
+    path = SHARED / "real_faces/WFLW_annotations/list_98pt_test_attributed_faces.txt"
+    points = np.array([line.split()[:196] for line in path.open()], float).reshape(-1, 98, 2)
+    z = points[..., 0] + 1j * points[..., 1]
+    right, left = z[:, list(WFLW_98.inter_ocular)].T
+    z = (z - ((right + left) / 2)[:, None]) / (left - right)[:, None]  # upright, unit inter-ocular distance
+    shape = np.stack([np.median(z.real, 0), np.median(z.imag, 0)], 1)
+    mirrored = shape[list(WFLW_98.flip_order)] * [-1, 1]
+    distance = np.linalg.norm(mirrored[:, None] - shape[None], axis=2)
+    assert (distance.argmin(1) == np.arange(98)).mean() > 0.95 and np.diag(distance).max() < 0.08
+
+
+def test_wrong_schemas_are_refused():
+    eyes = Eye(0), Eye(1)
+    with pytest.raises(ValueError, match="each of the 3 landmarks exactly once"):
+        LandmarkSchema("x", 3, {"all": (0, 1)}, (0, 1, 2), *eyes)
+    with pytest.raises(ValueError, match="involution"):
+        LandmarkSchema("x", 3, {"all": (0, 1, 2)}, (1, 2, 0), *eyes)
