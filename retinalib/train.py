@@ -10,7 +10,6 @@ import argparse
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -31,6 +30,7 @@ from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector
 from retinalib.evaluate import auc, detection_ap, evaluate_faces
 from retinalib.faces import Faces
+from retinalib.files import write_text
 from retinalib.loss import LossConfig, Parts, Target, multi_task_loss
 from retinalib.model import ModelConfig, RetinaFace
 
@@ -87,11 +87,11 @@ def _augment_config(values: dict) -> AugmentConfig:
 
 def run_folder(runs: Path, arm: str, config: TrainConfig, train_set: FaceDataset) -> Path:
     """``runs/<arm>-<seed>-<hash>``: another configuration or other data make another run."""
-    description = json.dumps([config.to_dict(), _fingerprint(train_set)], sort_keys=True)
+    description = json.dumps([config.to_dict(), fingerprint(train_set)], sort_keys=True)
     return Path(runs) / f"{arm}-{config.seed}-{hashlib.sha256(description.encode()).hexdigest()[:8]}"
 
 
-def _fingerprint(dataset: FaceDataset) -> str:
+def fingerprint(dataset: FaceDataset) -> str:
     """A digest of the names, boxes and landmarks of a data set."""
     digest = hashlib.sha256("\n".join(dataset.table["image"]).encode())
     digest.update(dataset.table[["x1", "y1", "x2", "y2"]].to_numpy(np.float32).tobytes())
@@ -310,20 +310,13 @@ def _same_height(images: list[np.ndarray]) -> list[np.ndarray]:
 
 def _claim(folder: Path, config: TrainConfig, train_set: FaceDataset) -> None:
     """Writes ``config.json``, or checks that the one that is there says the same."""
-    description = {"config": config.to_dict(), "data": {"images": len(train_set), "fingerprint": _fingerprint(train_set)}}
+    description = {"config": config.to_dict(), "data": {"images": len(train_set), "fingerprint": fingerprint(train_set)}}
     text, path = json.dumps(description, indent=1), folder / "config.json"
     if path.is_file():
         if json.loads(path.read_text()) != json.loads(text):
             raise ValueError(f"{folder} holds a run of another configuration or other data: take another folder, or delete it")
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(path, text)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    write_text(path, text)
 
 
 def _save(folder: Path, rows: list[dict], model: RetinaFace, average: AveragedModel, optimiser: torch.optim.Optimizer) -> None:
@@ -331,7 +324,7 @@ def _save(folder: Path, rows: list[dict], model: RetinaFace, average: AveragedMo
     scores = [row.get("auc", -1.0) for row in rows]
     if scores[-1] >= 0 and scores[-1] == max(scores):
         save_model(average.module, folder / "best.pt", epoch=len(rows))
-    _write(folder / "metrics.csv", pd.DataFrame(rows).to_csv(index=False))
+    write_text(folder / "metrics.csv", pd.DataFrame(rows).to_csv(index=False))
     states = {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
     save_atomically({"rows": rows, **states}, folder / "last.pt")
 

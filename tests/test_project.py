@@ -25,7 +25,7 @@ def test_environment_has_the_packages_of_pyproject():
 def test_imports_run_downwards():
     """A module imports only from floors below its own; plots need no torch."""
     floors = {
-        **dict.fromkeys(("landmarks", "faces"), 0),
+        **dict.fromkeys(("landmarks", "faces", "files"), 0),
         **dict.fromkeys(("datasets", "anchors", "statistics"), 1),
         **dict.fromkeys(("augment", "model"), 2),
         **dict.fromkeys(("loss", "checkpoint"), 3),

@@ -1,0 +1,122 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from retinalib import load_detector
+from retinalib.anchors import anchor_grid, decode_boxes, decode_landmarks
+from retinalib.checkpoint import save_model
+from retinalib.detect import Detector
+from retinalib.faces import Faces
+from retinalib.landmarks import WIDER_5
+from retinalib.model import ModelConfig, RetinaFace
+from tests.shared import SHARED, needs_shared
+
+
+@pytest.fixture(scope="module")
+def detector():
+    torch.manual_seed(0)
+    model = RetinaFace(ModelConfig())
+    for head in model.class_head:  # an untrained network that calls some anchors faces
+        torch.nn.init.normal_(head.weight, std=0.2)
+    return Detector(model, "cpu")
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, size, dtype=np.uint8) for size in ((96, 128, 3), (65, 97, 3), (96, 128, 3))]
+
+
+def plain_detect(model, image, score_threshold, nms_threshold, max_faces):
+    """Detection said in the straightforward way: everything dense, NMS with loops."""
+    height, width = image.shape[:2]
+    anchors = anchor_grid(height, width)
+    with torch.inference_mode():
+        pixels = model.config.normalisation.apply(torch.from_numpy(image).permute(2, 0, 1)[None])
+        logits, boxes, landmarks = (t[0] for t in model.dense(pixels))
+    scores = logits.softmax(-1)[:, 1].numpy()
+    size = np.array([width, height])
+    boxes = decode_boxes(boxes, anchors).numpy() * np.tile(size, 2)
+    landmarks = decode_landmarks(landmarks.view(len(anchors), -1, 2), anchors).numpy() * size
+    kept = []
+    for i in np.argsort(-scores, kind="stable"):
+        if scores[i] < score_threshold or len(kept) == max_faces:
+            break
+        for j in kept:
+            w, h = np.minimum(boxes[i, 2:], boxes[j, 2:]) - np.maximum(boxes[i, :2], boxes[j, :2])
+            shared = max(w, 0) * max(h, 0)
+            areas = [np.prod(boxes[n, 2:] - boxes[n, :2]) for n in (i, j)]
+            if shared / (sum(areas) - shared) > nms_threshold:
+                break
+        else:
+            kept.append(i)
+    return boxes[kept], landmarks[kept], scores[kept]
+
+
+@pytest.mark.parametrize("options", [(0.5, 0.4, 750), (0.3, 0.2, 5)])
+def test_detect_is_the_plain_way(detector, images, options):
+    for image in images:
+        faces = detector.detect(image, *options)
+        boxes, landmarks, scores = plain_detect(detector.model, image, *options)
+        assert len(faces) == len(boxes) > 0
+        np.testing.assert_allclose(faces.scores, scores, atol=1e-5)
+        np.testing.assert_allclose(faces.boxes, boxes, atol=1e-2)
+        np.testing.assert_allclose(faces.landmarks, landmarks, atol=1e-2)
+        height, width = image.shape[:2]
+        inside = (faces.landmarks >= 0).all(-1) & (faces.landmarks <= [width, height]).all(-1)
+        assert (faces.visible == inside).all()
+
+
+def test_lists_paths_and_single_images_agree(detector, images, tmp_path):
+    cv2.imwrite(str(tmp_path / "an image.png"), images[1][..., ::-1])
+    together = detector.detect([images[0], tmp_path / "an image.png", images[2]])
+    assert isinstance(together, list)
+    for faces, image in zip(together, images, strict=True):
+        alone = detector.detect(image)
+        assert isinstance(alone, Faces) and len(alone) == len(faces)
+        np.testing.assert_allclose(faces.boxes, alone.boxes, atol=1e-2)
+        np.testing.assert_allclose(faces.landmarks, alone.landmarks, atol=1e-2)
+
+
+def test_nothing_found_and_nothing_asked(detector, images):
+    faces = detector.detect(images[0], score_threshold=1.1)
+    assert len(faces) == 0 and faces.landmarks.shape == (0, 98, 2)
+    assert detector.detect([]) == []
+    assert len(detector.detect(np.zeros((1, 1, 3), np.uint8), score_threshold=1.1)) == 0
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((10, 10), np.uint8), np.zeros((10, 10, 3), np.float32), np.zeros((0, 10, 3), np.uint8), 7]
+)
+def test_wrong_images_are_named(detector, image):
+    with pytest.raises(ValueError, match=r"image 0: detect takes RGB arrays \(H, W, 3\) of uint8 or paths, got"):
+        detector.detect([image])
+
+
+def test_load_detector_from_file_and_run_folder(detector, images, tmp_path):
+    save_model(detector.model, tmp_path / "best.pt")
+    for place in (tmp_path, tmp_path / "best.pt"):
+        again = load_detector(place, "cpu").detect(images[0])
+        np.testing.assert_array_equal(again.boxes, detector.detect(images[0]).boxes)
+    with pytest.raises(FileNotFoundError, match="no detector 'nobody'"):
+        load_detector("nobody")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        load_detector(tmp_path / "empty")
+
+
+@needs_shared
+def test_detections_are_the_references():
+    expected = json.loads((SHARED / "reference/detections_5pt.json").read_text())
+    detector = load_detector(SHARED / "reference/mobilenet0.25_Final.pth", "cpu")
+    photo = SHARED / "real_faces/WFLW_images" / expected["image"]
+    faces = detector.detect(photo, expected["score_threshold"], expected["nms_threshold"])
+    assert faces.schema == WIDER_5 and len(faces) == len(expected["boxes"])
+    np.testing.assert_allclose(faces.boxes, expected["boxes"], atol=0.1)
+    np.testing.assert_allclose(faces.scores, expected["scores"], atol=1e-4)
+    np.testing.assert_allclose(
+        faces.landmarks.reshape(len(faces), -1), np.reshape(expected["landmarks"], (len(faces), -1)), atol=0.1
+    )
