@@ -1,0 +1,120 @@
+"""What a network is made of and how far it sees: parameters, operations, shapes, receptive fields, excitations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from retinalib.model import RetinaFace, SqueezeExcitation
+
+PARTS = {
+    "backbone": ("backbone",),
+    "FPN": ("fpn",),
+    "SSH": ("ssh",),
+    "SE": ("excitation",),
+    "class head": ("class_head",),
+    "box head": ("box_head",),
+    "landmark head": ("landmark_head",),
+}
+
+
+def cost_by_part(model: RetinaFace, height: int = 640, width: int = 640) -> pd.DataFrame:
+    """Parameters and GFLOP (a multiplication and an addition are two) of each part, a row a part.
+
+    Columns: part, parameters, gflop (the landmark head at every anchor), for one image of ``height`` × ``width`` pixels.
+    """
+    counter = FlopCounterMode(display=False)
+    device = next(model.parameters()).device
+    with torch.inference_mode(), counter:
+        model.eval().dense(torch.zeros(1, 3, height, width, device=device))
+    counts = counter.get_flop_counts()
+    root = type(model).__name__
+    rows = []
+    for part, (name,) in PARTS.items():
+        module = getattr(model, name)
+        flop = sum(sum(ops.values()) for key, ops in counts.items() if _is_leaf_of(key, f"{root}.{name}", counts))
+        rows.append({"part": part, "parameters": sum(p.numel() for p in module.parameters()), "gflop": flop / 1e9})
+    return pd.DataFrame(rows)
+
+
+def _is_leaf_of(key: str, root: str, counts: dict) -> bool:
+    """Whether ``key`` names a module below ``root`` that contains no other counted module."""
+    return (key == root or key.startswith(f"{root}.")) and not any(other.startswith(f"{key}.") for other in counts)
+
+
+def shapes(model: RetinaFace, height: int = 640, width: int = 640) -> pd.DataFrame:
+    """What goes into and comes out of the parts for one image, a row a module and level: part, level, shape (C, rows, columns)."""
+    rows: list[dict] = []
+
+    def note(part: str, level: str):
+        def hook(_module: nn.Module, _inputs: tuple, output: object) -> None:
+            values = output.values() if isinstance(output, dict) else output if isinstance(output, (list, tuple)) else [output]
+            for number, value in enumerate(values):
+                stride = level or f"1/{(8, 16, 32)[number]}"
+                rows.append({"part": part, "level": stride, "shape": "×".join(map(str, value.shape[1:]))})
+
+        return hook
+
+    handles = [model.backbone.register_forward_hook(note("backbone", "")), model.fpn.register_forward_hook(note("FPN", ""))]
+    for number, stride in enumerate((8, 16, 32)):
+        for part, modules in (("SSH", model.ssh), ("SE", model.excitation), ("class head", model.class_head)):
+            handles.append(modules[number].register_forward_hook(note(part, f"1/{stride}")))
+        handles.append(model.box_head[number].register_forward_hook(note("box head", f"1/{stride}")))
+        handles.append(model.landmark_head[number].register_forward_hook(note("landmark head", f"1/{stride}")))
+    try:
+        with torch.inference_mode():
+            model.eval().dense(torch.zeros(1, 3, height, width, device=next(model.parameters()).device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return pd.DataFrame(rows)
+
+
+def receptive_field(model: RetinaFace, size: int = 640) -> dict[int, np.ndarray]:
+    """How much each input pixel moves the features at the image's centre: stride -> (size, size) float32, the largest at 1.
+
+    The effective receptive field (Luo et al., NeurIPS 2016): the gradient of the central cell's features, with random signs
+    over channels, with respect to a mid-grey image with noise, absolute values averaged over 8 draws. Taken before SE, whose
+    gate sees the whole image.
+    """
+    model = model.eval()
+    generator = torch.Generator().manual_seed(0)
+    fields = {stride: np.zeros((size, size), np.float32) for stride in model.config.anchors.strides}
+    for _ in range(8):
+        image = torch.randn(1, 3, size, size, generator=generator).requires_grad_()
+        pyramid = model.fpn(model.backbone(image).values())
+        for stride, ssh, level in zip(model.config.anchors.strides, model.ssh, pyramid, strict=True):
+            output = ssh(level)
+            centre = output[0, :, output.shape[2] // 2, output.shape[3] // 2]
+            signs = torch.randint(0, 2, centre.shape, generator=generator) * 2.0 - 1
+            (gradient,) = torch.autograd.grad((centre * signs).sum(), image, retain_graph=True)
+            fields[stride] += gradient.abs().sum(1)[0].numpy()
+    return {stride: field / field.max() for stride, field in fields.items()}
+
+
+def field_width(field: np.ndarray, share: float = 0.95) -> int:
+    """The side, in pixels, of the smallest centred square that holds ``share`` of a receptive field's sum."""
+    centre = np.array(field.shape) // 2
+    rows, columns = np.indices(field.shape)
+    distance = np.maximum(abs(rows - centre[0]), abs(columns - centre[1]))
+    held = np.bincount(distance.ravel(), field.ravel()).cumsum()
+    return 2 * int(np.searchsorted(held, share * held[-1])) + 1
+
+
+@torch.inference_mode()
+def excitations(model: RetinaFace, images: Tensor) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
+    """What SE does at each level: stride -> (features before (B, C, h, w), gate (B, C), features after).
+
+    images: normalised, (B, 3, H, W). Raises ValueError for a network without SE.
+    """
+    if not isinstance(model.excitation[0], SqueezeExcitation):
+        raise ValueError("this network has no SE blocks: build it with se_reduction")
+    pyramid = model.fpn(model.backbone(images).values())
+    result = {}
+    for stride, ssh, se, level in zip(model.config.anchors.strides, model.ssh, model.excitation, pyramid, strict=True):
+        before = ssh(level)
+        result[stride] = before, se.gate(before), se(before)
+    return result

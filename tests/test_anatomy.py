@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+import torch
+
+from retinalib.anatomy import cost_by_part, excitations, field_width, receptive_field, shapes
+from retinalib.anchors import anchor_grid
+from retinalib.model import ModelConfig, RetinaFace
+
+
+def build(se_reduction=None):
+    torch.manual_seed(0)
+    return RetinaFace(ModelConfig(se_reduction=se_reduction)).eval()
+
+
+@pytest.mark.parametrize("se_reduction", [None, 16])
+def test_parts_add_up(se_reduction):
+    model = build(se_reduction)
+    table = cost_by_part(model, 320, 320)
+    assert table["parameters"].sum() == sum(p.numel() for p in model.parameters())
+    heads = table.set_index("part").loc["landmark head"]
+    cells = len(anchor_grid(320, 320)) // 2
+    assert heads["gflop"] == pytest.approx(2 * cells * 64 * 392 / 1e9)  # a 1×1 convolution, by hand
+    se = table.set_index("part").loc["SE"]
+    assert (se["parameters"], se["gflop"]) == ((0, 0) if se_reduction is None else (1536, pytest.approx(2 * 1536 / 1e9)))
+
+
+def test_shapes_follow_the_strides():
+    table = shapes(build(), 320, 352)
+    rows = table[table["part"] == "SSH"].set_index("level")["shape"].to_dict()
+    assert rows == {"1/8": "64×40×44", "1/16": "64×20×22", "1/32": "64×10×11"}
+    assert set(table[table["part"] == "landmark head"]["shape"]) == {"392×40×44", "392×20×22", "392×10×11"}
+
+
+def test_receptive_fields_grow_with_the_stride():
+    fields = receptive_field(build(), 256)
+    widths = [field_width(fields[s]) for s in (8, 16, 32)]
+    assert widths[0] < widths[1] < widths[2] <= 257
+    assert all(f.max() == 1 for f in fields.values())
+
+
+def test_field_width_by_hand():
+    field = np.zeros((21, 21), np.float32)
+    field[10, 10] = 1
+    assert field_width(field) == 1
+    field[8:13, 8:13] = 1
+    assert field_width(field, 1.0) == 5 and field_width(field, 0.3) == 3
+
+
+def test_excitations_scale_the_features():
+    model = build(4)
+    images = torch.randn(2, 3, 64, 96)
+    found = excitations(model, images)
+    for number, (before, gate, after) in enumerate(found.values()):
+        assert gate.shape == (2, 64) and ((gate > 0) & (gate < 1)).all()
+        torch.testing.assert_close(after, before * gate[:, :, None, None])
+        torch.testing.assert_close(after, model(images).features[number])
+    with pytest.raises(ValueError, match="no SE blocks"):
+        excitations(build(), images)

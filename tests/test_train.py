@@ -1,0 +1,159 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from retinalib.datasets import synthetic
+from retinalib.datasets.table import FaceDataset
+from retinalib.detect import load_detector
+from retinalib.train import TrainConfig, _Batches, learning_rate_factor, run_folder, to_target, train
+
+CONFIG = TrainConfig(image_size=96, epochs=2, batch_size=4, validate_every=1)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    root = synthetic.make(tmp_path_factory.mktemp("faces"), 14, seed=1, size=160)
+    return synthetic.load(root, "train"), synthetic.load(root, "test")
+
+
+@pytest.fixture(scope="module")
+def finished(sets, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return folder, train(CONFIG, *sets, folder, "cpu", workers=0, progress=False)
+
+
+def weights(folder):
+    return torch.load(folder / "last.pt", weights_only=True)
+
+
+def assert_equal_states(a, b):
+    assert a.keys() == b.keys()
+    for key, value in a.items():
+        if isinstance(value, dict):
+            assert_equal_states(value, b[key])
+        elif isinstance(value, torch.Tensor):
+            assert torch.equal(value, b[key]), key
+        else:
+            assert value == b[key] or value is b[key], key
+
+
+def test_a_run_is_a_folder(finished, sets):
+    folder, history = finished
+    assert sorted(p.name for p in folder.iterdir()) == ["best.pt", "config.json", "last.pt", "metrics.csv", "pictures"]
+    assert history["epoch"].tolist() == [1, 2]
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "metrics.csv"), history)
+    assert {"total", "box", "classification", "landmark", "ap", "nme", "auc"} <= set(history)
+    assert len(list((folder / "pictures").iterdir())) == 2
+    assert TrainConfig.from_dict(json.loads((folder / "config.json").read_text())["config"]) == CONFIG
+    assert load_detector(folder, "cpu").model.config == CONFIG.model
+
+
+def test_a_finished_run_is_only_read(finished, sets):
+    folder, history = finished
+    before = (folder / "last.pt").stat().st_mtime_ns
+    pd.testing.assert_frame_equal(train(CONFIG, *sets, folder, "cpu", progress=False), history)
+    assert (folder / "last.pt").stat().st_mtime_ns == before
+
+
+def test_same_seed_same_weights_whatever_the_workers(finished, sets, tmp_path):
+    train(CONFIG, *sets, tmp_path / "again", "cpu", workers=2, progress=False)
+    assert_equal_states(weights(finished[0])["model"], weights(tmp_path / "again")["model"])
+    train(replace(CONFIG, seed=1), *sets, tmp_path / "other", "cpu", workers=0, progress=False)
+    name = "fpn.merge.0.0.weight"
+    assert not torch.equal(weights(finished[0])["model"][name], weights(tmp_path / "other")["model"][name])
+
+
+def test_an_interrupted_run_goes_on_to_equal_weights(finished, sets, tmp_path, monkeypatch):
+    import retinalib.train as module
+
+    step, count = module._step, 0
+
+    def interrupted(*arguments):
+        nonlocal count
+        count += 1
+        if count == 4:  # in the second epoch
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(module, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, *sets, tmp_path / "run", "cpu", workers=0, progress=False)
+    monkeypatch.setattr(module, "_step", step)
+    history = train(CONFIG, *sets, tmp_path / "run", "cpu", workers=0, progress=False)
+    pd.testing.assert_frame_equal(history, finished[1])
+    assert_equal_states(weights(tmp_path / "run"), weights(finished[0]))
+
+
+def test_training_learns(sets, tmp_path):
+    """A handful of images seen many times: the landmark loss falls to a fraction."""
+    config = replace(CONFIG, epochs=12, validate_every=12, batch_size=4)
+    history = train(config, *sets, tmp_path / "run", "cpu", workers=0, progress=False)
+    assert history["total"].iloc[-1] < 0.6 * history["total"].iloc[0]
+    assert history["landmark"].iloc[-1] < 0.6 * history["landmark"].iloc[0]
+
+
+def test_another_configuration_is_another_run(finished, sets, tmp_path):
+    other = replace(CONFIG, learning_rate=1e-4)
+    with pytest.raises(ValueError, match="another configuration or other data"):
+        train(other, *sets, finished[0], "cpu", progress=False)
+    folders = {run_folder(tmp_path, "arm", c, s) for c in (CONFIG, other) for s in sets}
+    assert len(folders) == 4 and all(f.name.startswith("arm-0-") for f in folders)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_images(sets, tmp_path):
+    config = replace(CONFIG, learning_rate=1e30, clip_norm=1e30, warmup=0.0)
+    with pytest.raises(FloatingPointError, match=r"the loss is .* at step .*\.jpg.* are kept in"):
+        train(config, *sets, tmp_path / "run", "cpu", workers=0, progress=False)
+    kept = torch.load(tmp_path / "run" / "not_finite.pt", weights_only=True)
+    assert kept["images"].shape == (4, 3, 96, 96) and len(kept["names"]) == 4
+
+
+def test_too_few_images_for_a_batch(sets, tmp_path):
+    with pytest.raises(ValueError, match="lower batch_size"):
+        train(replace(CONFIG, batch_size=500), *sets, tmp_path / "run", "cpu")
+
+
+@pytest.mark.parametrize("change", [{"optimiser": "adam"}, {"schedule": "linear"}, {"precision": "half"}, {"epochs": 0}])
+def test_bad_configurations_are_refused(change):
+    with pytest.raises(ValueError):
+        TrainConfig(**change)
+
+
+def test_unknown_parameters_are_refused():
+    with pytest.raises(ValueError, match="unknown training parameters: learnin_rate"):
+        TrainConfig.from_dict({"learnin_rate": 1})
+
+
+def test_batches_hold_each_image_once_an_epoch():
+    batches = list(_Batches(10, replace(CONFIG, batch_size=5), first_epoch=0))
+    assert len(batches) == 4
+    for epoch in range(2):
+        keys = [key for batch in batches[2 * epoch : 2 * epoch + 2] for key in batch]
+        assert sorted(keys) == [(epoch, n) for n in range(10)]
+    assert list(_Batches(10, replace(CONFIG, batch_size=5), first_epoch=1)) == batches[2:]
+
+
+def test_learning_rate():
+    cosine = [learning_rate_factor(s, 100, CONFIG) for s in range(100)]
+    assert cosine[0] == 0.2 and cosine[4] == cosine[5] == 1 and cosine[99] < 0.001
+    assert cosine[5:] == sorted(cosine[5:], reverse=True)
+    step = [learning_rate_factor(s, 100, replace(CONFIG, schedule="step", warmup=0)) for s in range(100)]
+    assert sorted(set(step)) == [0.01, 0.1, 1.0] and step[98] == 0.01
+
+
+def test_targets_are_fractions(sets):
+    image, faces = sets[0][0]
+    target = to_target(faces, image.shape[:2])
+    height, width = image.shape[:2]
+    np.testing.assert_allclose(target.boxes.numpy() * [width, height, width, height], faces.boxes, atol=1e-3)
+    assert target.landmarks.shape == (len(faces), 98, 2) and target.visible.dtype == torch.bool
+
+
+def test_an_empty_data_set_is_named(sets, tmp_path):
+    nothing = FaceDataset(sets[0].table.iloc[:0], sets[0].images_root)
+    with pytest.raises(ValueError, match="0 training images"):
+        train(CONFIG, nothing, sets[1], tmp_path / "run", "cpu")
