@@ -46,7 +46,7 @@ def _is_leaf_of(key: str, root: str, counts: dict) -> bool:
 
 
 def shapes(model: RetinaFace, height: int = 640, width: int = 640) -> pd.DataFrame:
-    """What goes into and comes out of the parts for one image, a row a module and level: part, level, shape (C, rows, columns)."""
+    """What comes out of the parts for one image, a row a part and level: part, level, shape (channels × rows × columns)."""
     rows: list[dict] = []
 
     def note(part: str, level: str):

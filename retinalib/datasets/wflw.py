@@ -1,0 +1,153 @@
+"""WFLW (Wu et al., "Look at Boundary", CVPR 2018): 98 landmarks, six attributes, 7,500 training and 2,500 test faces.
+
+What happens to bad rows: a line with another number of columns than 207, or with letters where numbers belong, stops the
+reading with file and line, since such a file is damaged; a row that can be read but has a box of no area, or whose photo is
+missing, is set aside and counted in ``table.attrs["set_aside"]``, with one warning. Landmarks that are not finite become NaN.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import linear_sum_assignment
+
+from retinalib.datasets import wider
+from retinalib.datasets.table import ATTRIBUTES, BOX, FaceDataset, safe_relative, usable
+from retinalib.files import write_text
+from retinalib.landmarks import WFLW_98
+
+_COUNT = WFLW_98.count
+_COLUMNS = 2 * _COUNT + len(BOX) + len(ATTRIBUTES) + 1
+LISTS = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_{split}.txt"
+IMAGES = "WFLW_images"
+HOME = "https://wywu.github.io/projects/LAB/WFLW.html"
+
+
+def read_annotations(path: str | Path) -> pd.DataFrame:
+    """An official list of 207 columns as a table, a row a face.
+
+    Columns: image, line (from 1), x1 y1 x2 y2 (pixels), the six attributes (bool), landmarks ((98, 2) float32 each, pixels).
+    Windows line ends, a byte order mark, tabs and blank lines are accepted. Raises FileNotFoundError, or ValueError naming
+    file and line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no annotations at {path}: WFLW is to be had from {HOME}; see data/README.md for its place")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    numbers, images, where = [], [], []
+    for line, text in enumerate(lines, 1):
+        columns = text.split(maxsplit=_COLUMNS - 1)  # a name may hold blanks
+        if not columns:
+            continue
+        if len(columns) != _COLUMNS or len(text.split()) < _COLUMNS:
+            raise ValueError(f"{path}, line {line}: {len(columns)} columns, where WFLW has {_COLUMNS}")
+        try:
+            numbers.append(np.array(columns[:-1], float))
+            images.append(safe_relative(columns[-1].strip()))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {line}: {error}") from error
+        where.append(line)
+    if not numbers:
+        raise ValueError(f"{path} lists no faces")
+    values = np.stack(numbers)
+    points = values[:, : 2 * _COUNT].reshape(-1, _COUNT, 2).astype(np.float32)
+    points[~np.isfinite(points).all(-1)] = np.nan
+    table = pd.DataFrame({"image": images, "line": where})
+    table[BOX] = values[:, 2 * _COUNT : 2 * _COUNT + 4]
+    table[list(ATTRIBUTES)] = values[:, 2 * _COUNT + 4 :] != 0
+    table["landmarks"] = list(points)
+    return usable(table, str(path))
+
+
+def write_annotations(table: pd.DataFrame, path: str | Path) -> None:
+    """Writes a table in the official layout: landmarks with six decimals, boxes as whole pixels."""
+    lines = []
+    for row in table.itertuples():
+        points = " ".join(f"{v:.6f}" for v in np.asarray(row.landmarks).ravel())
+        box = " ".join(str(round(getattr(row, name))) for name in BOX)
+        flags = " ".join(str(int(getattr(row, name))) for name in ATTRIBUTES)
+        lines.append(f"{points} {box} {flags} {row.image}\n")
+    write_text(path, "".join(lines))
+
+
+def shared_images(train: pd.DataFrame, test: pd.DataFrame) -> list[str]:
+    """The photos that two tables have in common."""
+    return sorted(set(train["image"]) & set(test["image"]))
+
+
+def load(
+    root: str | Path, split: str, wider_boxes: str | Path | Sequence[str | Path] | None = None
+) -> FaceDataset:
+    """The "train" or "test" photos below ``root``, in the official layout.
+
+    Training photos that the test list also names are set aside, so that no test photo is ever trained on. wider_boxes: the
+    official WIDER FACE box lists with the same photos; every box is then a face, those that WFLW labels with their landmarks
+    (and WIDER's box), and the data set is complete. Without them it is not: WFLW labels only some faces of a photo.
+    Raises FileNotFoundError saying what is missing and where to get it.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', got '{split}'")
+    root = Path(root)
+    table = read_annotations(root / LISTS.format(split=split))
+    aside = list(table.attrs["set_aside"])
+    test_list = root / LISTS.format(split="test")
+    if split == "train" and test_list.is_file():
+        table = _without(table, set(read_annotations(test_list)["image"]), "its photo is in the test list", aside)
+    images = root / IMAGES
+    missing = {name for name in table["image"].unique() if not (images / name).is_file()}
+    if len(missing) == table["image"].nunique():
+        raise FileNotFoundError(f"none of the {len(missing)} photos is below {images}: get WFLW_images.tar.gz from {HOME}")
+    table = _without(table, missing, "its photo is missing", aside)
+    if aside:
+        reasons = pd.Series([reason for _, reason in aside]).value_counts()
+        said = ", ".join(f"{count} ({reason})" for reason, count in reasons.items())
+        warnings.warn(f"{split} faces set aside: {said}; table.attrs['set_aside'] lists them", stacklevel=2)
+    if wider_boxes is not None:
+        lists = [wider_boxes] if isinstance(wider_boxes, (str, Path)) else wider_boxes
+        table = join_wider(table, pd.concat([wider.read_boxes(path) for path in lists], ignore_index=True))
+    table.attrs["set_aside"] = aside
+    return FaceDataset(table, images, WFLW_98, complete=wider_boxes is not None)
+
+
+def _without(table: pd.DataFrame, images: set[str], reason: str, aside: list) -> pd.DataFrame:
+    gone = table["image"].isin(images)
+    aside += [(int(line), reason) for line in table["line"][gone]]
+    return table[~gone].reset_index(drop=True)
+
+
+def join_wider(table: pd.DataFrame, boxes: pd.DataFrame, iou: float = 0.3) -> pd.DataFrame:
+    """WFLW's faces with WIDER FACE's boxes, and WIDER's other faces of the same photos without landmarks.
+
+    Within a photo, faces and boxes are paired one to one so that the sum of IoU is largest; a pair under ``iou`` is none, and
+    such a face keeps its own box. The added rows have NaN landmarks, False attributes and their own line numbers.
+    """
+    table, added = table.copy(), []
+    by_image = boxes.groupby("image").indices
+    corners = table[BOX].to_numpy(float, copy=True)
+    for image, rows in table.groupby("image", sort=False).indices.items():
+        theirs = boxes.iloc[by_image.get(image, [])]
+        overlap = _iou(corners[rows], theirs[BOX].to_numpy(float))
+        pairs = [(a, b) for a, b in zip(*linear_sum_assignment(-overlap), strict=True) if overlap[a, b] >= iou]
+        for a, b in pairs:
+            corners[rows[a]] = theirs[BOX].iloc[b]
+        added.append(theirs.drop(theirs.index[[b for _, b in pairs]]))
+    table[BOX] = corners
+    rest = pd.concat(added, ignore_index=True) if added else boxes.iloc[:0]
+    rest = rest[["image", "line", *BOX]].assign(**dict.fromkeys(ATTRIBUTES, False))
+    rest["landmarks"] = [np.full((_COUNT, 2), np.nan, np.float32)] * len(rest)
+    return pd.concat([table, rest], ignore_index=True) if len(rest) else table
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(N, 4) and (M, 4) boxes x1 y1 x2 y2 to (N, M)."""
+    size = (np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])).clip(min=0)
+    shared = size.prod(-1)
+    areas = [(x[:, 2:] - x[:, :2]).prod(-1) for x in (a, b)]
+    return shared / (areas[0][:, None] + areas[1][None] - shared)

@@ -1,0 +1,82 @@
+"""Figures of the network: cost by part, receptive fields, what an SE block does."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+
+def cost_figure(costs: pd.DataFrame) -> Figure:
+    """Parameters and GFLOP by part, side by side for each variant.
+
+    costs: columns part, parameters, gflop, variant.
+    """
+    fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)
+    for ax, column, label, scale in (
+        (axes[0], "parameters", "parameters (thousands)", 1e-3),
+        (axes[1], "gflop", "GFLOP an image", 1),
+    ):
+        table = costs.assign(**{column: costs[column] * scale})
+        sns.barplot(table, y="part", x=column, hue="variant", ax=ax, legend=column == "gflop")
+        ax.set(xlabel=label, ylabel="")
+    axes[1].legend(title="", frameon=False, loc="lower right")
+    return fig
+
+
+def receptive_field_figure(
+    fields: dict[int, np.ndarray], widths: dict[int, int], anchors: dict[int, tuple[int, ...]]
+) -> Figure:
+    """How much each pixel matters to the central cell of each level, with that level's anchors drawn in.
+
+    fields: stride -> (S, S), the largest 1; widths: stride -> pixels; anchors: stride -> sizes in pixels.
+    """
+    fig, axes = plt.subplots(1, len(fields), figsize=(3.2 * len(fields), 3.6), layout="constrained")
+    for ax, (stride, field) in zip(axes, fields.items(), strict=True):
+        half = field.shape[0] / 2
+        extent = (-half, half, half, -half)
+        shown = ax.imshow(np.sqrt(field), cmap="mako", extent=extent, vmin=0, vmax=1)
+        for size in anchors[stride]:
+            ax.add_patch(plt.Rectangle((-size / 2, -size / 2), size, size, fill=False, color="#E69F00", lw=1.2))
+        ax.set(title=f"stride {stride}: 95 % within {widths[stride]} px", xlabel="pixels from the cell")
+        ax.grid(False)
+    fig.colorbar(shown, ax=axes, label="influence (square root, relative)", shrink=0.8)
+    return fig
+
+
+def excitation_figure(image: np.ndarray, levels: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Figure:
+    """For each level: the mean activation before and after SE over the image's outline, and the gate of every channel.
+
+    image: (H, W, 3) uint8; levels: stride -> (before (C, h, w), gate (C,), after (C, h, w)).
+    """
+    fig, axes = plt.subplots(
+        len(levels), 4, figsize=(11, 2.5 * len(levels)), layout="constrained", width_ratios=(1, 1, 1, 1.6), squeeze=False
+    )
+    for row, (stride, (before, gate, after)) in zip(axes, levels.items(), strict=True):
+        highest = max(before.mean(0).max(), after.mean(0).max())
+        row[0].imshow(image)
+        row[0].set_title(f"stride {stride}")
+        for ax, values, title in ((row[1], before, "before SE"), (row[2], after, "after SE")):
+            ax.imshow(values.mean(0), cmap="mako", vmin=0, vmax=highest)
+            ax.set_title(f"{title}, mean {values.mean():.2f}")
+        for ax in row[:3]:
+            ax.set(xticks=[], yticks=[])
+            ax.grid(False)
+        row[3].bar(np.arange(len(gate)), np.sort(gate)[::-1], width=1.0)
+        row[3].axhline(0.5, color="0.4", lw=1, ls="--")
+        row[3].set(ylim=(0, 1), xlabel="channel, by excitation", ylabel="excitation")
+        row[3].set_title(f"gate: {gate.min():.2f}–{gate.max():.2f}")
+    return fig
+
+
+def excitation_spread_figure(table: pd.DataFrame) -> Figure:
+    """Whether the gates listen to the image: each channel's mean excitation and its spread over images.
+
+    table: columns level, channel, mean, spread (standard deviation over images).
+    """
+    fig, ax = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
+    sns.scatterplot(table, x="mean", y="spread", hue="level", style="level", ax=ax, s=30)
+    ax.set(xlabel="mean excitation of a channel", ylabel="standard deviation over images", xlim=(0, 1), ylim=(0, None))
+    return fig
