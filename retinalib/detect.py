@@ -115,7 +115,7 @@ def decode(
     kept = batched_nms(boxes, score, image, nms_threshold)
     kept = torch.cat([kept[image[kept] == i][:max_faces] for i in range(len(scores))])
     image, anchor, score, boxes = image[kept], anchor[kept], score[kept], boxes[kept]
-    shifts = model.landmarks_at(outputs.features, image, anchor).float().view(len(kept), -1, 2)
+    shifts = model.landmarks_at(outputs.features, image, anchor).float().view(len(kept), config.schema.count, 2)
     landmarks = decode_landmarks(shifts, anchors[anchor], config.anchors.variances) * pixels
     inside = ((landmarks >= 0) & (landmarks <= pixels)).all(-1)
     found = []

@@ -1,0 +1,147 @@
+"""(image, Faces) to (image, Faces): square crop, expansion, flip, photometric distortion; and the letterbox.
+
+A landmark that leaves the crop keeps its coordinates and is no longer visible; the loss skips it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from retinalib.faces import Faces
+
+_FILL = (124, 116, 104)  # mean colour (RGB) where there is no photo
+_SMALLEST_FACE = 1.0  # pixels a side after augmentation; smaller ones are dropped
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How much training images are varied. The last two reproduce faults of the predecessor, to show what they cost."""
+
+    crop: tuple[float, float] = (0.4, 1.0)  # side of the crop as a share of the photo's shorter side, drawn evenly
+    expand: float = 0.2  # probability that the crop is taken larger than the photo instead
+    expand_to: float = 1.6  # at most so many times the photo's longer side
+    flip: float = 0.5  # probability
+    brightness: float = 32.0  # added, ± grey levels
+    contrast: float = 0.4  # multiplied, 1 ± this
+    saturation: float = 0.5  # multiplied, 1 ± this
+    hue: float = 12.0  # turned, ± degrees
+    flip_order: str = "schema"  # "five-point": on any schema, exchange landmarks 0↔1 and 3↔4 only
+    clamp_landmarks: bool = False  # move landmarks outside the crop to its border and learn them there
+
+    def __post_init__(self) -> None:
+        if self.flip_order not in ("schema", "five-point"):
+            raise ValueError(f"flip_order must be 'schema' or 'five-point', got '{self.flip_order}'")
+        if not 0 < self.crop[0] <= self.crop[1] <= 1:
+            raise ValueError(f"crop must be two shares of the photo, 0 < low <= high <= 1, got {self.crop}")
+
+
+def augment(
+    image: np.ndarray, faces: Faces, size: int, rng: np.random.Generator, config: AugmentConfig
+) -> tuple[np.ndarray, Faces]:
+    """A training crop: (H, W, 3) uint8 RGB and its faces to (size, size, 3) and the faces whose centres lie in the crop.
+
+    One face, chosen at random, is kept whole where it fits. Boxes are cut at the crop's border.
+    """
+    left, top, side = _choose_square(image.shape[:2], faces, rng, config)
+    scale = size / side
+    method = int(rng.choice([cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC]))
+    image = _cut(image, left, top, side, size, method)
+    faces = faces.transformed((scale, scale), (-left * scale, -top * scale))
+    if rng.random() < config.flip:
+        image = np.ascontiguousarray(image[:, ::-1])
+        faces = _flip(faces, size, config)
+    return _distort(image, rng, config), _keep(faces, size, config)
+
+
+def _choose_square(
+    shape: tuple[int, int], faces: Faces, rng: np.random.Generator, config: AugmentConfig
+) -> tuple[float, float, float]:
+    """Left, top and side of the crop, pixels; it may reach out of the photo."""
+    height, width = shape
+    if rng.random() < config.expand:
+        side = rng.uniform(1.0, config.expand_to) * max(height, width)
+    else:
+        side = rng.uniform(*config.crop) * min(height, width)
+    # whole pixels keep cutting exact; the crop stays inside the photo where it fits, else the photo inside the crop
+    side = max(2.0, np.round(side))
+    low = np.minimum([0.0, 0.0], [width - side, height - side])
+    high = np.maximum([0.0, 0.0], [width - side, height - side])
+    if len(faces):
+        box = faces.boxes[rng.integers(len(faces))]
+        low, high = np.maximum(low, np.minimum(box[2:] - side, high)), np.minimum(high, np.maximum(box[:2], low))
+        low, high = np.minimum(low, high), np.maximum(low, high)  # a face wider than the crop: anywhere across it
+    left, top = np.round(rng.uniform(low, high))
+    return float(left), float(top), float(side)
+
+
+def _cut(image: np.ndarray, left: float, top: float, side: float, size: int, method: int) -> np.ndarray:
+    """The square of the image, scaled to ``size``; only the pixels needed are touched."""
+    height, width = image.shape[:2]
+    x0, y0, x1, y1 = int(left), int(top), int(left + side), int(top + side)
+    inner = image[max(y0, 0) : min(y1, height), max(x0, 0) : min(x1, width)]
+    borders = (max(-y0, 0), max(y1 - height, 0), max(-x0, 0), max(x1 - width, 0))
+    if any(borders):
+        inner = cv2.copyMakeBorder(inner, *borders, cv2.BORDER_CONSTANT, value=_FILL)
+    if method == cv2.INTER_AREA and size > side:
+        method = cv2.INTER_LINEAR
+    return cv2.resize(inner, (size, size), interpolation=method)
+
+
+def _flip(faces: Faces, width: float, config: AugmentConfig) -> Faces:
+    flipped = faces.flipped(width)
+    if config.flip_order == "schema":
+        return flipped
+    # undo the schema's order, then exchange what the five-point code exchanges
+    order = list(range(faces.schema.count))
+    order[0], order[1], order[3], order[4] = 1, 0, 4, 3
+    order = [faces.schema.flip_order[i] for i in order]
+    flipped.landmarks, flipped.visible = flipped.landmarks[:, order], flipped.visible[:, order]
+    return flipped
+
+
+def _keep(faces: Faces, size: int, config: AugmentConfig) -> Faces:
+    """The faces whose centres lie in the crop and that are large enough, cut and masked at its border."""
+    centre = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
+    cut = faces.boxes.clip(0, size)
+    kept = ((centre > 0) & (centre < size)).all(1) & ((cut[:, 2:] - cut[:, :2]) >= _SMALLEST_FACE).all(1)
+    faces, cut = faces[kept], cut[kept]
+    landmarks, visible = faces.landmarks, faces.visible
+    if config.clamp_landmarks:
+        landmarks = landmarks.clip(0, size)
+    else:
+        visible = visible & ((landmarks >= 0) & (landmarks <= size)).all(-1)
+    return Faces(cut, landmarks, visible, faces.scores, faces.attributes, faces.schema)
+
+
+def _distort(image: np.ndarray, rng: np.random.Generator, config: AugmentConfig) -> np.ndarray:
+    """Brightness and contrast by one table, saturation and hue by another in HSV, each half of the time."""
+    if rng.random() < 0.5:
+        gain, shift = 1 + rng.uniform(-1, 1) * config.contrast, rng.uniform(-1, 1) * config.brightness
+        levels = (np.arange(256) - 128) * gain + 128 + shift
+        image = cv2.LUT(image, levels.clip(0, 255).astype(np.uint8))
+    if rng.random() < 0.5:
+        turn, gain = rng.uniform(-1, 1) * config.hue / 2, 1 + rng.uniform(-1, 1) * config.saturation  # OpenCV: 180 hues
+        levels = np.arange(256, dtype=np.float64)
+        tables = [(levels + turn) % 180, (levels * gain).clip(0, 255), levels]
+        table = np.stack(tables, -1).astype(np.uint8)[None]
+        image = cv2.cvtColor(cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), table), cv2.COLOR_HSV2RGB)
+    return image
+
+
+def letterbox(image: np.ndarray, faces: Faces, size: int) -> tuple[np.ndarray, Faces, float, tuple[int, int]]:
+    """The whole image, scaled to fit a square of ``size`` pixels and centred in it.
+
+    Returns the square, its faces, the scale and the shift (dx, dy) in pixels: new = scale · old + shift, so that
+    ``faces.transformed((1 / scale,) * 2, (-dx / scale, -dy / scale))`` brings predictions back.
+    """
+    height, width = image.shape[:2]
+    scale = size / max(height, width)
+    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+    dx, dy = (size - inner[0]) // 2, (size - inner[1]) // 2
+    square = np.full((size, size, 3), _FILL, np.uint8)
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    square[dy : dy + inner[1], dx : dx + inner[0]] = cv2.resize(image, inner, interpolation=method)
+    return square, faces.transformed((scale, scale), (dx, dy)), scale, (dx, dy)
