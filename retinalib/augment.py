@@ -20,7 +20,7 @@ _SMALLEST_FACE = 1.0  # pixels a side after augmentation; smaller ones are dropp
 class AugmentConfig:
     """How much training images are varied. The last two reproduce faults of the predecessor, to show what they cost."""
 
-    crop: tuple[float, float] = (0.4, 1.0)  # side of the crop as a share of the photo's shorter side, drawn evenly
+    crop: tuple[float, float] = (0.4, 1.0)  # side of the crop as a share of the photo's shorter side, if the face fits
     expand: float = 0.2  # probability that the crop is taken larger than the photo instead
     expand_to: float = 1.6  # at most so many times the photo's longer side
     flip: float = 0.5  # probability
@@ -43,7 +43,7 @@ def augment(
 ) -> tuple[np.ndarray, Faces]:
     """A training crop: (H, W, 3) uint8 RGB and its faces to (size, size, 3) and the faces whose centres lie in the crop.
 
-    One face, chosen at random, is kept whole where it fits. Boxes are cut at the crop's border.
+    One face, chosen at random, is kept whole (as far as the photo shows it). Boxes are cut at the crop's border.
     """
     left, top, side = _choose_square(image.shape[:2], faces, rng, config)
     scale = size / side
@@ -59,21 +59,22 @@ def augment(
 def _choose_square(
     shape: tuple[int, int], faces: Faces, rng: np.random.Generator, config: AugmentConfig
 ) -> tuple[float, float, float]:
-    """Left, top and side of the crop, pixels; it may reach out of the photo."""
+    """Left, top and side of the crop, whole pixels (so that cutting is exact); it may reach out of the photo."""
     height, width = shape
     if rng.random() < config.expand:
         side = rng.uniform(1.0, config.expand_to) * max(height, width)
     else:
         side = rng.uniform(*config.crop) * min(height, width)
-    # whole pixels keep cutting exact; the crop stays inside the photo where it fits, else the photo inside the crop
-    side = max(2.0, np.round(side))
+    box = faces.boxes[rng.integers(len(faces))] if len(faces) else None
+    if box is not None:  # large enough for the chosen face: a picture of a cheek teaches that faces are background
+        side = max(side, (box[2:] - box[:2]).max() + 1)
+    side = max(2.0, np.ceil(side))
+    # the crop stays inside the photo where it fits, else the photo inside the crop
     low = np.minimum([0.0, 0.0], [width - side, height - side])
     high = np.maximum([0.0, 0.0], [width - side, height - side])
-    if len(faces):
-        box = faces.boxes[rng.integers(len(faces))]
-        low, high = np.maximum(low, np.minimum(box[2:] - side, high)), np.minimum(high, np.maximum(box[:2], low))
-        low, high = np.minimum(low, high), np.maximum(low, high)  # a face wider than the crop: anywhere across it
-    left, top = np.round(rng.uniform(low, high))
+    if box is not None:
+        low, high = np.ceil((box[2:] - side).clip(low, high)), np.floor(box[:2].clip(low, high))
+    left, top = rng.integers(low.astype(int), high.astype(int), endpoint=True)
     return float(left), float(top), float(side)
 
 
@@ -121,7 +122,7 @@ def _distort(image: np.ndarray, rng: np.random.Generator, config: AugmentConfig)
     if rng.random() < 0.5:
         gain, shift = 1 + rng.uniform(-1, 1) * config.contrast, rng.uniform(-1, 1) * config.brightness
         levels = (np.arange(256) - 128) * gain + 128 + shift
-        image = cv2.LUT(image, levels.clip(0, 255).astype(np.uint8))
+        image = cv2.LUT(image, levels.clip(0, 255).round().astype(np.uint8))
     if rng.random() < 0.5:
         turn, gain = rng.uniform(-1, 1) * config.hue / 2, 1 + rng.uniform(-1, 1) * config.saturation  # OpenCV: 180 hues
         levels = np.arange(256, dtype=np.float64)

@@ -1,0 +1,170 @@
+"""One look for all figures: colours that colour-blind readers can tell apart, how faces are drawn, how figures are saved."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.collections import EllipseCollection, LineCollection
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from retinalib.faces import Faces
+from retinalib.landmarks import LandmarkSchema
+
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31", "#555555")
+"""Okabe and Ito's colours (2008), in the order in which series take them."""
+
+TRUTH = "#14B87A"  # light green, and drawn below
+PREDICTION = "#1F5FE0"  # dark blue: the two differ in lightness as well as in hue
+
+REGION_COLOURS = {
+    "contour": "#009E73",
+    "right brow": "#E69F00",
+    "left brow": "#F6CF71",
+    "nose": "#CC79A7",
+    "right eye": "#0072B2",
+    "left eye": "#56B4E9",
+    "outer lips": "#D55E00",
+    "inner lips": "#FF9E80",
+    "pupils": "#F0E442",
+    "eyes": "#0072B2",
+    "mouth": "#D55E00",
+}
+"""A colour for each region of the schemas; the person's right side is the darker one of a pair."""
+
+_OUTLINE = [withStroke(linewidth=1.2, foreground="black")]
+
+
+def use_style() -> None:
+    """Sets the house style for all figures drawn from now on."""
+    sns.set_theme(context="notebook", style="whitegrid", palette=PALETTE, font_scale=0.8)
+    plt.rcParams.update(
+        {
+            "figure.dpi": 80,  # on screen, and in the committed notebooks, which have to stay small
+            "savefig.dpi": 130,
+            "axes.titlesize": "medium",
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "grid.color": "0.9",
+            "legend.frameon": False,
+            "image.interpolation": "antialiased",
+            "pdf.fonttype": 42,  # letters stay letters
+        }
+    )
+
+
+def save_figure(fig: Figure, name: str, folder: str | Path) -> Path:
+    """Writes ``folder/name.png`` and ``folder/name.pdf``, whole or not at all, and returns the PNG's path.
+
+    The same figure gives the same bytes: no dates, no names of programs.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix, options in (("pdf", {"metadata": {"CreationDate": None}}), ("png", {"metadata": {"Software": None}})):
+        path = folder / f"{name}.{suffix}"
+        temporary = folder / f".{name}.{os.getpid()}.{suffix}"
+        try:
+            fig.savefig(temporary, format=suffix, **options)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def draw_faces(
+    ax: Axes,
+    image: np.ndarray | None,
+    truth: Faces | None = None,
+    predicted: Faces | None = None,
+    *,
+    landmarks: bool = True,
+    boxes: bool = True,
+    regions: bool = False,
+    numbers: bool = False,
+) -> None:
+    """Draws faces over an image, truth in green and predictions in blue.
+
+    image: (H, W, 3) uint8, or None to draw onto what is there. Landmarks that are known but not visible are drawn hollow.
+    regions: a colour for each region of the face, with its outlines; numbers: the number of every landmark.
+    """
+    if image is not None:
+        height, width = image.shape[:2]
+        ax.imshow(image, extent=(0, width, height, 0))
+        ax.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
+        ax.grid(False)
+        sns.despine(ax=ax, left=True, bottom=True)
+    for faces, colour in ((truth, TRUTH), (predicted, PREDICTION)):
+        for face in faces if faces is not None else ():
+            if boxes:
+                x1, y1, x2, y2 = face.boxes[0]
+                ax.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=colour, lw=1.2))
+            if landmarks:
+                _draw_landmarks(ax, face, colour, regions, numbers)
+
+
+def _draw_landmarks(ax: Axes, face: Faces, colour: str, regions: bool, numbers: bool) -> None:
+    """The landmarks of one face, sized with the face."""
+    points, visible, schema = face.landmarks[0], face.visible[0], face.schema
+    known = np.isfinite(points).all(-1)
+    colours = np.array([REGION_COLOURS[r] if regions else colour for r in schema.region_of()])
+    if regions:
+        lines = region_lines(points, schema)
+        shades = [REGION_COLOURS[name] for name in lines]
+        ax.add_collection(LineCollection(list(lines.values()), colors=shades, linewidths=0.9, alpha=0.9))
+    size = (0.024 if schema.count > 20 else 0.05) * float(face.size[0])
+    for chosen, filled in ((known & visible, True), (known & ~visible, False)):
+        count = int(chosen.sum())
+        dots = EllipseCollection(
+            np.full(count, size),
+            np.full(count, size),
+            np.zeros(count),
+            units="xy",
+            offsets=points[chosen],
+            offset_transform=ax.transData,
+            facecolors=colours[chosen] if filled else "none",
+            edgecolors="white" if filled and regions else colours[chosen],
+            linewidths=0.3 if filled else 0.8,
+            zorder=3,
+        )
+        ax.add_collection(dots)
+    if numbers:
+        for i in np.flatnonzero(known):
+            at = points[i] + [0.6 * size, -0.6 * size]
+            ax.annotate(str(i), at, color="white", fontsize=5.5, zorder=4, annotation_clip=True).set_path_effects(_OUTLINE)
+
+
+def region_lines(points: np.ndarray, schema: LandmarkSchema) -> dict[str, np.ndarray]:
+    """The outlines of the regions that have more than two points: name -> (n, 2), in drawing order, without unknown points."""
+    lines = {}
+    for name, region in schema.regions.items():
+        if len(region) > 2:
+            closed = name in schema.closed_regions
+            line = points[[*region, region[0]] if closed else list(region)]
+            lines[name] = line[np.isfinite(line).all(-1)]
+    return lines
+
+
+def crop_face(image: np.ndarray, faces: Faces, number: int, size: int = 160, margin: float = 0.15) -> tuple[np.ndarray, Faces]:
+    """A square of ``size`` pixels around one face for a plate of many: (size, size, 3) uint8 and the face in its pixels.
+
+    margin: the share of the box's longer side that is left free on each side; grey where there is no photo.
+    """
+    box = faces.boxes[number]
+    scale = size / max((1 + 2 * margin) * (box[2:] - box[:2]).max(), 1.0)
+    if scale < 0.5:  # a warp does not average: shrink the photo to twice the wanted scale first
+        height, width = image.shape[:2]
+        image = cv2.resize(image, None, fx=2 * scale, fy=2 * scale, interpolation=cv2.INTER_AREA)
+        return crop_face(image, faces.transformed((image.shape[1] / width, image.shape[0] / height)), number, size, margin)
+    dx, dy = size / 2 - scale * (box[:2] + box[2:]) / 2
+    half = (scale - 1) / 2  # OpenCV counts from the middle of the first pixel, boxes from its corner
+    matrix = np.array([[scale, 0, dx + half], [0, scale, dy + half]], np.float64)
+    crop = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderValue=(128, 128, 128))
+    return crop, faces[number].transformed((scale, scale), (dx, dy))

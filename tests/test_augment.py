@@ -1,0 +1,221 @@
+"""Augmentation is held against the pictures themselves: marks painted where the landmarks are must be found where they went."""
+
+import time
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from retinalib.augment import AugmentConfig, augment, letterbox
+from retinalib.faces import Faces
+from retinalib.landmarks import WFLW_98, WIDER_5
+
+PLAIN = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+MARK = 4  # half the side of a painted mark, pixels
+
+
+def five(points, box=None):
+    points = np.array([points], float)
+    box = [*points[0].min(0), *points[0].max(0)] if box is None else box
+    return Faces([box], points, schema=WIDER_5)
+
+
+POINTS = [(70, 80), (130, 76), (101, 110), (78, 140), (125, 138)]
+
+
+def painted(point, shape=(200, 260)):
+    """A black picture with one white mark."""
+    image = np.zeros((*shape, 3), np.uint8)
+    x, y = point
+    image[y - MARK : y + MARK, x - MARK : x + MARK] = 255
+    return image
+
+
+def found(image):
+    """The centre of the white mark, None if it isn't there."""
+    rows, columns = np.nonzero(image.min(-1) > 180)
+    return (columns.mean() + 0.5, rows.mean() + 0.5) if len(rows) else None
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_marks_are_where_the_landmarks_say(seed):
+    """The same seed cuts each of five pictures alike; each shows the mark of one landmark."""
+    size, config, shown = 160, AugmentConfig(**PLAIN, crop=(0.3, 1.0)), []
+    for point in POINTS:
+        faces = five(POINTS, [60, 66, 140, 150])
+        image, faces = augment(painted(point), faces, size, np.random.default_rng(seed), config)
+        assert image.shape == (size, size, 3) and image.dtype == np.uint8 and len(faces) == 1 and faces.visible.all()
+        distances = np.linalg.norm(faces.landmarks[0] - found(image), axis=1)
+        assert distances.min() < 1.0
+        shown.append(int(distances.argmin()))
+    assert tuple(shown) in ((0, 1, 2, 3, 4), WIDER_5.flip_order)
+
+
+def test_flip_moves_marks_and_changes_sides():
+    always = AugmentConfig(**PLAIN, flip=1.0, expand=0.0, crop=(1.0, 1.0))
+    never = AugmentConfig(**PLAIN, flip=0.0, expand=0.0, crop=(1.0, 1.0))
+    for name, point in enumerate(POINTS):
+        image = painted(point, (200, 200))
+        straight, before = augment(image, five(POINTS), 200, np.random.default_rng(0), never)
+        mirrored, after = augment(image, five(POINTS), 200, np.random.default_rng(0), always)
+        assert (straight == image).all() and (mirrored == image[:, ::-1]).all()
+        assert np.allclose(found(straight), before.landmarks[0, name])
+        assert np.allclose(found(mirrored), after.landmarks[0, WIDER_5.flip_order[name]])
+        assert np.allclose(after.boxes, [[200 - before.boxes[0, 2], *before.boxes[0, 1:2], 200 - before.boxes[0, 0], 140]])
+
+
+def test_flipping_twice_is_nothing():
+    rng = np.random.default_rng(1)
+    faces = Faces([[10, 20, 90, 110]], rng.uniform(0, 128, (1, 98, 2)), rng.random((1, 98)) > 0.3)
+    twice = faces.flipped(128).flipped(128)
+    assert np.allclose(twice.boxes, faces.boxes) and np.allclose(twice.landmarks, faces.landmarks, atol=1e-4)
+    assert (twice.visible == faces.visible).all()
+
+
+def test_five_point_order_reproduces_the_fault():
+    """Everything but landmarks 0, 1, 3, 4 keeps its number in the mirrored picture."""
+    faces = Faces([[20, 20, 90, 90]], np.random.default_rng(0).uniform(20, 90, (1, 98, 2)))
+    config = AugmentConfig(**PLAIN, flip=1.0, expand=0.0, crop=(1.0, 1.0), flip_order="five-point")
+    _, wrong = augment(np.zeros((128, 128, 3), np.uint8), faces, 128, np.random.default_rng(0), config)
+    mirrored = faces.landmarks[0] * [-1, 1] + [128, 0]
+    expected = list(range(98))
+    expected[0], expected[1], expected[3], expected[4] = 1, 0, 4, 3
+    assert np.allclose(wrong.landmarks[0], mirrored[expected], atol=1e-4)
+    right = AugmentConfig(**PLAIN, flip=1.0, expand=0.0, crop=(1.0, 1.0))
+    _, good = augment(np.zeros((128, 128, 3), np.uint8), faces, 128, np.random.default_rng(0), right)
+    assert np.allclose(good.landmarks[0], mirrored[list(WFLW_98.flip_order)], atol=1e-4)
+    # on five points the two orders are one
+    few = five(POINTS)
+    results = [augment(painted((50, 50)), few, 99, np.random.default_rng(3), c)[1] for c in (config, right)]
+    assert np.allclose(results[0].landmarks, results[1].landmarks)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_one_face_is_kept_whole_and_the_rest_by_their_centres(seed):
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(0, 200, (6, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(8, 90, (6, 2))], 1).clip(0, [260, 200, 260, 200])
+    number = np.arange(6.0)  # an attribute that says which face it was
+    faces = Faces(boxes, np.zeros((6, 5, 2)), schema=WIDER_5, attributes=pd.DataFrame({"number": number}))
+    config = AugmentConfig(**PLAIN, flip=0.0)
+    _, kept = augment(np.zeros((200, 260, 3), np.uint8), faces, 128, np.random.default_rng(seed), config)
+    assert len(kept) and kept.boxes.min() >= 0 and kept.boxes.max() <= 128
+    assert ((kept.boxes[:, 2:] - kept.boxes[:, :2]) >= 1).all()
+    # a whole face keeps its proportions; all faces were scaled alike
+    original = boxes[kept.attributes["number"].astype(int)]
+    ratio = (kept.boxes[:, 2:] - kept.boxes[:, :2]) / (original[:, 2:] - original[:, :2])
+    assert ratio.max() - ratio.max(0).min() < 1e-3 and (ratio.min(1) > ratio.max() - 1e-3).any()
+
+
+def test_a_face_larger_than_the_crop_makes_it_grow():
+    faces = five(POINTS, [2, 2, 255, 198])
+    for seed in range(20):
+        config = AugmentConfig(**PLAIN, crop=(0.3, 0.4), expand=0.0, flip=0.0)
+        _, kept = augment(np.zeros((200, 260, 3), np.uint8), faces, 64, np.random.default_rng(seed), config)
+        width, height = kept.boxes[0, 2:] - kept.boxes[0, :2]
+        assert width / height == pytest.approx(253 / 196, rel=1e-3)
+
+
+def two_faces():
+    """One face that is kept, and one at the right border whose landmarks lie beyond the crop."""
+    inside = [(20, 20), (40, 20), (30, 30), (22, 40), (38, 40)]
+    beyond = [(90, 50), (140, 50), (99, 60), (90, 70), (150, 70)]
+    return Faces([[15, 10, 45, 50], [80, 40, 112, 80]], np.array([inside, beyond]), schema=WIDER_5)
+
+
+def test_landmarks_that_leave_the_crop_keep_their_place_and_are_masked():
+    image, config = np.zeros((100, 100, 3), np.uint8), {**PLAIN, "crop": (1.0, 1.0), "expand": 0.0, "flip": 0.0}
+    _, faces = augment(image, two_faces(), 100, np.random.default_rng(0), AugmentConfig(**config))
+    assert len(faces) == 2 and np.allclose(faces.landmarks, two_faces().landmarks)
+    assert faces.visible.tolist() == [[True] * 5, [True, False, True, True, False]]
+    assert faces.boxes[1].tolist() == [80, 40, 100, 80]
+    _, clamped = augment(image, two_faces(), 100, np.random.default_rng(0), AugmentConfig(**config, clamp_landmarks=True))
+    assert clamped.visible.all() and clamped.landmarks[1, :, 0].tolist() == [90, 100, 99, 90, 100]
+
+
+def test_unknown_landmarks_stay_unknown():
+    points = np.array(POINTS, float)
+    points[2] = np.nan
+    faces = Faces([[60, 70, 140, 150]], points[None], schema=WIDER_5)
+    for clamp in (False, True):
+        for seed in range(10):
+            config = AugmentConfig(clamp_landmarks=clamp)
+            _, kept = augment(painted((50, 50)), faces, 96, np.random.default_rng(seed), config)
+            assert np.isnan(kept.landmarks[0]).all(-1).tolist() == [False, False, True, False, False]
+            assert not kept.visible[0, 2]
+
+
+def test_degenerate_faces_are_dropped():
+    boxes = [[20, 20, 20, 60], [30, 30, 30.4, 30.4], [60, 60, 100, 100], [300, 300, 340, 340]]
+    faces = Faces(boxes, np.full((4, 5, 2), np.nan), schema=WIDER_5)
+    for seed in range(20):
+        _, kept = augment(np.zeros((128, 128, 3), np.uint8), faces, 64, np.random.default_rng(seed), AugmentConfig())
+        assert len(kept) <= 1 and ((kept.boxes[:, 2:] - kept.boxes[:, :2]) >= 1).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (37, 3), (200, 640)])
+def test_no_faces_and_odd_pictures(shape):
+    for seed in range(10):
+        image = np.full((*shape, 3), 90, np.uint8)
+        result, faces = augment(image, Faces.empty(), 64, np.random.default_rng(seed), AugmentConfig())
+        assert result.shape == (64, 64, 3) and len(faces) == 0
+    result, faces, _, _ = letterbox(image, Faces.empty(), 64)
+    assert result.shape == (64, 64, 3) and len(faces) == 0
+
+
+def test_the_seed_decides_everything_and_the_input_is_untouched():
+    image = np.random.default_rng(0).integers(0, 255, (120, 150, 3), dtype=np.uint8)
+    copy, faces = image.copy(), five(POINTS, [60, 60, 110, 118])
+    results = [augment(image, faces, 96, np.random.default_rng(seed), AugmentConfig()) for seed in (5, 5, 6)]
+    assert (results[0][0] == results[1][0]).all() and (results[0][1].landmarks == results[1][1].landmarks).all()
+    assert (results[0][0] != results[2][0]).any()
+    assert (image == copy).all() and np.allclose(faces.landmarks[0], POINTS)
+
+
+def test_photometric_distortion_stays_within_its_bounds():
+    image = np.full((64, 64, 3), 128, np.uint8)
+    still = {"flip": 0.0, "expand": 0.0}
+    means = []
+    for seed in range(80):
+        config = AugmentConfig(**still, contrast=0.0, saturation=0.0, hue=0.0, brightness=20.0)
+        means.append(augment(image, Faces.empty(), 32, np.random.default_rng(seed), config)[0].mean())
+    assert 108 <= min(means) < 113 and 143 < max(means) <= 148 and means.count(128.0) > 20
+    config = AugmentConfig(**still, **PLAIN, crop=(1.0, 1.0))
+    colours = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    for seed in range(10):  # without strength nothing changes but for the rounding of HSV
+        result, _ = augment(colours, Faces.empty(), 64, np.random.default_rng(seed), config)
+        assert np.abs(result.astype(int) - colours).max() <= 8
+
+
+def test_letterbox_comes_back():
+    image, faces = painted(POINTS[0]), five(POINTS)
+    square, inside, scale, (dx, dy) = letterbox(image, faces, 130)
+    assert square.shape == (130, 130, 3) and scale == 0.5 and (dx, dy) == (0, 15)
+    assert np.allclose(found(square), inside.landmarks[0, 0], atol=0.6)
+    back = inside.transformed((1 / scale, 1 / scale), (-dx / scale, -dy / scale))
+    assert np.allclose(back.landmarks, faces.landmarks, atol=1e-3) and np.allclose(back.boxes, faces.boxes, atol=1e-3)
+    larger, _, scale, _ = letterbox(image, faces, 520)
+    assert scale == 2 and larger.shape == (520, 520, 3)
+
+
+def test_bad_settings_say_so():
+    with pytest.raises(ValueError, match="flip_order"):
+        AugmentConfig(flip_order="none")
+    with pytest.raises(ValueError, match="crop"):
+        AugmentConfig(crop=(0.9, 0.4))
+
+
+def test_it_is_fast_enough_for_training():
+    """3 ms a picture on one core is the aim; the bound is loose for busy machines."""
+    image = np.random.default_rng(0).integers(0, 255, (320, 320, 3), dtype=np.uint8)
+    faces = Faces([[50, 60, 150, 180]], np.random.default_rng(1).uniform(50, 150, (1, 98, 2)))
+    rng, threads = np.random.default_rng(0), cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        begin = time.perf_counter()
+        for _ in range(50):
+            augment(image, faces, 256, rng, AugmentConfig())
+        assert (time.perf_counter() - begin) / 50 < 0.02
+    finally:
+        cv2.setNumThreads(threads)
