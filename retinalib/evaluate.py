@@ -33,7 +33,7 @@ _WIDER_STEPS = 1000  # score thresholds of the reference's curve
 
 
 def box_iou(a: np.ndarray, b: np.ndarray, pixel: float = 0.0) -> np.ndarray:
-    """(N, 4) and (M, 4) boxes x1 y1 x2 y2 to (N, M); ``pixel`` is added to every width and height (1: corners are inclusive)."""
+    """(N, 4) and (M, 4) boxes x1 y1 x2 y2 to (N, M); ``pixel`` is added to every side (1: corners are inclusive)."""
     size = (np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2]) + pixel).clip(min=0)
     areas = [(x[:, 2:] - x[:, :2] + pixel).prod(-1) for x in (a, b)]
     shared = size.prod(-1)
@@ -344,7 +344,7 @@ def mean_shape(landmarks: np.ndarray, iterations: int = 10) -> np.ndarray:
 
 
 def procrustes_distance(a: np.ndarray, b: np.ndarray, schema: LandmarkSchema = WFLW_98) -> float:
-    """Mean distance of two shapes (L, 2) after the best shift, scale and rotation, in fractions of the inter-ocular distance."""
+    """Mean distance of two (L, 2) shapes after the best shift, scale and rotation, a fraction of the inter-ocular distance."""
     first, second, _ = procrustes(a, b)
     right, left = schema.inter_ocular
     return float(np.linalg.norm(first - second, axis=1).mean() / np.linalg.norm(first[right] - first[left]))

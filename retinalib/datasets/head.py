@@ -1,0 +1,299 @@
+"""A head in three dimensions that carries the 98 WFLW landmarks: its shape, who it is, what its face does, where it looks.
+
+Head frame: the unit is the distance of the outer canthi of the average head; the origin lies between the canthi; x to the
+image's right (the person's left), y down, z towards the camera. Angles in degrees: yaw is positive when the face turns to
+the image's right, pitch when it looks up, roll when the head tilts clockwise in the image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+
+from retinalib.landmarks import WFLW_98 as SCHEMA
+
+EYE_RADIUS = 0.135
+IRIS_RADIUS = 0.066
+_CENTRE = np.array([0.0, 0.35])  # of the face, where the surface's rings start
+
+# Right half of the average frontal shape (x to the image's left), rounded; it agrees with the mean of WFLW's test faces.
+_CONTOUR = [
+    (0.86, -0.03), (0.86, 0.08), (0.85, 0.20), (0.84, 0.32), (0.83, 0.44), (0.81, 0.55), (0.78, 0.67), (0.74, 0.78),
+    (0.69, 0.88), (0.62, 0.98), (0.56, 1.07), (0.48, 1.16), (0.40, 1.24), (0.31, 1.31), (0.22, 1.36), (0.11, 1.40), (0, 1.42),
+]  # fmt: skip
+_BROW = [
+    (0.61, -0.16), (0.50, -0.26), (0.38, -0.27), (0.26, -0.26), (0.15, -0.23),
+    (0.15, -0.15), (0.26, -0.18), (0.38, -0.19), (0.50, -0.19),
+]  # fmt: skip
+_NOSE = [(0, -0.01), (0, 0.14), (0, 0.30), (0, 0.44), (0.18, 0.52), (0.09, 0.54), (0, 0.56)]
+_EYE = [(0.50, 0.0), (0.43, -0.04), (0.36, -0.06), (0.27, -0.04), (0.20, 0.01), (0.28, 0.03), (0.36, 0.04), (0.43, 0.03)]
+_OUTER_LIPS = [(0.30, 0.82), (0.20, 0.75), (0.06, 0.72), (0, 0.72)]
+_OUTER_LIPS_LOWER = [(0.23, 0.91), (0.13, 0.98), (0, 1.01)]  # from the corner to the middle
+_INNER_LIPS = [(0.28, 0.82), (0.15, 0.79), (0, 0.79)]
+_INNER_LIPS_LOWER = [(0.15, 0.88), (0, 0.91)]
+
+
+def _mirrored() -> np.ndarray:
+    """(98, 2) the average frontal shape."""
+    shape = np.zeros((SCHEMA.count, 2))
+    regions, flip = SCHEMA.regions, SCHEMA.flip_order
+
+    def place(indices: tuple[int, ...] | list[int], points: list[tuple[float, float]]) -> None:
+        for i, (x, y) in zip(indices, points, strict=True):
+            shape[i] = -x, y
+            if flip[i] != i:
+                shape[flip[i]] = x, y
+
+    outer, inner = regions["outer lips"], regions["inner lips"]
+    place(regions["contour"][: len(_CONTOUR)], _CONTOUR)
+    place(regions["right brow"], _BROW)
+    place(regions["nose"][: len(_NOSE)], _NOSE)
+    place(regions["right eye"], _EYE)
+    place(outer[: len(_OUTER_LIPS)], _OUTER_LIPS)
+    place([outer[-1], outer[-2], outer[-3]], _OUTER_LIPS_LOWER)
+    place(inner[: len(_INNER_LIPS)], _INNER_LIPS)
+    place([inner[-1], inner[-2]], _INNER_LIPS_LOWER)
+    place([SCHEMA.right_eye.pupil], [(0.35, -0.01)])
+    return shape
+
+
+def _bump(x: np.ndarray, y: np.ndarray, cx: float, cy: float, sx: float, sy: float) -> np.ndarray:
+    return np.exp(-(((np.abs(x) - cx) / sx) ** 2 + ((y - cy) / sy) ** 2) / 2)
+
+
+def height(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """z of the average face's surface over (x, y), inside the contour and up to the hairline."""
+    z = 0.18 - 0.75 * np.abs(x / 0.86) ** 2.4 - 0.2 * ((y - 0.35) / 1.07) ** 2
+    z = z + 0.09 * _bump(x, y, 0, 1.28, 0.22, 0.12) + 0.07 * _bump(x, y, 0, 0.84, 0.22, 0.12)  # chin, mouth
+    z = z + 0.06 * _bump(x, y, 0.45, 0.42, 0.2, 0.2) + 0.05 * _bump(x, y, 0.3, -0.24, 0.3, 0.09)  # cheeks, brow ridge
+    z = z - 0.07 * _bump(x, y, 0.35, 0.0, 0.13, 0.08)  # eye sockets
+    ridge = np.clip((y + 0.15) / 0.6, 0, 1) * (y < 0.47) + np.clip((0.6 - y) / 0.13, 0, 1) * (y >= 0.47)
+    z = z + 0.36 * ridge * np.exp(-((x / (0.075 + 0.05 * np.clip(y, 0, 1))) ** 2) / 2)
+    return z + 0.11 * _bump(x, y, 0.15, 0.5, 0.05, 0.06)  # nose wings
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who it is: the coefficients of the shape basis, about standard normal each, and a number of its own."""
+
+    number: int = 0
+    shape: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Expression:
+    """What the face does. 0 is rest; mouth: opening; lids: 0 closed, 1 as on the average face, up to 1.4 wide."""
+
+    mouth: float = -0.6  # -0.85 closed … 4 wide open
+    smile: float = 0.0  # -1 … 1.5
+    pucker: float = 0.0  # 0 … 1
+    brows: float = 0.0  # -1 lowered … 1 raised
+    lids: tuple[float, float] = (1.0, 1.0)  # right, left
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where the head turns, degrees."""
+
+    yaw: float = 0.0
+    pitch: float = 0.0
+    roll: float = 0.0
+
+    def matrix(self) -> np.ndarray:
+        """(3, 3): head frame to camera frame, yaw first, then pitch, then roll."""
+        y, p, r = np.radians([self.yaw, self.pitch, self.roll])
+        turn = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
+        nod = np.array([[1, 0, 0], [0, np.cos(p), -np.sin(p)], [0, np.sin(p), np.cos(p)]])
+        tilt = np.array([[np.cos(r), -np.sin(r), 0], [np.sin(r), np.cos(r), 0], [0, 0, 1]])
+        return tilt @ nod @ turn
+
+
+BASIS = (
+    "face width", "jaw width", "chin length", "forehead", "eye distance", "eye size", "eye slant", "brow height",
+    "brow arch", "nose length", "nose width", "mouth width", "lip thickness", "mouth height", "nose depth", "roundness",
+)  # fmt: skip
+"""What the coefficients of ``Identity.shape`` change, in their order."""
+
+
+def _identity_field(points: np.ndarray, shape: tuple[float, ...]) -> np.ndarray:
+    """(N, 3) points moved as the identity asks; smooth in space, so that landmarks and surface move together."""
+    c = dict(zip(BASIS, (*shape, *([0.0] * len(BASIS))), strict=False))
+    p = points.copy()
+    x, y = points[:, 0], points[:, 1]
+    side = np.sign(x)
+    p[:, 0] += 0.045 * c["face width"] * x
+    p[:, 0] += 0.05 * c["jaw width"] * x * np.clip((y - 0.4) / 0.6, 0, 1.3)
+    p[:, 1] += 0.05 * c["chin length"] * np.clip((y - 0.9) / 0.5, 0, 1.2)
+    p[:, 1] -= 0.05 * c["forehead"] * np.clip((-0.3 - y) / 0.4, 0, 1.5)
+    near_eye = _bump(x, y, 0.35, 0.0, 0.2, 0.12)
+    p[:, 0] += 0.016 * c["eye distance"] * side * near_eye
+    p[:, 0] += 0.05 * c["eye size"] * (x - side * 0.35) * near_eye
+    p[:, 1] += 0.10 * c["eye size"] * y * near_eye
+    p[:, 1] -= 0.09 * c["eye slant"] * (np.abs(x) - 0.35) * near_eye
+    brow = _bump(x, y, 0.38, -0.22, 0.24, 0.08)
+    p[:, 1] -= 0.035 * c["brow height"] * brow
+    p[:, 1] -= 0.02 * c["brow arch"] * _bump(x, y, 0.42, -0.24, 0.1, 0.07)
+    nose = _bump(x, y, 0, 0.48, 0.2, 0.2)
+    p[:, 1] += 0.035 * c["nose length"] * nose
+    p[:, 0] += 0.14 * c["nose width"] * x * _bump(x, y, 0.14, 0.5, 0.1, 0.08)
+    mouth = _bump(x, y, 0, 0.84, 0.35, 0.16)
+    p[:, 0] += 0.09 * c["mouth width"] * x * mouth
+    p[:, 1] += 0.14 * c["lip thickness"] * (y - 0.84) * mouth
+    p[:, 1] += 0.03 * c["mouth height"] * mouth
+    p[:, 2] += 0.05 * c["nose depth"] * _bump(x, y, 0, 0.42, 0.12, 0.15)
+    p[:, 0] += 0.03 * c["roundness"] * x * _bump(x, y, 0.7, 0.75, 0.25, 0.3)
+    return p
+
+
+@cache
+def _landmarks_at_rest() -> np.ndarray:
+    """(98, 3) landmarks on the average surface; the lids bulge over the eyeballs."""
+    flat = _mirrored()
+    points = np.column_stack([flat, height(*flat.T)])
+    for eye in (SCHEMA.right_eye, SCHEMA.left_eye):
+        lids = list(eye.upper + eye.lower)
+        points[lids, 2] += 0.04
+    points[list(SCHEMA.regions["inner lips"]), 2] -= 0.02
+    return points
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A grid of quadrilaterals from the middle of the face over its outline to the back of the head.
+
+    points: (R, T, 3); rings below ``face_rings`` lie inside the outline.
+    """
+
+    points: np.ndarray
+    face_rings: int
+
+
+RINGS = 11
+_SPOKES = 60
+
+
+@cache
+def _surface_at_rest() -> Surface:
+    contour = _mirrored()[list(SCHEMA.regions["contour"])]
+    top = np.radians(np.linspace(12, 168, 17))
+    arc = np.column_stack([0.86 * np.cos(top) ** 1 * (1 + 0.02 * np.sin(top)), -0.06 - 0.74 * np.sin(top) ** 0.8])
+    outline = np.concatenate([contour, arc])  # from the right ear down to the chin, up to the left ear, over the forehead
+    length = np.concatenate([[0], np.linalg.norm(np.diff(outline, axis=0, append=outline[:1]), axis=1).cumsum()])
+    at = np.linspace(0, length[-1], _SPOKES, endpoint=False)
+    closed = np.concatenate([outline, outline[:1]])
+    outline = np.column_stack([np.interp(at, length, closed[:, i]) for i in range(2)])
+    radii = np.linspace(0.0, 1.0, RINGS + 1)[1:]
+    flat = _CENTRE + radii[:, None, None] * (outline - _CENTRE)
+    face = np.concatenate([flat, height(flat[..., 0], flat[..., 1])[..., None]], -1)
+    edge, upper = face[-1], (outline[:, 1] < 0.1)[:, None]
+    side = np.array([1.05, 1.03, 1.0])
+    skull = []
+    for grow, back in ((1.05, -0.28), (1.05, -0.7), (0.85, -1.15), (0.45, -1.4)):
+        up = edge * [grow, 1.0, 1.0] * side + [0, 0, back]
+        up[:, 1] = np.where(upper[:, 0], -0.05 + (edge[:, 1] + 0.05) * (1 + 0.32 * min(1, -2 * back)) * grow, up[:, 1])
+        down = edge * [0.9 * grow, 1, 1] + [0, -0.12 * (1 - back) * 0.3, back * 0.75]
+        skull.append(np.where(upper, up, down))
+    return Surface(np.concatenate([face, np.stack(skull)]), RINGS)
+
+
+def _expression_field(points: np.ndarray, expression: Expression) -> np.ndarray:
+    """(N, 3) displacement of the face: jaw, mouth corners, lips, brows. Not the lids."""
+    x, y = points[:, 0], points[:, 1]
+    moved = np.zeros_like(points)
+    jaw = np.clip((y - 0.86) / 0.12, 0, 1) * np.clip(1.15 - np.abs(x) * 0.9, 0, 1)
+    lower_lip = _bump(x, y, 0, 0.93, 0.2, 0.1)
+    upper_lip = _bump(x, y, 0, 0.76, 0.2, 0.06)
+    moved[:, 1] += expression.mouth * (0.095 * np.maximum(jaw, 0.95 * lower_lip * (y > 0.84)) - 0.02 * upper_lip)
+    moved[:, 2] -= 0.03 * max(expression.mouth, 0) * jaw
+    corner = _bump(x, y, 0.27, 0.83, 0.1, 0.1)
+    moved[:, 0] += 0.07 * expression.smile * np.sign(x) * corner
+    moved[:, 1] -= 0.06 * expression.smile * corner
+    cheek = _bump(x, y, 0.45, 0.45, 0.18, 0.18)
+    moved[:, 1] -= 0.03 * expression.smile * cheek
+    moved[:, 2] += 0.04 * max(expression.smile, 0) * cheek
+    mouth = _bump(x, y, 0, 0.84, 0.3, 0.13)
+    moved[:, 0] -= 0.35 * expression.pucker * x * mouth
+    moved[:, 2] += 0.07 * expression.pucker * mouth
+    brow = _bump(x, y, 0.38, -0.22, 0.26, 0.09)
+    moved[:, 1] -= 0.06 * expression.brows * brow
+    moved[:, 0] -= 0.03 * min(expression.brows, 0) * -np.sign(x) * _bump(x, y, 0.18, -0.2, 0.1, 0.08)
+    return moved
+
+
+@dataclass(frozen=True)
+class Head:
+    """One head with its expression and gaze, in its own frame.
+
+    landmarks: (98, 3), the pupils on the eyeballs; surface: the skin; eyes: centres (2, 3), right and left; gaze: (2, 3) unit
+    vectors in the camera's frame.
+    """
+
+    landmarks: np.ndarray
+    surface: Surface
+    eyes: np.ndarray
+    rotation: np.ndarray
+    gaze: np.ndarray = field(default_factory=lambda: np.array([[0.0, 0, 1], [0, 0, 1]]))
+
+
+def gaze_vector(yaw: float, pitch: float) -> np.ndarray:
+    """(3,) unit direction in the camera's frame: (0, 0) looks into the camera, positive to the image's right and up."""
+    y, p = np.radians([yaw, pitch])
+    return np.array([np.sin(y) * np.cos(p), -np.sin(p), np.cos(y) * np.cos(p)])
+
+
+def build(identity: Identity, expression: Expression, pose: Pose, gaze: tuple[np.ndarray, np.ndarray]) -> Head:
+    """Puts a head together. gaze: right and left unit direction in the camera's frame."""
+    rest, surface = _landmarks_at_rest(), _surface_at_rest()
+    everything = np.concatenate([rest, surface.points.reshape(-1, 3)])
+    everything = _identity_field(everything, identity.shape)
+    everything = everything + _expression_field(everything, expression)
+    landmarks = everything[: SCHEMA.count].copy()
+    skin = Surface(everything[SCHEMA.count :].reshape(surface.points.shape), surface.face_rings)
+    rotation = pose.matrix()
+    eyes = []
+    for eye, opening, direction in zip((SCHEMA.right_eye, SCHEMA.left_eye), expression.lids, gaze, strict=True):
+        outer, inner = landmarks[eye.outer], landmarks[eye.inner]
+        middle = (outer + inner) / 2
+        centre = middle + np.array([0, -0.005, 0.045 - EYE_RADIUS])
+        look = rotation.T @ direction  # in the head's frame
+        # the upper lid follows the gaze up and down and closes onto the lower one
+        follow = np.clip(-look[1], -0.6, 0.5) * 0.06
+        for up, low in zip(eye.upper, eye.lower, strict=True):
+            share = np.clip((landmarks[up, 0] - outer[0]) / (inner[0] - outer[0]), 0, 1)
+            line = outer[1] + share * (inner[1] - outer[1])
+            bottom = landmarks[low, 1] + 0.3 * follow * -1
+            top = line + (landmarks[up, 1] - line) * opening - follow * min(opening, 1)
+            landmarks[low, 1] = line + (bottom - line) * (0.55 + 0.45 * min(opening, 1.2))
+            landmarks[up, 1] = min(top, landmarks[low, 1] - 0.004) if opening > 0.05 else landmarks[low, 1] - 0.004
+        landmarks[eye.pupil] = centre + EYE_RADIUS * look
+        if opening < 0.15:  # closed: WFLW's annotators put the pupil between the lids
+            landmarks[eye.pupil, 1] = np.mean([landmarks[i, 1] for i in eye.upper + eye.lower])
+            landmarks[eye.pupil, 0] = middle[0]
+        eyes.append(centre)
+    return Head(landmarks, skin, np.array(eyes), rotation, np.stack(gaze))
+
+
+def silhouette(head: Head, project: object) -> np.ndarray:
+    """(33, 2) projected contour landmarks: one that the face hides moves along its height to the visible outline.
+
+    project: (N, 3) points of the head frame to (N, 2) pixels.
+    """
+    contour = list(SCHEMA.regions["contour"])
+    points = head.landmarks[contour]
+    inward = np.linspace(0, 0.78, 14)[:, None, None]  # from the contour towards the middle, the nose left out
+    flat = points[None, :, :2] * np.stack([1 - inward[:, 0, 0], np.ones(14)], -1)[:, None]
+    rest = points[:, 2] - height(points[:, 0], points[:, 1])
+    lines = np.concatenate([flat, (height(flat[..., 0], flat[..., 1]) + rest * (1 - inward[..., 0]))[..., None]], -1)
+    flat_pixels = project(lines.reshape(-1, 3)).reshape(14, len(contour), 2)
+    across = project(np.array([[0.0, 0.35, 0.0], [0.1, 0.35, 0.0]]))
+    down = project(np.array([[0.0, 0.3, 0.0], [0.0, 0.8, 0.0]]))
+    axis = down[1] - down[0]
+    normal = np.array([axis[1], -axis[0]]) / np.linalg.norm(axis)  # to the image's right of the face's own axis
+    if (across[1] - across[0]) @ normal < 0:
+        normal = -normal
+    outward = np.sign(points[:, 0])
+    outward[len(contour) // 2] = 0
+    reach = (flat_pixels @ normal) * outward[None]
+    return flat_pixels[reach.argmax(0), np.arange(len(contour))]

@@ -1,0 +1,415 @@
+"""Draws a head: skin shaded from normals, eyes with iris and pupil, brows, lips, hair, glasses, hats; then light and lens.
+
+Colours are RGB, 0–255. A head is drawn larger than needed on a canvas of its own and scaled down, which smooths its edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from retinalib.datasets.head import EYE_RADIUS, IRIS_RADIUS, Head, height, silhouette
+from retinalib.landmarks import WFLW_98 as SCHEMA
+
+_SHIFT = 4  # fractional bits of OpenCV's drawing
+_INNER_RINGS = 5  # rings of the surface around the middle of the face, which tell outside from inside
+_INNER_QUADS = 240
+Project = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the head looks like; colours RGB."""
+
+    skin: tuple[float, float, float] = (205, 160, 135)
+    hair: tuple[float, float, float] = (60, 42, 30)
+    iris: tuple[float, float, float] = (90, 65, 45)
+    lips: tuple[float, float, float] = (170, 95, 90)
+    hair_style: str = "short"  # bald, short, long
+    fringe: float = 0.0  # 0 … 1: how far hair hangs over the brow
+    beard: float = 0.0  # 0 … 1
+    make_up: float = 0.0  # 0 … 1
+    glasses: str = "none"  # none, clear, sun
+    hat: tuple[float, float, float] | None = None
+    blemish: float = 0.05  # strength of the skin's texture
+
+
+@dataclass(frozen=True)
+class Light:
+    """A key light (direction towards it, camera frame), ambient light and the colour of both."""
+
+    direction: tuple[float, float, float] = (-0.4, -0.5, 0.77)
+    ambient: float = 0.5
+    key: float = 0.6
+    gloss: float = 0.12
+    tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+def camera(head: Head, scale: float, distance: float) -> tuple[Project, np.ndarray]:
+    """Perspective at ``distance`` units from the head, ``scale`` pixels a unit at the eyes; (N, 3) head frame to (N, 2) pixels
+    from the head's origin."""
+
+    def project(points: np.ndarray) -> np.ndarray:
+        turned = points @ head.rotation.T
+        return turned[:, :2] * (scale * distance / (distance - turned[:, 2:]))
+
+    return project, head.rotation
+
+
+def landmarks_2d(head: Head, project: Project) -> np.ndarray:
+    """(98, 2) landmarks as WFLW's annotators place them: the contour along the visible outline."""
+    points = project(head.landmarks)
+    points[list(SCHEMA.regions["contour"])] = silhouette(head, project)
+    return points
+
+
+def _fill(canvas: np.ndarray, points: np.ndarray, colour: object) -> None:
+    """A polygon given in pixels with the corner of the first pixel at 0, 0."""
+    fixed = np.round((points - 0.5) * (1 << _SHIFT)).astype(np.int32)
+    cv2.fillPoly(canvas, [fixed], colour, cv2.LINE_AA, _SHIFT)
+
+
+def _line(canvas: np.ndarray, points: np.ndarray, colour: object, width: float, closed: bool = False) -> None:
+    fixed = np.round((points - 0.5) * (1 << _SHIFT)).astype(np.int32)
+    cv2.polylines(canvas, [fixed], closed, colour, max(1, round(width)), cv2.LINE_AA, _SHIFT)
+
+
+def _smooth(points: np.ndarray, closed: bool = True, rounds: int = 2) -> np.ndarray:
+    """Chaikin's corner cutting with the corners kept: a curve through the neighbourhood of its points."""
+    for _ in range(rounds):
+        following = np.roll(points, -1, 0) if closed else points[1:]
+        before = points if closed else points[:-1]
+        cut = np.stack([0.75 * before + 0.25 * following, 0.25 * before + 0.75 * following], 1).reshape(-1, 2)
+        points = cut if closed else np.concatenate([points[:1], cut, points[-1:]])
+    return points
+
+
+class _Painter:
+    """One head on its canvas."""
+
+    def __init__(self, head: Head, look: Look, light: Light, scale: float, distance: float, rng: np.random.Generator) -> None:
+        self.head, self.look, self.light, self.scale, self.rng = head, look, light, scale, rng
+        self.project, self.rotation = camera(head, scale, distance)
+        hull = self.project(head.surface.points.reshape(-1, 3))
+        margin = (0.75 if look.hair_style == "long" or look.hat is not None else 0.3) * scale
+        low = np.floor(hull.min(0) - margin)
+        self.width, self.height = (np.ceil(hull.max(0) + margin) - low).astype(int)
+        self.origin = -low  # of the head, in the canvas
+        self.colour = np.zeros((self.height, self.width, 3), np.uint8)
+        self.mask = np.zeros((self.height, self.width), np.uint8)
+        self.points = landmarks_2d(head, self.project) + self.origin
+
+    def place(self, points: np.ndarray) -> np.ndarray:
+        """(N, 3) head frame to canvas pixels."""
+        return self.project(points) + self.origin
+
+    def paint(self) -> None:
+        self._hair_behind()
+        near = -1 if self.rotation[2, 0] < 0 else 1  # the side of the head that is turned to the camera
+        self._ear(-near)
+        self._skin()
+        if abs(self.rotation[2, 0]) > 0.2:
+            self._ear(near)
+        self._features()
+        if self.look.hat is not None:
+            self._hat()
+
+    def _tone(self, colour: object, brightness: float = 1.0) -> tuple[float, float, float]:
+        light = (self.light.ambient + 0.6 * self.light.key) * brightness
+        return tuple(float(v) for v in np.clip(np.asarray(colour) * light * np.asarray(self.light.tint), 0, 255))
+
+    def _both(self, points: np.ndarray, colour: object) -> None:
+        _fill(self.colour, points, colour)
+        _fill(self.mask, points, 255)
+
+    def _hair_behind(self) -> None:
+        if self.look.hair_style != "long":
+            return
+        skull = self.head.surface.points
+        ring = skull[self.head.surface.face_rings + 1]
+        high = ring[ring[:, 1] < 0.3] * [1.22, 1.12, 1.0]
+        drop = self.rng.uniform(1.2, 2.1)
+        low = np.array([[1.15, drop, -0.7], [0.6, drop + 0.2, -0.8], [-0.6, drop + 0.2, -0.8], [-1.15, drop, -0.7]])
+        outline = cv2.convexHull(self.place(np.concatenate([high, low])).astype(np.float32))[:, 0]
+        self._both(_smooth(outline.astype(float)), self._tone(self.look.hair, 0.75))
+
+    def _ear(self, side: int) -> None:
+        if self.look.hair_style == "long":
+            return
+        angle = np.linspace(0, 2 * np.pi, 20, endpoint=False)
+        outer = np.column_stack([np.full(20, side * 0.92), 0.2 + 0.24 * np.sin(angle), -0.62 + 0.13 * np.cos(angle)])
+        outer[:, 0] += side * 0.045 * (1 - np.cos(angle))
+        self._both(self.place(outer), self._tone(self.look.skin, 0.85))
+        middle = outer.mean(0)
+        self._both(self.place((outer - middle) * 0.55 + middle), self._tone(self.look.skin, 0.65))
+
+    def _shade(self) -> tuple[np.ndarray, np.ndarray]:
+        """Per surface vertex: RGB (R, T, 3) and camera-frame points (R, T, 3)."""
+        surface = self.head.surface
+        turned = surface.points @ self.rotation.T
+        along = np.roll(turned, -1, 1) - np.roll(turned, 1, 1)
+        out = np.gradient(turned, axis=0)
+        normals = np.cross(along, out)
+        normals /= np.linalg.norm(normals, axis=-1, keepdims=True) + 1e-9
+        if (self.rotation @ [0, 0, 1.0]) @ normals[:_INNER_RINGS].mean((0, 1)) < 0:
+            normals = -normals
+        light = np.asarray(self.light.direction) / np.linalg.norm(self.light.direction)
+        half = light + [0, 0, 1]
+        half /= np.linalg.norm(half)
+        lambert = np.clip(normals @ light, 0, None)
+        shine = np.clip(normals @ half, 0, None) ** 14 * self.light.gloss
+        x, y = surface.points[..., 0], surface.points[..., 1]
+        albedo = np.broadcast_to(np.asarray(self.look.skin, float), turned.shape).copy()
+        flush = np.exp(-(((np.abs(x) - 0.45) / 0.2) ** 2 + ((y - 0.45) / 0.2) ** 2)) + 0.6 * np.exp(
+            -((x / 0.15) ** 2 + ((y - 0.45) / 0.12) ** 2)
+        )
+        albedo *= 1 + flush[..., None] * np.array([0.03, -0.06, -0.05]) * (1 + 2.5 * self.look.make_up)
+        if self.look.beard:
+            jaw = np.clip((y - 0.62) / 0.15, 0, 1) * np.clip((y - 0.62 + (np.abs(x) - 0.3) * 1.2) / 0.3, 0, 1)
+            jaw = np.maximum(jaw, np.exp(-((x / 0.28) ** 4 + ((y - 0.66) / 0.06) ** 2)))
+            albedo += (np.asarray(self.look.hair) - albedo) * (self.look.beard * jaw * (y < 1.6))[..., None]
+        hair = self._hair_cover(x, y, surface.face_rings)
+        albedo += (np.asarray(self.look.hair) - albedo) * hair[..., None]
+        brightness = self.light.ambient + self.light.key * lambert
+        socket = 1 - 0.16 * np.exp(-(((np.abs(x) - 0.33) / 0.15) ** 2 + ((y + 0.02) / 0.09) ** 2))
+        under = (
+            1
+            - 0.3 * np.exp(-((x / 0.16) ** 2 + ((y - 0.6) / 0.045) ** 2))
+            - 0.2 * np.exp(-((x / 0.2) ** 2 + ((y - 1.1) / 0.05) ** 2))
+        )
+        inside = (np.arange(len(x)) < surface.face_rings)[:, None]
+        brightness = brightness * np.where(inside, socket * under, 1.0)
+        rgb = albedo * brightness[..., None] + 255 * shine[..., None] * (1 - hair[..., None] * 0.6)
+        return np.clip(rgb * np.asarray(self.light.tint), 0, 255), turned
+
+    def _hair_cover(self, x: np.ndarray, y: np.ndarray, face_rings: int) -> np.ndarray:
+        """(R, T) 0 … 1: how much of the surface hair covers."""
+        if self.look.hair_style == "bald":
+            return np.zeros_like(x)
+        behind = (np.arange(len(x)) >= face_rings)[:, None]
+        line = -0.62 + 0.34 * self.look.fringe - 0.25 * np.abs(x) * (self.look.fringe < 0.4)
+        above = np.clip((line + 0.2 * np.abs(x) ** 2 - y) / 0.07, 0, 1)
+        temples = np.clip((0.25 if self.look.hair_style == "short" else 1.6) - y, 0, 0.1) / 0.1
+        return np.where(behind, np.maximum(above, temples), above)
+
+    def _quads(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Visible surface quadrilaterals, the farthest first: fixed-point corners (Q, 4, 2), colours (Q, 3), depths (Q,)."""
+        rgb, turned = self._shade()
+        flat = self.place(self.head.surface.points.reshape(-1, 3)).reshape(*turned.shape[:2], 2)
+
+        def corners(grid: np.ndarray) -> np.ndarray:
+            following = np.roll(grid, -1, 1)
+            return np.stack([grid[:-1], following[:-1], following[1:], grid[1:]], 2).reshape(-1, 4, *grid.shape[2:])
+
+        quads, colours, depth = corners(flat), corners(rgb).mean(1), corners(turned[..., 2:]).mean((1, 2))
+        a, b = quads[:, 2] - quads[:, 0], quads[:, 3] - quads[:, 1]
+        area = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
+        facing = area * np.median(np.sign(area[:_INNER_QUADS])) > 0
+        order = np.argsort(depth[facing])
+        fixed = np.round((quads[facing][order] - 0.5) * (1 << _SHIFT)).astype(np.int32)
+        return fixed, colours[facing][order], depth[facing][order]
+
+    def _skin(self) -> None:
+        fixed, colours, depth = self._quads()
+        skin, cover = np.zeros_like(self.colour), np.zeros_like(self.mask)
+        middle = self.place(self.head.surface.points[0])
+        for corners, colour in zip(fixed, colours.tolist(), strict=True):
+            cv2.fillConvexPoly(skin, corners, colour, cv2.LINE_8, _SHIFT)
+            cv2.fillConvexPoly(cover, corners, 255, cv2.LINE_8, _SHIFT)
+        if (self.rotation @ [0, 0, 1.0])[2] > 0:
+            inner = [int(v) for v in skin[tuple(np.clip(middle[0].astype(int)[::-1], 0, np.array(skin.shape[:2]) - 1))]]
+            _fill(skin, middle, inner)
+            _fill(cover, middle, 255)
+        sigma = max(0.3, 0.028 * self.scale)
+        weight = cv2.GaussianBlur(cover, (0, 0), sigma).astype(np.float32)[..., None] / 255
+        soft = cv2.GaussianBlur(skin, (0, 0), sigma).astype(np.float32) / np.maximum(weight, 0.05)
+        noise = self.rng.standard_normal((self.height // 6 + 2, self.width // 6 + 2)).astype(np.float32)
+        coarse = cv2.resize(noise, (self.width, self.height), interpolation=cv2.INTER_CUBIC)
+        fine = self.rng.standard_normal((self.height, self.width)).astype(np.float32)
+        soft *= (1 + self.look.blemish * (0.6 * coarse + 0.5 * fine))[..., None]
+        alpha = cover.astype(np.float32)[..., None] / 255
+        self.colour[:] = np.clip(self.colour * (1 - alpha) + soft * alpha, 0, 255)
+        np.maximum(self.mask, cover, out=self.mask)
+        self.fixed, self.depth = fixed, depth
+
+    def _layer(self, points: np.ndarray, draw: Callable[[np.ndarray], None]) -> None:
+        """Draws a feature onto the skin, hidden where nearer skin lies before it. points: (N, 3) of the head frame."""
+        turned = points @ self.rotation.T
+        nearer = self.fixed[self.depth > turned[:, 2].mean() + 0.1]
+        low = np.floor(self.place(points).min(0) - 0.1 * self.scale).astype(int).clip(0)
+        high = np.ceil(self.place(points).max(0) + 0.1 * self.scale).astype(int)
+        view = self.colour[low[1] : high[1], low[0] : high[0]]
+        if not view.size:
+            return
+        before = view.copy()
+        draw(self.colour)
+        corners = nearer / (1 << _SHIFT) + 0.5
+        close = ((corners.max(1) > low) & (corners.min(1) < high)).all(1)
+        if close.any():
+            hidden = np.zeros(view.shape[:2], np.uint8)
+            for quad in nearer[close]:
+                cv2.fillConvexPoly(hidden, quad - (low << _SHIFT).astype(np.int32), 255, cv2.LINE_8, _SHIFT)
+            view[hidden > 0] = before[hidden > 0]
+
+    def _features(self) -> None:
+        facing = self.rotation[2]  # what each head axis has of the camera's direction
+        for name in ("right brow", "left brow"):
+            region = list(SCHEMA.regions[name])
+            if self._turned_to(self.head.landmarks[region]):
+                self._layer(self.head.landmarks[region], lambda canvas, r=region: self._brow(canvas, r))
+        for number, eye in enumerate((SCHEMA.right_eye, SCHEMA.left_eye)):
+            if self._turned_to(self.head.landmarks[list(eye.lids)]):
+                self._layer(self.head.landmarks[list(eye.lids)], lambda canvas, n=number: self._eye(canvas, n))
+        if facing[2] > 0:
+            lips = list(SCHEMA.regions["outer lips"] + SCHEMA.regions["inner lips"])
+            self._layer(self.head.landmarks[lips], self._mouth)
+            self._layer(self.head.landmarks[list(SCHEMA.regions["nose"])], self._nose)
+        if self.look.glasses != "none":
+            self._glasses()
+
+    def _turned_to(self, points: np.ndarray) -> bool:
+        """Whether the skin at a feature faces the camera: its normal leans outward with its place on the head."""
+        middle = points.mean(0)
+        normal = np.array([1.1 * middle[0], 0.15 * middle[1], 0.9])
+        return bool((self.rotation @ normal)[2] > 0.08)
+
+    def _brow(self, canvas: np.ndarray, region: list[int]) -> None:
+        outline = self.points[region]
+        colour = np.asarray(self.look.hair) * 0.8 if self.look.hair_style != "bald" else np.asarray(self.look.skin) * 0.4
+        under = canvas.copy()
+        _fill(canvas, _smooth(outline), self._tone(colour))
+        strength = 0.65 + 0.35 * self.look.make_up
+        cv2.addWeighted(canvas, strength, under, 1 - strength, 0, canvas)
+
+    def _eye(self, canvas: np.ndarray, number: int) -> None:
+        eye = (SCHEMA.right_eye, SCHEMA.left_eye)[number]
+        lids, points = self.points[list(eye.lids)], self.points
+        upper = points[[eye.outer, *eye.upper, eye.inner]]
+        gap = np.linalg.norm(points[list(eye.upper)] - points[list(eye.lower)], axis=1).mean()
+        wide = np.linalg.norm(points[eye.outer] - points[eye.inner])
+        line = max(1.0, 0.022 * self.scale)
+        if self.look.make_up > 0.3:  # shadow above the eye
+            lift = (upper.mean(0) - points[list(eye.lower)].mean(0)) * 0.7
+            shadow = np.asarray(self.look.skin) * [0.6, 0.5, 0.65]
+            _fill(canvas, _smooth(np.concatenate([upper, (upper + lift)[::-1]])), self._tone(shadow))
+        outline = _smooth(lids, rounds=1)
+        if gap > 0.06 * wide:
+            low, high = np.floor(outline.min(0) - 2).astype(int).clip(0), np.ceil(outline.max(0) + 2).astype(int)
+            patch = canvas[low[1] : high[1], low[0] : high[0]]
+            if patch.size:
+                inside = np.zeros(patch.shape[:2], np.uint8)
+                _fill(inside, outline - low, 255)
+                ball = np.empty_like(patch)
+                ball[:] = np.array(self._tone((228, 220, 214), 0.95), np.uint8)
+                self._iris(ball, number, low)
+                shade = np.linspace(0.68, 1.05, patch.shape[0])[:, None, None].clip(0, 1)  # the lid's shadow
+                alpha = inside.astype(np.float32)[..., None] / 255
+                patch[:] = patch * (1 - alpha) + ball * shade * alpha
+        _line(canvas, _smooth(upper, closed=False), self._tone((45, 28, 24)), line * (1.2 + self.look.make_up))
+        lower = points[[eye.outer, *eye.lower, eye.inner]]
+        _line(canvas, _smooth(lower, closed=False), self._tone(np.asarray(self.look.skin) * 0.62), line * 0.6)
+        crease = _smooth(upper + (upper.mean(0) - lower.mean(0)) * 0.25 + (points[eye.upper[1]] - lower.mean(0)) * 0.35, False)
+        _line(canvas, crease, self._tone(np.asarray(self.look.skin) * 0.72), line * 0.6)
+
+    def _iris(self, ball: np.ndarray, number: int, low: np.ndarray) -> None:
+        """Iris, pupil and highlight where the eyeball looks; circles on the sphere."""
+        eye = (SCHEMA.right_eye, SCHEMA.left_eye)[number]
+        look = self.rotation.T @ self.head.gaze[number]
+        centre = self.head.eyes[number]
+        side = np.cross(look, [0, 1.0, 0])
+        side /= np.linalg.norm(side) + 1e-9
+        up = np.cross(side, look)
+        angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)[:, None]
+
+        def circle(radius: float) -> np.ndarray:
+            out = np.sqrt(EYE_RADIUS**2 - radius**2)
+            ring = centre + look * out + radius * (np.cos(angle) * side + np.sin(angle) * up)
+            points = self.place(ring)
+            return points - points.mean(0) + self.points[eye.pupil] - low
+
+        _fill(ball, circle(IRIS_RADIUS), self._tone(np.asarray(self.look.iris) * 0.55))
+        _fill(ball, circle(IRIS_RADIUS * 0.85), self._tone(self.look.iris))
+        _fill(ball, circle(IRIS_RADIUS * 0.42), self._tone((16, 12, 12)))
+        spot = self.points[eye.pupil] - low + np.asarray(self.light.direction)[:2] * 0.035 * self.scale
+        angles = angle[:, 0]
+        _fill(ball, spot + 0.013 * self.scale * np.column_stack([np.cos(angles), np.sin(angles)]), (245, 245, 245))
+
+    def _mouth(self, canvas: np.ndarray) -> None:
+        outer, inner = (self.points[list(SCHEMA.regions[n])] for n in ("outer lips", "inner lips"))
+        tone = np.asarray(self.look.lips) * (1 - 0.25 * self.look.make_up) + np.array([70, -10, 0]) * self.look.make_up * 0.7
+        _fill(canvas, _smooth(outer, rounds=1), self._tone(np.clip(tone, 0, 255)))
+        half = len(outer) // 2
+        lower = np.concatenate([outer[half:], outer[:1], inner[:1], inner[len(inner) // 2 :][::-1]])
+        _fill(canvas, lower, self._tone(np.clip(tone * 1.12, 0, 255)))
+        gap = np.linalg.norm(inner[2] - inner[6])
+        if gap > 0.03 * self.scale:
+            _fill(canvas, _smooth(inner, rounds=1), self._tone((60, 22, 24)))
+            if gap > 0.05 * self.scale:
+                teeth = np.concatenate([inner[1:4], (inner[1:4] + (inner[5:8][::-1] - inner[1:4]) * 0.42)[::-1]])
+                _fill(canvas, teeth, self._tone((225, 218, 205)))
+        else:
+            middle = (inner[[0, 1, 2, 3, 4]] + inner[[0, 7, 6, 5, 4]]) / 2
+            _line(canvas, _smooth(middle, closed=False), self._tone(tone * 0.45), 0.02 * self.scale)
+
+    def _nose(self, canvas: np.ndarray) -> None:
+        nose = self.points[list(SCHEMA.regions["nose"])]
+        dark = self._tone(np.asarray(self.look.skin) * 0.42)
+        base = nose[4:9]
+        for a, b in ((base[0], base[1]), (base[4], base[3])):
+            middle = (a * 0.35 + b * 0.65) + (base[2] - nose[3]) * 0.04
+            across = (b - a) * 0.42
+            angle = np.linspace(0, 2 * np.pi, 14, endpoint=False)[:, None]
+            down = np.array([-across[1], across[0]]) * 0.45
+            _fill(canvas, middle + np.cos(angle) * across + np.sin(angle) * down, dark)
+        _line(canvas, _smooth(base, closed=False), self._tone(np.asarray(self.look.skin) * 0.6), 0.014 * self.scale)
+
+    def _glasses(self) -> None:
+        angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
+        frame = self._tone((30, 28, 28) if self.rng.random() < 0.7 else (130, 100, 60))
+        squareness = self.rng.uniform(2.0, 4.0)
+        rims = []
+        for eye, outward in ((SCHEMA.right_eye, -1), (SCHEMA.left_eye, 1)):
+            middle = self.head.landmarks[[eye.outer, eye.inner]].mean(0) + np.array([0.02 * outward, 0.04, 0.14])
+            unit = np.column_stack([np.cos(angle), np.sin(angle)])
+            unit /= (np.abs(unit) ** squareness).sum(1, keepdims=True) ** (1 / squareness)
+            rim = middle + np.column_stack([0.25 * unit[:, 0], 0.19 * unit[:, 1], -0.12 * (unit[:, 0] * outward).clip(0)])
+            rims.append((middle, outward, self.place(rim)))
+        for middle, outward, rim in rims:
+            if (self.rotation @ [0.9 * outward, 0, 0.75])[2] < 0:
+                continue
+            if self.look.glasses == "sun":
+                self._both(rim, self._tone((28, 26, 30), 0.8))
+            _line(self.colour, rim, frame, 0.025 * self.scale, closed=True)
+            arm = self.place(np.array([middle + [0.24 * outward, -0.05, -0.12], [0.9 * outward, 0.0, -0.6]]))
+            _line(self.colour, arm, frame, 0.025 * self.scale)
+        bridge = self.place(np.stack([rims[0][0] + [0.24, -0.04, 0.03], rims[1][0] + [-0.24, -0.04, 0.03]]))
+        _line(self.colour, bridge, frame, 0.025 * self.scale)
+
+    def _hat(self) -> None:
+        ring = self.head.surface.points[self.head.surface.face_rings]
+        brim = ring[ring[:, 1] < -0.38] * [1.12, 1.0, 1.0]
+        top = brim * [0.95, 1.0, 1.0] + [0, -0.5, -0.25]
+        rear = brim * [1.0, 0.8, 1.0] + [0, 0, -0.9]
+        outline = cv2.convexHull(self.place(np.concatenate([brim, top, rear])).astype(np.float32))[:, 0]
+        self._both(_smooth(outline.astype(float)), self._tone(self.look.hat, 0.95))
+        edge = self.place(np.concatenate([brim + [0, -0.02, 0.25], (brim + [0, 0.07, 0.05])[::-1]]))
+        self._both(edge, self._tone(self.look.hat, 0.7))
+
+
+def paint_head(
+    head: Head, look: Look, light: Light, scale: float, distance: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Draws a head at ``scale`` pixels a unit, seen from ``distance`` units.
+
+    Returns, in that canvas: colour (h, w, 3) uint8, cover (h, w) uint8, the head's origin (2,), the landmarks (98, 2), and
+    points of the forehead up to the hairline (5, 2), which belong to the face's box.
+    """
+    painter = _Painter(head, look, light, scale, distance, rng)
+    painter.paint()
+    x = np.linspace(-0.5, 0.5, 5)
+    y = -0.62 + 0.3 * x**2
+    forehead = painter.place(np.column_stack([x, y, height(x, y)]))
+    return painter.colour, painter.mask, painter.origin, painter.points, forehead
