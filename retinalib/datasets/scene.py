@@ -96,7 +96,8 @@ def _distractor(picture: np.ndarray, size: int, rng: np.random.Generator) -> Non
 
 
 def free_spot(size: int, height: float, taken: list[np.ndarray], rng: np.random.Generator) -> tuple[float, float] | None:
-    """Where a face of ``height`` pixels fits without covering the boxes drawn before: the head's origin (x, y), or None."""
+    """Where a face of ``height`` pixels fits without covering the ``taken`` boxes, which it joins: the head's origin (x, y),
+    or None."""
     half = np.array([0.42, 0.5]) * height
     for _ in range(25):
         x, y = rng.uniform(half[0], size - half[0]), rng.uniform(half[1] * 0.9, size - half[1])
@@ -104,6 +105,7 @@ def free_spot(size: int, height: float, taken: list[np.ndarray], rng: np.random.
         grown = box + np.array([-0.35, -0.45, 0.35, 0.5]) * height  # hair, hat and shoulders cover, too
         overlap = [np.minimum(grown[2:], b[2:]) - np.maximum(grown[:2], b[:2]) for b in taken]
         if all((o <= 0).any() for o in overlap):
+            taken.append(box)
             return x, y - 0.15 * height
     return None
 

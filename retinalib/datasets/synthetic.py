@@ -1,10 +1,10 @@
 """Rendered faces with known pose and gaze, in WFLW's own file layout; made on first use.
 
 Every picture is drawn from a generator of its own, so the files are the same to the byte whatever the number of processes.
-The six attributes follow from what was drawn: *pose*: yaw over 40°, pitch over 22° or roll over 30°; *expression*: mouth
-wide open, strong smile or pucker; *illumination*: dark, glaring, one-sided or coloured light; *make_up*: painted eyes and lips;
-*occlusion*: sunglasses, mask, hand, microphone or another thing before the face, hair over the brows; *blur*: the picture's blur is
-at least a fiftieth of the face's size.
+The six attributes follow from what was drawn. *pose*: yaw over 40°, pitch over 22° or roll over 30°. *expression*: mouth wide
+open, strong smile or pucker. *illumination*: dark, glaring, one-sided or coloured light. *make_up*: painted eyes and lips.
+*occlusion*: sunglasses, mask, hand, microphone or another thing before the face, hair over the brows. *blur*: the picture's
+blur is at least a fiftieth of the face's size.
 """
 
 from __future__ import annotations
@@ -196,10 +196,8 @@ def draw_picture(seed: int, index: int, size: int, people: tuple[int, int]) -> t
     largest = {1: 0.75, 2: 0.48, 3: 0.4, 4: 0.34, 5: 0.3}[count]
     heights = np.sort(np.exp(rng.uniform(math.log(0.12), math.log(largest), count)) * size)
     heights[-1] = max(heights[-1], 0.24 * size)
-    for height in heights:
-        spot = scene.free_spot(size, height, taken, rng)
-        if spot is None:
-            continue
+    spots = [(spot, height) for height in heights if (spot := scene.free_spot(size, height, taken, rng)) is not None]
+    for spot, height in sorted(spots, key=lambda s: s[0][1]):  # who stands lower stands before the others
         person = draw_person(seed, int(rng.integers(*people)), rng)
         scale = height / _HEIGHT
         scene.body(picture, spot, scale, person.look, person.light, rng)
@@ -207,7 +205,6 @@ def draw_picture(seed: int, index: int, size: int, people: tuple[int, int]) -> t
         covered = rng.random() < 0.18
         if covered:
             scene.cover(picture, landmarks, scale, person.look.skin, rng)
-        taken.append(box)
         row = _row(person, landmarks, box)
         rows.append({**row, **_attributes(person, covered, blur, float(np.sqrt(np.prod(box[2:] - box[:2]))))})
     return scene.lens(picture, blur, rng), rows
@@ -321,12 +318,8 @@ def make(
         return folder
     starts = range(0, images, _CHUNK)
     missing = [first for first in starts if not _part(folder, first).is_file()]
-    with tqdm(
-        total=images,
-        initial=images - sum(min(_CHUNK, images - first) for first in missing),
-        desc="rendering",
-        disable=not progress,
-    ) as bar:
+    done = images - sum(min(_CHUNK, images - first) for first in missing)
+    with tqdm(total=images, initial=done, desc="rendering", disable=not progress) as bar:
         with ProcessPoolExecutor(min(workers or os.cpu_count() or 1, max(1, len(missing)))) as pool:
             jobs = {pool.submit(_draw_chunk, str(folder), configuration, f, min(f + _CHUNK, images), train): f for f in missing}
             for job in as_completed(jobs):

@@ -1,0 +1,132 @@
+"""Where the pupil lies within the eye, how open the eye is, and how wrong a prediction is about it.
+
+The eye frame has its origin midway between the canthi, x from the outer to the inner canthus, y perpendicular to it and up the
+face, and the distance of the canthi as its unit. An offset in it does not change when the face is shifted, scaled or rotated
+in the image plane; a turn of the head does change it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from retinalib.faces import Faces
+from retinalib.landmarks import Eye, LandmarkSchema
+
+CLOSED = 0.12  # openness from which on downwards an eye counts as closed, by default
+JESORSKY = (0.05, 0.10, 0.25)  # thresholds of the worst-eye error: within the pupil, the iris, the eye
+
+
+def _eyes(schema: LandmarkSchema) -> dict[str, Eye]:
+    if schema.right_eye.outer is None or not schema.right_eye.lids:
+        raise ValueError(f"schema {schema.name} has no canthi and lids: pupil offsets need them, as WFLW's 98 points have")
+    return {"right": schema.right_eye, "left": schema.left_eye}
+
+
+def eye_frame(landmarks: np.ndarray, eye: Eye) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The frame of one eye in (N, L, 2) landmarks: origin (N, 2), x and y axes (N, 2) of unit length, eye width (N,).
+
+    y is the side of x on which the upper lid of an upright face lies: to its left for the left eye, whose outer canthus
+    is at the image's right, and to its right for the other. Degenerate eyes (canthi in one place) give NaN.
+    """
+    landmarks = np.asarray(landmarks, float)
+    outer, inner = landmarks[:, eye.outer], landmarks[:, eye.inner]
+    across = inner - outer
+    width = np.linalg.norm(across, axis=1)
+    width = np.where(width > 0, width, np.nan)
+    x = across / width[:, None]
+    side = 1.0 if eye.outer < eye.inner else -1.0  # the right eye is numbered from its outer canthus, the left from its inner
+    y = side * np.stack([x[:, 1], -x[:, 0]], 1)
+    return (outer + inner) / 2, x, y, width
+
+
+def pupil_offset(landmarks: np.ndarray, eye: Eye) -> np.ndarray:
+    """(N, 2) the pupil in the eye frame of (N, L, 2) landmarks: x towards the inner canthus, y up, in eye widths."""
+    return to_eye_frame(np.asarray(landmarks, float)[:, eye.pupil], landmarks, eye)
+
+
+def to_eye_frame(points: np.ndarray, landmarks: np.ndarray, eye: Eye) -> np.ndarray:
+    """(N, 2) image points, one a face, in the eye frame of (N, L, 2) landmarks."""
+    origin, x, y, width = eye_frame(landmarks, eye)
+    shift = points - origin
+    return np.stack([(shift * x).sum(1), (shift * y).sum(1)], 1) / width[:, None]
+
+
+def openness(landmarks: np.ndarray, eye: Eye) -> np.ndarray:
+    """(N,) eye aspect ratio: mean distance of facing lid points over the distance of the canthi (Soukupová and Čech, CVWW
+    2016, eq. 1, with the three pairs that eight lid points have)."""
+    landmarks = np.asarray(landmarks, float)
+    *_, width = eye_frame(landmarks, eye)
+    lids = np.linalg.norm(landmarks[:, list(eye.upper)] - landmarks[:, list(eye.lower)], axis=-1)
+    return lids.mean(1) / width
+
+
+def pupil_table(faces: Faces, closed: float = CLOSED) -> pd.DataFrame:
+    """One row a face, for somebody's own statistics.
+
+    Columns, for each side ("right" and "left" are the person's): ``offset_x_<side>`` and ``offset_y_<side>`` (the pupil in the
+    eye frame, eye widths; x towards the nose, y up), ``pupil_x_<side>`` and ``pupil_y_<side>`` (image pixels),
+    ``eye_width_<side>`` (pixels), ``openness_<side>`` (eye aspect ratio), ``closed_<side>`` (openness of at most ``closed``:
+    keep such eyes out of offset statistics); then ``look_x`` and ``look_y`` (the mean offset of both open eyes on one axis,
+    x to the person's left, y up), ``inter_pupil`` (pixels), ``score`` and the faces' attributes. Raises ValueError for a
+    schema without canthi.
+    """
+    table = pd.DataFrame(index=range(len(faces)))
+    looks = []
+    for side, eye in _eyes(faces.schema).items():
+        offset, lids = pupil_offset(faces.landmarks, eye), openness(faces.landmarks, eye)
+        table[[f"offset_x_{side}", f"offset_y_{side}"]] = offset
+        table[[f"pupil_x_{side}", f"pupil_y_{side}"]] = faces.landmarks[:, eye.pupil]
+        table[f"eye_width_{side}"] = eye_frame(faces.landmarks, eye)[3]
+        table[f"openness_{side}"] = lids
+        table[f"closed_{side}"] = lids <= closed
+        # the right eye's nose side is the person's left
+        common = offset * [1.0 if side == "right" else -1.0, 1.0]
+        looks.append(np.where((lids <= closed)[:, None], np.nan, common))
+    both = np.stack(looks)
+    known = np.isfinite(both)
+    mean = np.where(known, both, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan)
+    table[["look_x", "look_y"]] = mean
+    right, left = faces.schema.pupils
+    table["inter_pupil"] = np.linalg.norm(faces.landmarks[:, right] - faces.landmarks[:, left], axis=1)
+    table["score"] = faces.scores
+    extra = faces.attributes.drop(columns=[c for c in table.columns if c in faces.attributes])
+    return pd.concat([table, extra.reset_index(drop=True)], axis=1)
+
+
+def baselines(landmarks: np.ndarray, schema: LandmarkSchema, mean_offset: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What a pupil predictor must beat: (N, 2, 2) right and left pupils from the other landmarks alone.
+
+    "canthus midpoint"; "lid centroid", the mean of the lid points; "mean offset", the training set's mean offset (2,) of each
+    side put into the eye frame.
+    """
+    landmarks = np.asarray(landmarks, float)
+    result: dict[str, list[np.ndarray]] = {"canthus midpoint": [], "lid centroid": [], "mean offset": []}
+    for side, eye in _eyes(schema).items():
+        origin, x, y, width = eye_frame(landmarks, eye)
+        result["canthus midpoint"].append(origin)
+        result["lid centroid"].append(landmarks[:, list(eye.lids)].mean(1))
+        dx, dy = mean_offset[side]
+        result["mean offset"].append(origin + width[:, None] * (dx * x + dy * y))
+    return {name: np.stack(sides, 1) for name, sides in result.items()}
+
+
+def pupil_errors(predicted: np.ndarray, true: np.ndarray, schema: LandmarkSchema) -> pd.DataFrame:
+    """A row a face of (N, 2, 2) predicted pupils (right, left) against (N, L, 2) true landmarks.
+
+    Columns: ``pupil_nme`` (mean of both distances over the outer canthi's distance), ``worst_eye`` (the larger distance over
+    the true inter-pupil distance: Jesorsky et al., AVBPA 2001), ``error_x_<side>`` and ``error_y_<side>`` (in the true eye
+    frame, eye widths).
+    """
+    predicted, true = np.asarray(predicted, float), np.asarray(true, float)
+    pupils = true[:, list(schema.pupils)]
+    distance = np.linalg.norm(predicted - pupils, axis=-1)
+    outer = true[:, list(schema.inter_ocular)]
+    inter_ocular = np.linalg.norm(outer[:, 0] - outer[:, 1], axis=-1)
+    inter_pupil = np.linalg.norm(pupils[:, 0] - pupils[:, 1], axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        table = pd.DataFrame({"pupil_nme": distance.mean(1) / inter_ocular, "worst_eye": distance.max(1) / inter_pupil})
+    for number, (side, eye) in enumerate(_eyes(schema).items()):
+        there = to_eye_frame(predicted[:, number], true, eye)
+        table[[f"error_x_{side}", f"error_y_{side}"]] = there - to_eye_frame(pupils[:, number], true, eye)
+    return table
