@@ -27,7 +27,7 @@ def test_imports_run_downwards():
     floors = {
         **dict.fromkeys(("landmarks", "faces", "files"), 0),
         **dict.fromkeys(("datasets", "anchors", "statistics"), 1),
-        **dict.fromkeys(("augment", "model"), 2),
+        **dict.fromkeys(("augment", "model", "reach"), 2),
         **dict.fromkeys(("loss", "checkpoint", "anatomy"), 3),
         **dict.fromkeys(("evaluate", "pupils"), 3),
         "detect": 4,

@@ -1,0 +1,106 @@
+"""What a data set is made of: a row of numbers for each face, and what looks odd about it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy.spatial.distance import pdist, squareform
+
+from retinalib.datasets.table import FaceDataset
+from retinalib.landmarks import LandmarkSchema
+
+_SAME_POINT = 0.01  # pixels: two landmarks closer than that are one point labelled twice
+_SAME_FACE = 0.05  # mean distance of the landmarks, in box sizes: closer than that, one face is labelled twice
+
+
+def image_sizes(dataset: FaceDataset) -> np.ndarray:
+    """(N, 2) int height and width of each photo, from the files' headers. Raises FileNotFoundError, or OSError for no image."""
+    sizes = np.zeros((len(dataset), 2), int)
+    for number, name in enumerate(dataset.names):
+        with Image.open(dataset.images_root / name) as photo:
+            sizes[number] = photo.height, photo.width
+    return sizes
+
+
+def describe_faces(dataset: FaceDataset) -> pd.DataFrame:
+    """A row for each face, in the order of the photos.
+
+    Columns: photo (its number in the data set), face (its number in the photo), faces (in that photo), width, height and size
+    of the box (pixels; size is the square root of the area), share (box by photo, square root of the areas' ratio), labelled
+    (bool, has landmarks), outside_photo, outside_box and repeated (how many landmarks lie outside the photo, outside the box,
+    or on another landmark of the face), twin (bool, another face of the photo has the same landmarks).
+    """
+    rows = []
+    for photo, (height, width) in enumerate(image_sizes(dataset)):
+        faces = dataset.faces(photo)
+        points, boxes = faces.landmarks.astype(float), faces.boxes.astype(float)
+        known = np.isfinite(points).all(-1)
+        inside = (points >= 0).all(-1) & (points <= [width, height]).all(-1)
+        boxed = (points >= boxes[:, None, :2]).all(-1) & (points <= boxes[:, None, 2:]).all(-1)
+        extent = boxes[:, 2:] - boxes[:, :2]
+        table = pd.DataFrame(
+            {
+                "photo": photo,
+                "face": np.arange(len(faces)),
+                "faces": len(faces),
+                "width": extent[:, 0],
+                "height": extent[:, 1],
+                "size": faces.size.astype(float),
+                "share": faces.size / np.sqrt(height * width),
+                "labelled": known.any(1),
+                "outside_photo": (known & ~inside).sum(1),
+                "outside_box": (known & ~boxed).sum(1),
+                "repeated": [_repeated(p) for p in points],
+                "twin": _twins(points, faces.size),
+            }
+        )
+        rows.append(table)
+    return pd.concat(rows, ignore_index=True)
+
+
+def _repeated(points: np.ndarray) -> int:
+    """How many of (L, 2) landmarks lie on another one."""
+    points = points[np.isfinite(points).all(-1)]
+    if len(points) < 2:
+        return 0
+    distance = squareform(pdist(points)) + np.diag(np.full(len(points), np.inf))
+    return int((distance.min(1) < _SAME_POINT).sum())
+
+
+def _twins(points: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """(F,) bool: faces that have the landmarks of another one; (F, L, 2) landmarks, (F,) sizes in pixels."""
+    distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    known = np.isfinite(distance)
+    mean = np.where(known, distance, 0).sum(-1) / np.maximum(known.sum(-1), 1)
+    near = known.any(-1) & (mean < _SAME_FACE * np.minimum(size[:, None], size[None]))
+    np.fill_diagonal(near, False)
+    return near.any(1)
+
+
+def pupils_in_eyes(landmarks: np.ndarray, schema: LandmarkSchema) -> pd.DataFrame:
+    """Where the pupils lie within their eyes, a row an eye, those with unknown points left out.
+
+    landmarks: (N, L, 2) pixels. Columns: row (of ``landmarks``), eye ("right", "left"), along (0 at the outer, 1 at the inner
+    canthus), across (above the line of the canthi), opening (mean distance of opposite lid points), both in eye widths.
+    """
+    tables = []
+    for name, eye in (("right", schema.right_eye), ("left", schema.left_eye)):
+        outer, axis = landmarks[:, eye.outer], landmarks[:, eye.inner] - landmarks[:, eye.outer]
+        width = np.linalg.norm(axis, axis=1)
+        opening = np.linalg.norm(landmarks[:, list(eye.upper)] - landmarks[:, list(eye.lower)], axis=-1).mean(1)
+        usable = np.isfinite(landmarks[:, eye.pupil]).all(1) & np.isfinite(opening) & (width > 0)
+        offset, axis, width = (landmarks[:, eye.pupil] - outer)[usable], axis[usable], width[usable]
+        up = np.column_stack([axis[:, 1], -axis[:, 0]]) * (1 if name == "right" else -1)  # y points down
+        tables.append(
+            pd.DataFrame(
+                {
+                    "row": np.flatnonzero(usable),
+                    "eye": name,
+                    "along": (offset * axis).sum(1) / width**2,
+                    "across": (offset * up).sum(1) / width**2,
+                    "opening": opening[usable] / width,
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,205 @@
+"""Figures of a data set: its faces with their landmarks, counts and sizes, oddities, shapes, pupils."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
+
+from retinalib.faces import Faces
+from retinalib.landmarks import LandmarkSchema
+from retinalib.plots.style import PALETTE, REGION_COLOURS, draw_faces, region_lines
+
+Picture = tuple[np.ndarray, Faces]
+"""An image (H, W, 3) uint8 and its faces."""
+
+
+def plate(
+    pictures: Sequence[Picture],
+    titles: Sequence[str] | None = None,
+    columns: int = 6,
+    width: float = 1.5,
+    *,
+    boxes: bool = False,
+    regions: bool = True,
+    landmarks: bool = True,
+) -> Figure:
+    """A contact sheet of pictures with their true faces; width: inches a picture."""
+    columns = min(columns, max(1, len(pictures)))
+    rows = max(1, -(-len(pictures) // columns))
+    height = width + (0.22 if titles is not None else 0.04)
+    fig, axes = plt.subplots(rows, columns, figsize=(columns * width, rows * height), layout="constrained", squeeze=False)
+    fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    for number, ax in enumerate(axes.flat):
+        if number >= len(pictures):
+            ax.axis("off")
+            continue
+        image, faces = pictures[number]
+        draw_faces(ax, image, faces, boxes=boxes, regions=regions, landmarks=landmarks)
+        if titles is not None:
+            ax.set_title(titles[number], fontsize=7, weight="normal", pad=2)
+    return fig
+
+
+def numbered_face(image: np.ndarray, face: Faces) -> Figure:
+    """One face with the number of every landmark, in the colours of its regions: the map of the schema."""
+    fig, ax = plt.subplots(figsize=(8.2, 7), layout="constrained")
+    draw_faces(ax, image, face, boxes=False, regions=True, numbers=True)
+    regions = face.schema.regions
+    marks = [plt.Line2D([], [], marker="o", ls="", color=REGION_COLOURS[name]) for name in regions]
+    labels = [f"{name} {min(points)}–{max(points)}" for name, points in regions.items()]
+    ax.legend(marks, labels, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return fig
+
+
+def attribute_figure(table: pd.DataFrame, names: Sequence[str]) -> Figure:
+    """How many faces have each attribute, and how often two come together.
+
+    table: a row a face with the boolean columns ``names``.
+    """
+    flags = table[list(names)].astype(float)
+    counts = flags.sum().sort_values(ascending=False)
+    flags = flags[counts.index]
+    labels = [name.replace("_", "-") for name in counts.index]
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.6), layout="constrained", width_ratios=(1, 1.15))
+    bars = left.barh(labels, counts, color=PALETTE[0])
+    left.bar_label(bars, [f" {int(n)} ({n / max(len(table), 1):.0%})" for n in counts], fontsize=8)
+    left.set(xlabel=f"faces (of {len(table)})", xlim=(0, max(counts.max(), 1) * 1.28), title="How often each occurs")
+    left.invert_yaxis()
+    left.grid(axis="y", visible=False)
+    together = flags.T @ flags
+    share = together.div(np.maximum(np.diag(together), 1), axis=0)
+    hidden = np.eye(len(labels), dtype=bool)
+    options = {"xticklabels": labels, "yticklabels": labels, "vmin": 0, "vmax": 1, "cmap": "mako_r"}
+    sns.heatmap(share, mask=hidden, annot=True, fmt=".0%", ax=right, cbar=False, annot_kws={"fontsize": 8}, **options)
+    right.set(title="Of the faces in a row, the share that also …", xlabel="", ylabel="")
+    right.tick_params(axis="x", rotation=30)
+    return fig
+
+
+def size_figure(described: pd.DataFrame) -> Figure:
+    """Sizes of the faces' boxes, in pixels and as a share of the photo, and faces a photo.
+
+    described: a table of :func:`retinalib.datasets.describe.describe_faces`.
+    """
+    fig, axes = plt.subplots(1, 3, figsize=(10.5, 3.2), layout="constrained")
+    sns.histplot(described, x="size", log_scale=True, bins=30, ax=axes[0], color=PALETTE[0])
+    axes[0].xaxis.set_major_formatter(ScalarFormatter())
+    axes[0].axvline(described["size"].median(), color=PALETTE[5], ls="--", lw=1.2)
+    axes[0].set(xlabel="size of the box (√area, pixels)", ylabel="faces", title=f"Median {described['size'].median():.0f} px")
+    sns.histplot(described, x="share", bins=30, ax=axes[1], color=PALETTE[0])
+    title = f"Median {described['share'].median():.0%} of the photo's side"
+    axes[1].set(xlabel="box by photo (√ of the areas' ratio)", ylabel="faces", title=title)
+    counts = described.groupby("photo")["faces"].first().value_counts().sort_index()
+    most = int(counts.index.max())
+    axes[2].bar(counts.index, counts, color=PALETTE[0])
+    axes[2].set(xlabel="labelled faces in a photo", ylabel="photos", title=f"{counts.get(1, 0) / counts.sum():.0%} have one")
+    if most <= 12:
+        axes[2].set_xticks(range(1, most + 1))
+    for ax in axes:
+        ax.grid(axis="x", visible=False)
+    return fig
+
+
+def odd_points_figure(described: pd.DataFrame) -> Figure:
+    """How many faces have landmarks outside the photo, outside their box, or one on another."""
+    columns = {"outside_photo": "outside the photo", "outside_box": "outside the face's box", "repeated": "on another landmark"}
+    fig, axes = plt.subplots(1, 3, figsize=(10.5, 2.9), layout="constrained")
+    for ax, (column, label) in zip(axes, columns.items(), strict=True):
+        values = described.loc[described["labelled"], column]
+        some = values[values > 0]
+        if len(some):
+            sns.histplot(
+                x=some, binwidth=max(1, round(some.max() / 20)), binrange=(0.5, some.max() + 0.5), ax=ax, color=PALETTE[1]
+            )
+        else:
+            ax.text(0.5, 0.5, "none", transform=ax.transAxes, ha="center", color="0.4")
+        ax.set(xlabel=f"landmarks {label}", ylabel="faces", title=f"{len(some)} of {len(values)} faces have some")
+        ax.grid(axis="x", visible=False)
+    return fig
+
+
+def aligned_to(shapes: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """(N, L, 2) complete shapes, shifted, scaled and turned onto (L, 2) ``mean`` with the least squared distance.
+
+    Orthogonal Procrustes without mirroring (Kabsch 1976; Umeyama 1991, eq. 39–43).
+    """
+    centre = mean.mean(0)
+    target, moved = mean - centre, shapes - shapes.mean(1, keepdims=True)
+    u, values, vt = np.linalg.svd(moved.transpose(0, 2, 1) @ target)
+    sign = np.ones_like(values)
+    sign[:, -1] = np.sign(np.linalg.det(u @ vt))
+    turn = (u * sign[:, None]) @ vt
+    scale = (values * sign).sum(1) / (moved**2).sum((1, 2))
+    return scale[:, None, None] * (moved @ turn) + centre
+
+
+def shape_figure(shapes: np.ndarray, mean: np.ndarray, schema: LandmarkSchema, shown: int = 400) -> Figure:
+    """The mean shape over the aligned faces, and how far each landmark strays from it.
+
+    shapes: (N, L, 2) complete landmarks; mean: (L, 2), as of :func:`retinalib.evaluate.mean_shape`.
+    """
+    right, left = schema.inter_ocular
+    unit = np.linalg.norm(mean[right] - mean[left])
+    mean = (mean - (mean[right] + mean[left]) / 2) / unit
+    aligned = aligned_to(shapes.astype(float), mean)
+    spread = np.sqrt(((aligned - mean) ** 2).sum(-1).mean(0))
+    fig, axes = plt.subplots(1, 2, figsize=(10, 4.8), layout="constrained", sharex=True, sharey=True)
+    for name, points in schema.regions.items():
+        cloud = aligned[:shown, list(points)].reshape(-1, 2)
+        axes[0].scatter(*cloud.T, s=2, color=REGION_COLOURS[name], alpha=0.15, lw=0, rasterized=True)
+    lines = region_lines(mean, schema)
+    for ax, colour in ((axes[0], "black"), (axes[1], "0.75")):
+        for line in lines.values():
+            ax.plot(*line.T, color=colour, lw=1.1)
+    axes[0].scatter(*mean[list(schema.pupils)].T, s=14, color="black", zorder=3)
+    dots = axes[1].scatter(*mean.T, c=spread, s=24, cmap="flare", zorder=3)
+    fig.colorbar(dots, ax=axes[1], label="root mean square distance (inter-ocular)", shrink=0.8)
+    axes[0].set(title=f"Mean shape over {min(len(shapes), shown)} aligned faces", ylabel="inter-ocular distances")
+    axes[1].set(title="Where faces differ most")
+    low, high = mean.min(0) - 0.35, mean.max(0) + 0.3
+    for ax in axes:
+        ax.set(aspect="equal", xlim=(low[0], high[0]), ylim=(high[1], low[1]), xlabel="inter-ocular distances")
+    return fig
+
+
+def pupil_figure(pupils: pd.DataFrame) -> Figure:
+    """Where the pupils lie within the eyes, and how that depends on the opening.
+
+    pupils: a table of :func:`retinalib.datasets.describe.pupils_in_eyes`.
+    """
+    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", width_ratios=(1.5, 1))
+    colours = {"right": REGION_COLOURS["right eye"], "left": PALETTE[1]}
+    options = {"hue": "eye", "palette": colours, "s": 9, "alpha": 0.5, "linewidth": 0, "rasterized": True}
+    sns.scatterplot(pupils, x="along", y="across", ax=left, **options)
+    opening = pupils["opening"].median()
+    at = np.linspace(0, 1, 50)
+    for side in (1, -1):  # two parabolas with the median of the mean opening
+        left.plot(at, side * 2.4 * opening * at * (1 - at), color="black", lw=1)
+    left.plot([0, 1], [0, 0], ls="", marker="o", color="black", ms=4)
+    left.set(xlabel="outer canthus (0) to inner canthus (1)", ylabel="above the line of the canthi\n(eye widths)")
+    left.set(title="Pupils in the frame of their eye", xlim=(-0.15, 1.15), ylim=(-0.45, 0.45), aspect="equal")
+    shown = pupils["opening"].clip(upper=0.8)
+    for eye, group in shown.groupby(pupils["eye"]):
+        sns.histplot(x=group, bins=np.linspace(0, 0.8, 33), ax=right, color=colours[eye], element="step", alpha=0.25, label=eye)
+    right.set(
+        xlabel="opening of the lids (eye widths; 0.8 and over in the last bin)", ylabel="eyes", title="How open the eyes are"
+    )
+    right.legend(title="eye")
+    return fig
+
+
+def pose_figure(table: pd.DataFrame) -> Figure:
+    """Head pose and gaze of rendered faces: columns yaw, pitch, gaze_yaw_right, gaze_pitch_right, degrees."""
+    fig, axes = plt.subplots(1, 2, figsize=(8.4, 3.6), layout="constrained")
+    options = {"s": 8, "alpha": 0.5, "linewidth": 0, "color": PALETTE[0], "rasterized": True}
+    sns.scatterplot(table, x="yaw", y="pitch", ax=axes[0], **options)
+    axes[0].set(xlabel="head yaw (°, to the image's right)", ylabel="head pitch (°, up)", title="Where heads turn")
+    sns.scatterplot(table, x="gaze_yaw_right", y="gaze_pitch_right", ax=axes[1], **options)
+    axes[1].set(xlabel="gaze yaw (°, from the camera's axis)", ylabel="gaze pitch (°)", title="Where right eyes look")
+    return fig
