@@ -11,19 +11,29 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
 
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector, load_detector
-from retinalib.evaluate import detection_ap, evaluate_faces
+from retinalib.evaluate import (
+    THRESHOLD,
+    detection_ap,
+    evaluate_faces,
+    match_faces,
+    point_errors,
+    precision_recall,
+)
 from retinalib.faces import Faces
 from retinalib.files import write_text
+from retinalib.statistics import holm, paired_difference, seed_difference
 from retinalib.train import TrainConfig, fingerprint, run_folder, train
 
 SCORE_THRESHOLD = 0.5  # a face found with less counts as missed; AP is over all scores from _AP_SCORE on
 _AP_SCORE = 0.02
+_PUPILS = "nme_pupils"
 
 ARMS: dict[str, dict[str, dict]] = {
     "no-se": {},
@@ -49,16 +59,18 @@ def detect_all(detector: Detector, dataset: FaceDataset) -> list[Faces]:
     return [detector.detect(dataset[number][0], score_threshold=_AP_SCORE) for number in range(len(dataset))]
 
 
-def measure(detector: Detector, dataset: FaceDataset) -> tuple[pd.DataFrame, dict[str, float]]:
-    """A row for each labelled face of ``dataset`` (see evaluate.evaluate_faces), and the photos' AP at IoU 0.5.
+def measure(detector: Detector, dataset: FaceDataset) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, float]]:
+    """A row for each labelled face of ``dataset`` (see evaluate.evaluate_faces), the precision–recall curve, and the AP at
+    IoU 0.5 with the numbers of photos and faces.
 
-    AP is NaN where photos are labelled only in part.
+    Curve and AP are empty and NaN where photos are labelled only in part.
     """
     found = detect_all(detector, dataset)
     truth = [dataset[number][1] for number in range(len(dataset))]
-    ap = detection_ap(found, truth) if dataset.complete else float("nan")
     table = evaluate_faces([f[f.scores >= SCORE_THRESHOLD] for f in found], truth, dataset.names)
-    return table, {"ap": ap, "photos": len(dataset), "faces": len(table)}
+    curve = precision_recall(found, truth) if dataset.complete else pd.DataFrame(columns=["score", "precision", "recall"])
+    ap = detection_ap(found, truth) if dataset.complete else float("nan")
+    return table, curve, {"ap": ap, "photos": len(dataset), "faces": len(table)}
 
 
 def run(
@@ -92,13 +104,94 @@ def run(
 
 def _measured(folder: Path, test_set: FaceDataset, device: str | torch.device | None) -> tuple[pd.DataFrame, dict]:
     """The test of a run, from its folder if it was made before on the same photos."""
-    table_path, numbers_path = folder / "test_faces.csv", folder / "test.json"
+    faces_path, curve_path, numbers_path = (folder / f"test{end}" for end in ("_faces.csv", "_precision_recall.csv", ".json"))
     wanted = fingerprint(test_set)
-    if numbers_path.is_file():
-        numbers = json.loads(numbers_path.read_text())
-        if numbers.pop("test_set") == wanted:
-            return pd.read_csv(table_path), numbers
-    table, numbers = measure(load_detector(folder, device), test_set)
-    write_text(table_path, table.to_csv(index=False))
-    write_text(numbers_path, json.dumps({**numbers, "test_set": wanted}))  # last: it says that the table is whole
-    return pd.read_csv(table_path), numbers
+    numbers = json.loads(numbers_path.read_text()) if numbers_path.is_file() else {}
+    if numbers.pop("test_set", None) != wanted:
+        table, curve, numbers = measure(load_detector(folder, device), test_set)
+        write_text(faces_path, table.to_csv(index=False))
+        write_text(curve_path, curve.to_csv(index=False))
+        write_text(numbers_path, json.dumps({**numbers, "test_set": wanted}))  # last: it says that the others are whole
+    return pd.read_csv(faces_path), numbers
+
+
+def compare(faces: pd.DataFrame, runs: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
+    """Each further arm against the first, paired by seed and photo.
+
+    Columns: arm, measure, unit, better ("lower" or "higher"), estimate, low, high (95 %), p_value, p_holm (corrected for all
+    comparisons of the table), detectable (the smallest effect found with a power of 80 %), seeds, photos. A face that an
+    arm missed has no NME, so NME and pupil error are compared over faces that both found; the failure rate over all.
+    """
+    rows = []
+    for arm in arms[1:]:
+        pair = faces[faces["arm"].isin([arms[0], arm])]
+        found = pair[pair.groupby(["seed", "image", "face"])["matched"].transform("all")]
+        measures = (
+            ("NME", "% of inter-ocular", found.assign(value=100 * found["nme"])),
+            ("pupil error", "% of inter-ocular", found.assign(value=100 * found[_PUPILS]) if _PUPILS in found else found[:0]),
+            ("failure rate", "% of faces", pair.assign(value=100.0 * ~(pair["nme"] <= THRESHOLD))),
+        )
+        for measure, unit, table in measures:
+            if len(table):
+                result = paired_difference(table, "value", arms[0], arm)
+                rows.append({"arm": arm, "measure": measure, "unit": unit, "better": "lower", **result._asdict()})
+        ap = runs.pivot(index="seed", columns="arm", values="ap")
+        difference = (ap[arm] - ap[arms[0]]).to_numpy()
+        if np.isfinite(difference).all():
+            rows.append({"arm": arm, "measure": "AP", "unit": "", "better": "higher", **seed_difference(difference)._asdict()})
+    table = pd.DataFrame(rows)
+    table.insert(table.columns.get_loc("p_value") + 1, "p_holm", holm(table["p_value"].to_numpy()))
+    return table
+
+
+def verdict(differences: pd.DataFrame, baseline: str) -> str:
+    """What the differences say, in a sentence an arm, made from the intervals alone."""
+    sentences = []
+    for arm, part in differences.groupby("arm", sort=False):
+        said = []
+        for row in part.itertuples():
+            unit = f" {row.unit}" if row.unit else ""
+            numbers = f"{row.estimate:+.3g}{unit}, 95 % interval {row.low:+.3g} to {row.high:+.3g}"
+            if row.p_holm >= 0.05 or row.low <= 0 <= row.high:
+                said.append(
+                    f"no difference found in {row.measure} ({numbers}; one of {row.detectable:.2g} would probably have shown)"
+                )
+            else:
+                good = (row.estimate < 0) == (row.better == "lower")
+                said.append(f"**{row.measure} {'better' if good else 'worse'}** ({numbers})")
+        seeds, photos = int(part["seeds"].min()), int(part["photos"].max())
+        sentences.append(f"*{arm}* against *{baseline}*, {seeds} seeds, {photos} photos: " + "; ".join(said) + ".")
+    return " ".join(sentences)
+
+
+def errors_by_point(found: Sequence[Faces], truth: Sequence[Faces]) -> np.ndarray:
+    """(N, L) errors of every matched face's points, fractions of the inter-ocular distance."""
+    predicted, true = [], []
+    for some, faces in zip(found, truth, strict=True):
+        matched = match_faces(some, faces)
+        predicted.append(some.landmarks[matched[matched >= 0]])
+        true.append(faces.landmarks[matched >= 0])
+    schema = truth[0].schema
+    return point_errors(np.concatenate(predicted), np.concatenate(true), normaliser="inter_ocular", schema=schema)
+
+
+def precision_recall_of(runs: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """The precision–recall curves that :func:`run` left in the run folders: columns arm, seed, score, precision, recall."""
+    curves = [
+        pd.read_csv(folder / row.folder / "test_precision_recall.csv").assign(arm=row.arm, seed=row.seed)
+        for row in runs.itertuples()
+    ]
+    return pd.concat(curves, ignore_index=True)
+
+
+def write_table(table: pd.DataFrame, path: Path, caption: str) -> None:
+    """``path`` with .csv (full precision), .md and .tex (booktabs), the protocol as caption."""
+    write_text(path.with_suffix(".csv"), table.to_csv())
+    write_text(path.with_suffix(".md"), f"{table.to_markdown(floatfmt='.4g')}\n\n{caption}\n")
+    escaped = caption.replace("%", r"\%").replace("≥", r"$\ge$").replace("_", r"\_")
+    styled = table.rename(columns=_latex, index=_latex).style.format(precision=4, escape="latex", na_rep="--")
+    write_text(path.with_suffix(".tex"), styled.to_latex(hrules=True, caption=escaped, label=f"tab:{path.name}"))
+
+
+def _latex(name: object) -> object:
+    return name.replace("_", " ") if isinstance(name, str) else name

@@ -216,6 +216,16 @@ class RetinaFace(nn.Module):
         self.box_head = nn.ModuleList(nn.Conv2d(channels, 4 * k, 1) for _ in levels)
         self.landmark_head = nn.ModuleList(nn.Conv2d(channels, 2 * config.schema.count * k, 1) for _ in levels)
 
+    @torch.no_grad()
+    def start_from_shape(self, shape: Tensor) -> None:
+        """Lets the untrained landmark head predict ``shape``, (L, 2) positions in fractions of the face's box, in every anchor
+        as if the anchor were the box. Cascaded regression starts from the mean shape, too (Cao et al., CVPR 2012, section 2).
+        """
+        wanted = ((shape - 0.5) / self.config.anchors.variances[0]).flatten().repeat(self.config.anchors.per_cell)
+        for head in self.landmark_head:
+            head.weight.mul_(0.1)
+            head.bias.copy_(wanted)
+
     def features(self, images: Tensor) -> list[Tensor]:
         """What the heads read: (B, C, ceil(H / stride), ceil(W / stride)) at each level, after SSH and SE."""
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():

@@ -60,13 +60,16 @@ def paired_difference(
     return Difference(estimate, estimate - half, estimate + half, p_value, detectable, seeds, photos)
 
 
-def seed_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean and Student's t interval of one number a seed; an infinite interval for a single seed."""
-    values = np.asarray(values, float)
-    if len(values) < 2:
-        return float(values.mean()), -np.inf, np.inf
-    half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1) * stats.sem(values))
-    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
+def seed_difference(differences: np.ndarray, level: float = 0.95) -> Difference:
+    """One difference a seed, such as of AP: mean and Student's interval over seeds. Raises ValueError for fewer than two."""
+    differences = np.asarray(differences, float)
+    if len(differences) < 2:
+        raise ValueError(f"an interval over seeds needs at least two seeds, got {len(differences)}")
+    mean, error, freedom = float(differences.mean()), float(stats.sem(differences)), len(differences) - 1
+    quantile = float(stats.t.ppf(0.5 + level / 2, freedom))
+    p_value = float(2 * stats.t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
+    detectable = (quantile + float(stats.t.ppf(0.8, freedom))) * error
+    return Difference(mean, mean - quantile * error, mean + quantile * error, p_value, detectable, len(differences), 0)
 
 
 def cluster_interval(

@@ -28,7 +28,7 @@ from retinalib.augment import AugmentConfig, augment
 from retinalib.checkpoint import read, save_atomically, save_model
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector
-from retinalib.evaluate import auc, detection_ap, evaluate_faces
+from retinalib.evaluate import auc, detection_ap, evaluate_faces, mean_landmarks_in_box
 from retinalib.faces import Faces
 from retinalib.files import write_text
 from retinalib.loss import LossConfig, Parts, Target, multi_task_loss
@@ -191,7 +191,10 @@ def train(
         raise ValueError(f"{len(train_set)} training images do not make one batch of {config.batch_size}: lower batch_size")
     _claim(folder, config, train_set)
     torch.manual_seed(config.seed)
-    model = RetinaFace(config.model).to(device, memory_format=torch.channels_last)
+    model = RetinaFace(config.model)
+    shape = mean_landmarks_in_box([train_set.faces(number) for number in range(len(train_set))])
+    model.start_from_shape(torch.from_numpy(np.nan_to_num(shape, nan=0.5)).float())
+    model = model.to(device, memory_format=torch.channels_last)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
     optimiser = _optimiser(model, config)
     state = read(folder / "last.pt") if (folder / "last.pt").is_file() else None

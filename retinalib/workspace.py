@@ -98,9 +98,9 @@ def figures_folder(figures: str | Path | None, dataset: str, profile: str) -> Pa
     return PROJECT / "figures" / f"{dataset}-{profile}"
 
 
-def runs_folder() -> Path:
-    """Where training runs are kept and found again."""
-    return PROJECT / "data" / "runs"
+def runs_folder(runs: str | Path | None = None) -> Path:
+    """Where training runs are kept and found again: the folder named, relative to the project's, or None for ``data/runs``."""
+    return PROJECT / (runs or "data/runs")
 
 
 def _check(name: str, value: str, allowed: tuple[str, ...] | dict) -> None:

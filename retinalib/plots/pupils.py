@@ -1,0 +1,122 @@
+"""Figures of pupils: errors against thresholds, size and baselines; offsets predicted and true; eyes close up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from retinalib.landmarks import Eye
+from retinalib.plots.style import PALETTE, PREDICTION, TRUTH
+
+
+def worst_eye_figure(errors: dict[str, np.ndarray], thresholds: Sequence[float]) -> Figure:
+    """The share of all faces whose worse pupil is at most so wrong, a line a method; a missed face (NaN) never counts."""
+    fig, ax = plt.subplots(figsize=(6.2, 3.8), layout="constrained")
+    at = np.linspace(0, 0.3, 301)
+    for place, (name, values) in enumerate(errors.items()):
+        known = np.sort(values[np.isfinite(values)])
+        ax.plot(at, np.searchsorted(known, at, side="right") / max(len(values), 1), lw=2 if place == 0 else 1.3, label=name)
+    for threshold in thresholds:
+        ax.axvline(threshold, color="0.5", lw=0.8, ls="--")
+    ax.set(xlabel="worst-eye error (fraction of the inter-pupil distance)", ylabel="share of faces", xlim=(0, 0.3), ylim=(0, 1))
+    ax.legend(frameon=False, loc="lower right")
+    return fig
+
+
+def offset_figure(table: pd.DataFrame, label: str = "pupil") -> Figure:
+    """Predicted against true offsets in the eye frame, x and y. table: columns axis, true, predicted, size (pixels)."""
+    fig, axes = plt.subplots(1, 2, figsize=(8.6, 4), layout="constrained")
+    for ax, (axis, part) in zip(axes, table.groupby("axis", sort=True), strict=True):
+        dots = ax.scatter(part["true"], part["predicted"], c=np.log2(part["size"]), s=6, cmap="mako_r", linewidths=0)
+        reach = float(np.nanquantile(np.abs(part[["true", "predicted"]].to_numpy()), 0.995))
+        ax.plot([-reach, reach], [-reach, reach], color="0.4", lw=1)
+        ax.set(
+            xlim=(-reach, reach),
+            ylim=(-reach, reach),
+            aspect="equal",
+            xlabel="true (eye widths)",
+            ylabel="predicted (eye widths)",
+        )
+        both = part[["true", "predicted"]].dropna()
+        ax.set_title(f"{label} {axis}: r = {both.corr().iloc[0, 1]:.2f}, n = {len(both)} eyes")
+    bar = fig.colorbar(dots, ax=axes, label="face size (pixels)", shrink=0.85)
+    bar.set_ticks(bar.get_ticks())
+    bar.set_ticklabels([f"{2**t:.0f}" for t in bar.get_ticks()])
+    return fig
+
+
+def error_by_size_figure(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
+    """Median pupil error by face size with the middle half of the faces, a line a method.
+
+    table: columns size, method, error (% of inter-ocular distance).
+    """
+    fig, ax = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    quantile = pd.qcut(table["size"], min(8, max(1, len(table) // 40)), duplicates="drop")
+    middle = table.groupby(quantile, observed=True)["size"].transform("median")
+    sns.lineplot(
+        table.assign(middle=middle), x="middle", y="error", hue="method", hue_order=methods, style="method",
+        estimator="median", errorbar=("pi", 50), markers=True, dashes=False, ax=ax,
+    )  # fmt: skip
+    ax.set(xscale="log", xlabel="face size (pixels)", ylabel="pupil error (% of inter-ocular distance)", ylim=(0, None))
+    ax.xaxis.set_major_formatter("{x:.0f}")
+    ax.xaxis.set_minor_formatter("{x:.0f}")
+    ax.legend(title="", frameon=False)
+    return fig
+
+
+def agreement_figure(table: pd.DataFrame) -> Figure:
+    """Bland–Altman (1986): the error of the offset against the mean of both, with bias and 95 % limits of agreement.
+
+    table: columns axis, true, predicted.
+    """
+    fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)
+    for ax, (axis, part) in zip(axes, table.dropna().groupby("axis", sort=True), strict=True):
+        error, middle = part["predicted"] - part["true"], (part["predicted"] + part["true"]) / 2
+        ax.scatter(middle, error, s=5, alpha=0.35, linewidths=0)
+        bias, spread = error.mean(), error.std()
+        for level, style in ((bias, "-"), (bias - 1.96 * spread, "--"), (bias + 1.96 * spread, "--")):
+            ax.axhline(level, color=PALETTE[5], lw=1.2, ls=style)
+        ax.set(xlabel=f"mean of true and predicted {axis} (eye widths)", ylabel="predicted − true (eye widths)")
+        ax.set_title(f"{axis}: bias {bias:+.3f}, spread {spread:.3f}")
+        reach = float(np.nanquantile(np.abs(error), 0.99)) * 1.3
+        ax.set_ylim(-reach, reach)
+    return fig
+
+
+def eye_crop(
+    image: np.ndarray, landmarks: np.ndarray, eye: Eye, size: tuple[int, int] = (120, 72)
+) -> tuple[np.ndarray, np.ndarray]:
+    """One eye turned level and brought to one size: (h, w, 3) uint8, and the 2×3 matrix from photo to crop pixels.
+
+    landmarks: (L, 2). The canthi come to lie on the middle line, 60 % of the width apart.
+    """
+    ends = landmarks[[eye.outer, eye.inner]]
+    ends = ends[np.argsort(ends[:, 0])]
+    across = ends[1] - ends[0]
+    scale, angle = 0.6 * size[0] / max(np.linalg.norm(across), 1e-6), np.arctan2(across[1], across[0])
+    turn = scale * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    shift = np.array(size) / 2 - turn @ ends.mean(0)
+    matrix = np.column_stack([turn, shift])
+    pixels = matrix.copy()
+    pixels[:, 2] += turn @ [0.5, 0.5] - 0.5  # OpenCV counts from the middle of the first pixel
+    return cv2.warpAffine(image, pixels, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), matrix
+
+
+def eye_sheet(crops: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, str]], columns: int = 6) -> Figure:
+    """Level eyes with the true (green) and the predicted (blue) pupil. crops: image, true (2,), predicted (2,), title."""
+    rows = -(-len(crops) // columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(1.7 * columns, 1.25 * rows), squeeze=False, layout="constrained")
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, (crop, true, predicted, title) in zip(axes.flat, crops, strict=False):
+        ax.imshow(crop, extent=(0, crop.shape[1], crop.shape[0], 0))
+        ax.plot(*true, "o", mfc="none", mec=TRUTH, ms=9, mew=1.6)
+        ax.plot(*predicted, "+", color=PREDICTION, ms=10, mew=1.8)
+        ax.set_title(title, fontsize=8, loc="center")
+    return fig

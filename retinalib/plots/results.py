@@ -1,0 +1,92 @@
+"""Figures of comparisons: differences with intervals, cumulative errors, subsets, precision and recall, errors by point."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from retinalib.plots.style import PALETTE
+
+
+def difference_figure(differences: pd.DataFrame) -> Figure:
+    """Differences to the baseline with their intervals, a panel a measure, a row an arm.
+
+    differences: columns arm, measure, estimate, low, high (in the measure's unit) and better ("lower" or "higher").
+    """
+    measures = differences["measure"].unique()
+    rows = differences["arm"].nunique()
+    fig, axes = plt.subplots(
+        1, len(measures), figsize=(3.5 * len(measures), 1.5 + 0.45 * rows), layout="constrained", sharey=True
+    )
+    for ax, measure in zip(np.atleast_1d(axes), measures, strict=True):
+        part = differences[differences["measure"] == measure]
+        clear = (part["low"] > 0) | (part["high"] < 0)
+        for place, (row, sure) in enumerate(zip(part.itertuples(), clear, strict=True)):
+            colour = PALETTE[5] if sure else PALETTE[0]
+            ax.plot([row.low, row.high], [place, place], color=colour, lw=2, solid_capstyle="butt")
+            ax.plot(row.estimate, place, "o", color=colour, ms=6)
+        ax.axvline(0, color="0.3", lw=1)
+        reach = np.nanmax(np.abs(part[["low", "high"]].replace([np.inf, -np.inf], np.nan).to_numpy())) * 1.15
+        ax.set(xlim=(-reach, reach), ylim=(len(part) - 0.5, -0.5), yticks=range(len(part)), yticklabels=part["arm"])
+        ax.set(title=measure, xlabel=f"difference ({part['better'].iloc[0]} is better)")
+    return fig
+
+
+def cumulative_error_figure(curves: pd.DataFrame, baseline: pd.DataFrame | None = None) -> Figure:
+    """The share of all faces with at most a given NME; a line an arm with the range of its seeds.
+
+    curves: columns arm, seed, error, share; baseline: columns error, share, the mean shape in the predicted box.
+    """
+    fig, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    table = curves.assign(error=100 * curves["error"])
+    sns.lineplot(table, x="error", y="share", hue="arm", style="arm", estimator="mean", errorbar=("pi", 100), ax=ax)
+    if baseline is not None:
+        ax.plot(100 * baseline["error"], baseline["share"], color="0.5", ls=":", label="mean shape in the found box")
+    ax.set(xlabel="NME (% of inter-ocular distance)", ylabel="share of all faces, a miss never counts", ylim=(0, 1))
+    ax.set_xlim(0, table["error"].max())
+    ax.legend(title="", frameon=False, loc="upper left")
+    return fig
+
+
+def precision_recall_figure(curves: pd.DataFrame) -> Figure:
+    """Precision against recall, a line an arm and seed. curves: columns arm, seed, recall, precision."""
+    fig, ax = plt.subplots(figsize=(5, 4), layout="constrained")
+    arms = list(curves["arm"].unique())
+    for (arm, seed), part in curves.groupby(["arm", "seed"], sort=False):
+        colour = PALETTE[arms.index(arm) % len(PALETTE)]
+        ax.plot(
+            part["recall"],
+            part["precision"],
+            color=colour,
+            lw=1,
+            alpha=0.8,
+            label=arm if seed == curves["seed"].iloc[0] else None,
+        )
+    ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    ax.legend(title="", frameon=False, loc="lower left")
+    return fig
+
+
+def subset_figure(table: pd.DataFrame, label: str, fmt: str = ".1f") -> Figure:
+    """A heat map of one measure, a row a subset, a column an arm. table: the values, subsets as index."""
+    fig, ax = plt.subplots(figsize=(2.2 + 1.1 * table.shape[1], 1 + 0.36 * len(table)), layout="constrained")
+    sns.heatmap(table, annot=True, fmt=fmt, cmap="mako_r", ax=ax, cbar_kws={"label": label})
+    ax.set(xlabel="", ylabel="")
+    ax.tick_params(axis="y", rotation=0)
+    return fig
+
+
+def point_error_figure(mean: np.ndarray, errors: np.ndarray) -> Figure:
+    """Where on the face the errors are: the mean shape (L, 2), each point sized and coloured by its median error (L,) in %."""
+    fig, ax = plt.subplots(figsize=(5, 4.8), layout="constrained")
+    dots = ax.scatter(
+        *mean.T, s=12 + 90 * errors / np.nanmax(errors), c=errors, cmap="mako_r", edgecolors="0.3", linewidths=0.3
+    )
+    ax.invert_yaxis()
+    ax.set(aspect="equal", xticks=[], yticks=[])
+    ax.grid(False)
+    fig.colorbar(dots, ax=ax, label="median error (% of inter-ocular distance)", shrink=0.85)
+    return fig
