@@ -28,8 +28,8 @@ def describe_faces(dataset: FaceDataset) -> pd.DataFrame:
 
     Columns: photo (its number in the data set), face (its number in the photo), faces (in that photo), width, height and size
     of the box (pixels; size is the square root of the area), share (box by photo, square root of the areas' ratio), labelled
-    (bool, has landmarks), outside_photo, outside_box and repeated (how many landmarks lie outside the photo, outside the box,
-    or on another landmark of the face), twin (bool, another face of the photo has the same landmarks).
+    (bool, has landmarks), outside_photo, outside_box and repeated (how many landmarks lie outside the photo, more than a pixel
+    outside the box, or on another landmark of the face), twin (bool, another face of the photo has the same landmarks).
     """
     rows = []
     for photo, (height, width) in enumerate(image_sizes(dataset)):
@@ -37,7 +37,7 @@ def describe_faces(dataset: FaceDataset) -> pd.DataFrame:
         points, boxes = faces.landmarks.astype(float), faces.boxes.astype(float)
         known = np.isfinite(points).all(-1)
         inside = (points >= 0).all(-1) & (points <= [width, height]).all(-1)
-        boxed = (points >= boxes[:, None, :2]).all(-1) & (points <= boxes[:, None, 2:]).all(-1)
+        boxed = (points >= boxes[:, None, :2] - 1).all(-1) & (points <= boxes[:, None, 2:] + 1).all(-1)
         extent = boxes[:, 2:] - boxes[:, :2]
         table = pd.DataFrame(
             {

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from retinalib.faces import Faces
 from retinalib.landmarks import LandmarkSchema
@@ -48,7 +48,7 @@ def plate(
 
 def numbered_face(image: np.ndarray, face: Faces) -> Figure:
     """One face with the number of every landmark, in the colours of its regions: the map of the schema."""
-    fig, ax = plt.subplots(figsize=(8.2, 7), layout="constrained")
+    fig, ax = plt.subplots(figsize=(7.2, 5.8), layout="constrained")
     draw_faces(ax, image, face, boxes=False, regions=True, numbers=True)
     regions = face.schema.regions
     marks = [plt.Line2D([], [], marker="o", ls="", color=REGION_COLOURS[name]) for name in regions]
@@ -89,7 +89,10 @@ def size_figure(described: pd.DataFrame) -> Figure:
     """
     fig, axes = plt.subplots(1, 3, figsize=(10.5, 3.2), layout="constrained")
     sns.histplot(described, x="size", log_scale=True, bins=30, ax=axes[0], color=PALETTE[0])
-    axes[0].xaxis.set_major_formatter(ScalarFormatter())
+    low, high = np.log2(described["size"].min()), np.log2(described["size"].max())
+    ticks = [2**n for n in range(int(np.ceil(low)), int(high) + 1)]
+    axes[0].set_xticks(ticks, ticks)
+    axes[0].xaxis.set_minor_locator(NullLocator())
     axes[0].axvline(described["size"].median(), color=PALETTE[5], ls="--", lw=1.2)
     axes[0].set(xlabel="size of the box (√area, pixels)", ylabel="faces", title=f"Median {described['size'].median():.0f} px")
     sns.histplot(described, x="share", bins=30, ax=axes[1], color=PALETTE[0])
@@ -108,7 +111,11 @@ def size_figure(described: pd.DataFrame) -> Figure:
 
 def odd_points_figure(described: pd.DataFrame) -> Figure:
     """How many faces have landmarks outside the photo, outside their box, or one on another."""
-    columns = {"outside_photo": "outside the photo", "outside_box": "outside the face's box", "repeated": "on another landmark"}
+    columns = {
+        "outside_photo": "outside the photo",
+        "outside_box": "over 1 px outside the box",
+        "repeated": "on another landmark",
+    }
     fig, axes = plt.subplots(1, 3, figsize=(10.5, 2.9), layout="constrained")
     for ax, (column, label) in zip(axes, columns.items(), strict=True):
         values = described.loc[described["labelled"], column]
@@ -117,8 +124,10 @@ def odd_points_figure(described: pd.DataFrame) -> Figure:
             sns.histplot(
                 x=some, binwidth=max(1, round(some.max() / 20)), binrange=(0.5, some.max() + 0.5), ax=ax, color=PALETTE[1]
             )
+            ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         else:
             ax.text(0.5, 0.5, "none", transform=ax.transAxes, ha="center", color="0.4")
+            ax.set(xticks=[], yticks=[])
         ax.set(xlabel=f"landmarks {label}", ylabel="faces", title=f"{len(some)} of {len(values)} faces have some")
         ax.grid(axis="x", visible=False)
     return fig
@@ -187,9 +196,7 @@ def pupil_figure(pupils: pd.DataFrame) -> Figure:
     shown = pupils["opening"].clip(upper=0.8)
     for eye, group in shown.groupby(pupils["eye"]):
         sns.histplot(x=group, bins=np.linspace(0, 0.8, 33), ax=right, color=colours[eye], element="step", alpha=0.25, label=eye)
-    right.set(
-        xlabel="opening of the lids (eye widths; 0.8 and over in the last bin)", ylabel="eyes", title="How open the eyes are"
-    )
+    right.set(xlabel="opening of the lids (eye widths, at most 0.8)", ylabel="eyes", title="How open the eyes are")
     right.legend(title="eye")
     return fig
 

@@ -119,7 +119,7 @@ def _draw_landmarks(ax: Axes, face: Faces, colour: str, regions: bool, numbers: 
         lines = region_lines(points, schema)
         shades = [REGION_COLOURS[name] for name in lines]
         ax.add_collection(LineCollection(list(lines.values()), colors=shades, linewidths=0.9, alpha=0.9))
-    size = (0.024 if schema.count > 20 else 0.05) * float(face.size[0])
+    size = (0.02 if schema.count > 20 else 0.05) * float(face.size[0])
     for chosen, filled in ((known & visible, True), (known & ~visible, False)):
         count = int(chosen.sum())
         dots = EllipseCollection(
@@ -130,15 +130,20 @@ def _draw_landmarks(ax: Axes, face: Faces, colour: str, regions: bool, numbers: 
             offsets=points[chosen],
             offset_transform=ax.transData,
             facecolors=colours[chosen] if filled else "none",
-            edgecolors="white" if filled and regions else colours[chosen],
+            edgecolors="white" if filled and numbers else colours[chosen],
             linewidths=0.3 if filled else 0.8,
             zorder=3,
         )
         ax.add_collection(dots)
     if numbers:
-        for i in np.flatnonzero(known):
-            at = points[i] + [0.6 * size, -0.6 * size]
-            ax.annotate(str(i), at, color="white", fontsize=5.5, zorder=4, annotation_clip=True).set_path_effects(_OUTLINE)
+        for region, indices in schema.regions.items():
+            away = points[list(indices)] - np.nanmean(points[list(indices)], 0) if known[list(indices)].any() else None
+            for i, direction in zip(indices, away if away is not None else (), strict=away is not None):
+                if known[i]:
+                    unit = direction / max(float(np.linalg.norm(direction)), 1e-6)
+                    at = points[i] + (-1.6 if region == "inner lips" else 1.6) * size * unit  # the outer lips' are outside
+                    text = ax.annotate(str(i), at, color="white", fontsize=5.5, zorder=4, ha="center", va="center")
+                    text.set_path_effects(_OUTLINE)
 
 
 def region_lines(points: np.ndarray, schema: LandmarkSchema) -> dict[str, np.ndarray]:
@@ -159,9 +164,9 @@ def crop_face(image: np.ndarray, faces: Faces, number: int, size: int = 160, mar
     """
     box = faces.boxes[number]
     scale = size / max((1 + 2 * margin) * (box[2:] - box[:2]).max(), 1.0)
-    if scale < 0.5:  # a warp does not average: shrink the photo to twice the wanted scale first
+    if scale < 0.5:  # a warp does not average: shrink the photo first
         height, width = image.shape[:2]
-        image = cv2.resize(image, None, fx=2 * scale, fy=2 * scale, interpolation=cv2.INTER_AREA)
+        image = cv2.resize(image, None, fx=1.5 * scale, fy=1.5 * scale, interpolation=cv2.INTER_AREA)
         return crop_face(image, faces.transformed((image.shape[1] / width, image.shape[0] / height)), number, size, margin)
     dx, dy = size / 2 - scale * (box[:2] + box[2:]) / 2
     half = (scale - 1) / 2  # OpenCV counts from the middle of the first pixel, boxes from its corner
