@@ -22,8 +22,6 @@ from retinalib.evaluate import (
     THRESHOLD,
     detection_ap,
     evaluate_faces,
-    match_faces,
-    point_errors,
     precision_recall,
 )
 from retinalib.faces import Faces
@@ -162,17 +160,6 @@ def verdict(differences: pd.DataFrame, baseline: str) -> str:
         seeds, photos = int(part["seeds"].min()), int(part["photos"].max())
         sentences.append(f"*{arm}* against *{baseline}*, {seeds} seeds, {photos} photos: " + "; ".join(said) + ".")
     return " ".join(sentences)
-
-
-def errors_by_point(found: Sequence[Faces], truth: Sequence[Faces]) -> np.ndarray:
-    """(N, L) errors of every matched face's points, fractions of the inter-ocular distance."""
-    predicted, true = [], []
-    for some, faces in zip(found, truth, strict=True):
-        matched = match_faces(some, faces)
-        predicted.append(some.landmarks[matched[matched >= 0]])
-        true.append(faces.landmarks[matched >= 0])
-    schema = truth[0].schema
-    return point_errors(np.concatenate(predicted), np.concatenate(true), normaliser="inter_ocular", schema=schema)
 
 
 def precision_recall_of(runs: pd.DataFrame, folder: Path) -> pd.DataFrame:

@@ -298,6 +298,22 @@ def evaluate_faces(
     return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
 
 
+def matched_landmarks(
+    predicted: Sequence[Faces], true: Sequence[Faces], iou: float = 0.5
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The true faces with landmarks that were found, of all photos: (N,) numbers of their photos, (N,) their numbers in those,
+    (N, L, 2) predicted and (N, L, 2) true landmarks in pixels."""
+    photos, numbers, ours, theirs = [], [], [], []
+    for photo, (found, faces) in enumerate(zip(predicted, true, strict=True)):
+        matched = match_faces(found, faces, iou)
+        hit = np.flatnonzero((matched >= 0) & np.isfinite(faces.landmarks).all(-1).any(1))
+        photos.append(np.full(len(hit), photo))
+        numbers.append(hit)
+        ours.append(found.landmarks[matched[hit]])
+        theirs.append(faces.landmarks[hit])
+    return tuple(np.concatenate(parts) for parts in (photos, numbers, ours, theirs))
+
+
 def summary(table: pd.DataFrame, by: str | list[str] | None = None) -> pd.DataFrame:
     """A table of :func:`evaluate_faces` in a row, or a row a group: faces, recall, median_nme, mean_nme and pupil_nme over
     found faces; failure_rate and auc at 10 % over all, with a miss as a failure."""

@@ -35,9 +35,11 @@ def background(size: int, rng: np.random.Generator) -> np.ndarray:
     low, high = _muted(rng), _muted(rng)
     ramp = np.linspace(0, 1, size, dtype=np.float32)
     ramp = ramp[:, None] if rng.random() < 0.5 else ramp[None, :]
+    low, high = low.astype(np.float32), high.astype(np.float32)
     picture = low + (high - low) * np.broadcast_to(ramp, (size, size))[..., None]
     for cells in (4, 14, 50):
-        picture = picture + rng.uniform(3, 16) * _noise(size, cells, rng)[..., None] * rng.uniform(0.5, 1.2, 3)
+        strength = (rng.uniform(3, 16) * rng.uniform(0.5, 1.2, 3)).astype(np.float32)
+        picture += _noise(size, cells, rng)[..., None] * strength
     picture = np.clip(picture, 0, 255).astype(np.uint8)
     for _ in range(int(rng.integers(4, 26))):
         _thing(picture, size, rng)
@@ -194,5 +196,5 @@ def lens(picture: np.ndarray, blur: float, rng: np.random.Generator) -> np.ndarr
             cv2.line(kernel, ends[0], ends[1], 1.0, 1)
             picture = cv2.filter2D(picture, -1, kernel / kernel.sum())
     strength = float(rng.uniform(0, 6))
-    noise = rng.standard_normal(picture.shape, np.float32) * strength
-    return np.clip(picture + noise, 0, 255).astype(np.uint8)
+    noise = rng.standard_normal(picture.shape, np.float32) * np.float32(strength)
+    return cv2.add(picture, noise, dtype=cv2.CV_8U)
