@@ -89,7 +89,9 @@ def data_iou_figure(tables: dict[int, pd.DataFrame], threshold: float) -> Figure
 
     tables: input size in pixels -> a table of :func:`retinalib.reach.reach`.
     """
-    fig, axes = plt.subplots(1, len(tables), figsize=(3.6 * len(tables), 3.4), layout="constrained", sharey=True, squeeze=False)
+    fig, axes = plt.subplots(
+        1, len(tables), figsize=(2 + 2.6 * len(tables), 3.4), layout="constrained", sharey=True, squeeze=False
+    )
     low = min(table["size"].min() for table in tables.values())
     high = max(table["size"].max() for table in tables.values())
     for ax, (pixels, table) in zip(axes[0], tables.items(), strict=True):
@@ -120,7 +122,9 @@ def positives_figure(tables: dict[int, pd.DataFrame]) -> Figure:
 
 def coverage_figure(tables: dict[int, pd.DataFrame]) -> Figure:
     """What becomes of the faces of each size class, a panel for each input size."""
-    fig, axes = plt.subplots(1, len(tables), figsize=(3.6 * len(tables), 3.6), layout="constrained", sharey=True, squeeze=False)
+    fig, axes = plt.subplots(
+        1, len(tables), figsize=(2 + 2.6 * len(tables), 3.6), layout="constrained", sharey=True, squeeze=False
+    )
     for ax, (pixels, table) in zip(axes[0], tables.items(), strict=True):
         shares = pd.crosstab(size_classes(table["size"]), table["kind"], normalize="index").reindex(
             columns=list(KINDS), fill_value=0
@@ -160,7 +164,8 @@ def alternatives_figure(table: pd.DataFrame) -> Figure:
     for ax, (column, label) in zip(axes, panels.items(), strict=True):
         sns.stripplot(shown, x=column, y="design", hue="input", ax=ax, size=7, jitter=False, legend=column == "anchors")
         ax.set(xlabel=label, ylabel="")
-        ax.set_xlim(left=min(0, ax.get_xlim()[0]) if column != "iou" else None)
+        if column == "missed":
+            ax.set_xlim(-0.06 * max(10, shown[column].max()), 1.1 * max(10, shown[column].max()))
         ax.grid(axis="y", visible=True)
     axes[-1].legend(title="input", loc="upper left", bbox_to_anchor=(1, 1))
     return fig
@@ -200,18 +205,18 @@ def match_figure(image: np.ndarray, face: Faces, anchors: np.ndarray, strides: n
     image: (S, S, 3) uint8; anchors: (N, 4) x1 y1 x2 y2 pixels and their (N,) strides.
     """
     fig, axes = plt.subplots(1, 2, figsize=(8.6, 4.3), layout="constrained")
-    colours = dict(zip((8, 16, 32, 4, 64), PALETTE, strict=False))
+    used = sorted(set(strides.tolist()))
+    colours = dict(zip(used, ("#E69F00", "#56B4E9", "#CC79A7", "#F0E442"), strict=False))
     for ax in axes:
         draw_faces(ax, image, face, landmarks=False)
         for (x1, y1, x2, y2), stride in zip(anchors, strides, strict=True):
-            box = plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=colours[int(stride)], lw=0.9, alpha=0.7)
+            box = plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=colours[int(stride)], lw=1.2, alpha=0.9)
             ax.add_patch(box)
             ax.plot((x1 + x2) / 2, (y1 + y2) / 2, marker="o", ms=2.5, color=colours[int(stride)])
     x1, y1, x2, y2 = face.boxes[0]
     half = 0.75 * max(x2 - x1, y2 - y1)
     axes[1].set(xlim=((x1 + x2) / 2 - half, (x1 + x2) / 2 + half), ylim=((y1 + y2) / 2 + half, (y1 + y2) / 2 - half))
     axes[0].set_title(title, fontsize=9)
-    used = sorted(set(strides.tolist()))
     marks = [plt.Line2D([], [], color=colours[s]) for s in used]
     axes[1].legend(marks, [f"stride {s}" for s in used], loc="upper right", frameon=True)
     return fig

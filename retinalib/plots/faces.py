@@ -124,6 +124,7 @@ def odd_points_figure(described: pd.DataFrame) -> Figure:
             sns.histplot(
                 x=some, binwidth=max(1, round(some.max() / 20)), binrange=(0.5, some.max() + 0.5), ax=ax, color=PALETTE[1]
             )
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         else:
             ax.text(0.5, 0.5, "none", transform=ax.transAxes, ha="center", color="0.4")

@@ -1,0 +1,74 @@
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from retinalib.datasets.describe import describe_faces, image_sizes, pupils_in_eyes
+from retinalib.datasets.table import FaceDataset
+from retinalib.landmarks import WFLW_98
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Two photos; the first with a plain face, one with odd points, its twin, and one without landmarks."""
+    for name, (height, width) in {"a.png": (120, 200), "b.png": (50, 80)}.items():
+        assert cv2.imwrite(str(tmp_path / name), np.zeros((height, width, 3), np.uint8))
+    plain = np.stack(np.meshgrid(np.linspace(12, 38, 14), np.linspace(12, 38, 7)), -1).reshape(98, 2).astype(np.float32)
+    odd = plain + np.float32(40)
+    odd[3] = odd[4]  # two points in one place
+    odd[5] = 250, 60  # outside of photo and box
+    odd[6] = 91.5, 60  # outside the box
+    odd[7] = np.nan
+    twin = odd + np.float32(0.25)
+    rows = [
+        ("a.png", 10, 40, plain),
+        ("a.png", 50, 90, odd),
+        ("a.png", 50, 90, twin),
+        ("b.png", 10, 40, np.full((98, 2), np.nan)),
+    ]
+    table = pd.DataFrame({"image": [r[0] for r in rows], "line": range(1, 5)})
+    for column, index in (("x1", 1), ("y1", 1), ("x2", 2), ("y2", 2)):
+        table[column] = [float(r[index]) for r in rows]
+    table["landmarks"] = [r[3] for r in rows]
+    return FaceDataset(table, tmp_path)
+
+
+def test_sizes_from_headers(dataset):
+    assert image_sizes(dataset).tolist() == [[120, 200], [50, 80]]
+    (dataset.images_root / "b.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"b\.png"):
+        image_sizes(dataset)
+
+
+def test_a_row_a_face(dataset):
+    table = describe_faces(dataset)
+    assert table["photo"].tolist() == [0, 0, 0, 1] and table["faces"].tolist() == [3, 3, 3, 1]
+    assert table["labelled"].tolist() == [True, True, True, False]
+    assert table["outside_photo"].tolist() == [0, 1, 1, 0]
+    assert table["outside_box"].tolist() == [0, 2, 2, 0]
+    assert table["repeated"].tolist() == [0, 2, 2, 0]
+    assert table["twin"].tolist() == [False, True, True, False]
+    assert table["size"].tolist() == [30, 40, 40, 30]
+    assert table["share"].iloc[3] == pytest.approx(30 / np.sqrt(4000))
+
+
+def test_pupils_in_the_frame_of_their_eye():
+    """An eye 10 px wide, turned by any angle: the pupil lies where it was put."""
+    for angle in np.radians([0, 30, 200]):
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        face = np.zeros((98, 2))
+        right, left = WFLW_98.right_eye, WFLW_98.left_eye
+        for eye, outer, inner in ((right, 0.0, 10.0), (left, 40.0, 30.0)):
+            face[eye.outer], face[eye.inner] = (outer, 0), (inner, 0)
+            for up, low, x in zip(eye.upper, eye.lower, np.linspace(outer, inner, 5)[1:4], strict=True):
+                face[up], face[low] = (x, -2), (x, 1)
+        face[right.pupil], face[left.pupil] = (6, -1), (34, 0.5)
+        unknown = np.full((98, 2), np.nan)
+        table = pupils_in_eyes(np.stack([unknown, face @ turn.T + 50]), WFLW_98)
+        assert table["row"].tolist() == [1, 1] and table["eye"].tolist() == ["right", "left"]
+        assert np.allclose(table["along"], [0.6, 0.6]) and np.allclose(table["across"], [0.1, -0.05])
+        assert np.allclose(table["opening"], 0.3)
+
+
+def test_no_faces():
+    assert len(pupils_in_eyes(np.zeros((0, 98, 2)), WFLW_98)) == 0
