@@ -8,7 +8,6 @@ from PIL import Image
 from scipy.spatial.distance import pdist, squareform
 
 from retinalib.datasets.table import FaceDataset
-from retinalib.landmarks import LandmarkSchema
 
 _SAME_POINT = 0.01  # pixels: two landmarks closer than that are one point labelled twice
 _SAME_FACE = 0.05  # mean distance of the landmarks, in box sizes: closer than that, one face is labelled twice
@@ -24,7 +23,7 @@ def image_sizes(dataset: FaceDataset) -> np.ndarray:
 
 
 def describe_faces(dataset: FaceDataset) -> pd.DataFrame:
-    """A row for each face, in the order of the photos.
+    """A row for each face, in the order of ``dataset.table``.
 
     Columns: photo (its number in the data set), face (its number in the photo), faces (in that photo), width, height and size
     of the box (pixels; size is the square root of the area), share (box by photo, square root of the areas' ratio), labelled
@@ -32,7 +31,8 @@ def describe_faces(dataset: FaceDataset) -> pd.DataFrame:
     outside the box, or on another landmark of the face), twin (bool, another face of the photo has the same landmarks).
     """
     rows = []
-    for photo, (height, width) in enumerate(image_sizes(dataset)):
+    places = dataset.table.groupby("image", sort=False).indices.values()
+    for photo, ((height, width), where) in enumerate(zip(image_sizes(dataset), places, strict=True)):
         faces = dataset.faces(photo)
         points, boxes = faces.landmarks.astype(float), faces.boxes.astype(float)
         known = np.isfinite(points).all(-1)
@@ -53,10 +53,11 @@ def describe_faces(dataset: FaceDataset) -> pd.DataFrame:
                 "outside_box": (known & ~boxed).sum(1),
                 "repeated": [_repeated(p) for p in points],
                 "twin": _twins(points, faces.size),
-            }
+            },
+            index=where,
         )
         rows.append(table)
-    return pd.concat(rows, ignore_index=True)
+    return pd.concat(rows).sort_index()
 
 
 def _repeated(points: np.ndarray) -> int:
@@ -76,31 +77,3 @@ def _twins(points: np.ndarray, size: np.ndarray) -> np.ndarray:
     near = known.any(-1) & (mean < _SAME_FACE * np.minimum(size[:, None], size[None]))
     np.fill_diagonal(near, False)
     return near.any(1)
-
-
-def pupils_in_eyes(landmarks: np.ndarray, schema: LandmarkSchema) -> pd.DataFrame:
-    """Where the pupils lie within their eyes, a row an eye, those with unknown points left out.
-
-    landmarks: (N, L, 2) pixels. Columns: row (of ``landmarks``), eye ("right", "left"), along (0 at the outer, 1 at the inner
-    canthus), across (above the line of the canthi), opening (mean distance of opposite lid points), both in eye widths.
-    """
-    tables = []
-    for name, eye in (("right", schema.right_eye), ("left", schema.left_eye)):
-        outer, axis = landmarks[:, eye.outer], landmarks[:, eye.inner] - landmarks[:, eye.outer]
-        width = np.linalg.norm(axis, axis=1)
-        opening = np.linalg.norm(landmarks[:, list(eye.upper)] - landmarks[:, list(eye.lower)], axis=-1).mean(1)
-        usable = np.isfinite(landmarks[:, eye.pupil]).all(1) & np.isfinite(opening) & (width > 0)
-        offset, axis, width = (landmarks[:, eye.pupil] - outer)[usable], axis[usable], width[usable]
-        up = np.column_stack([axis[:, 1], -axis[:, 0]]) * (1 if name == "right" else -1)  # y points down
-        tables.append(
-            pd.DataFrame(
-                {
-                    "row": np.flatnonzero(usable),
-                    "eye": name,
-                    "along": (offset * axis).sum(1) / width**2,
-                    "across": (offset * up).sum(1) / width**2,
-                    "opening": opening[usable] / width,
-                }
-            )
-        )
-    return pd.concat(tables, ignore_index=True)

@@ -179,26 +179,28 @@ def shape_figure(shapes: np.ndarray, mean: np.ndarray, schema: LandmarkSchema, s
 
 
 def pupil_figure(pupils: pd.DataFrame) -> Figure:
-    """Where the pupils lie within the eyes, and how that depends on the opening.
+    """Where the pupils lie within the eyes, and how open the eyes are.
 
-    pupils: a table of :func:`retinalib.datasets.describe.pupils_in_eyes`.
+    pupils: a table of :func:`retinalib.pupils.pupil_table`.
     """
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", width_ratios=(1.5, 1))
-    colours = {"right": REGION_COLOURS["right eye"], "left": PALETTE[1]}
-    options = {"hue": "eye", "palette": colours, "s": 9, "alpha": 0.5, "linewidth": 0, "rasterized": True}
-    sns.scatterplot(pupils, x="along", y="across", ax=left, **options)
-    opening = pupils["opening"].median()
-    at = np.linspace(0, 1, 50)
-    for side in (1, -1):  # two parabolas with the median of the mean opening
-        left.plot(at, side * 2.4 * opening * at * (1 - at), color="black", lw=1)
-    left.plot([0, 1], [0, 0], ls="", marker="o", color="black", ms=4)
-    left.set(xlabel="outer canthus (0) to inner canthus (1)", ylabel="above the line of the canthi\n(eye widths)")
-    left.set(title="Pupils in the frame of their eye", xlim=(-0.15, 1.15), ylim=(-0.45, 0.45), aspect="equal")
-    shown = pupils["opening"].clip(upper=0.8)
-    for eye, group in shown.groupby(pupils["eye"]):
-        sns.histplot(x=group, bins=np.linspace(0, 0.8, 33), ax=right, color=colours[eye], element="step", alpha=0.25, label=eye)
+    lids = pupils[["openness_right", "openness_left"]]
+    at = np.linspace(-0.5, 0.5, 50)
+    lid = 0.6 * np.nanmedian(lids) * (1 - 4 * at**2)  # parabolas whose mean opening at the three lid points is the median
+    left.fill_between(at, -lid, lid, color="0.9", lw=0)
+    left.plot([-0.5, 0.5], [0, 0], ls="", marker="o", color="black", ms=4)
+    for side, colour in (("right", PALETTE[0]), ("left", PALETTE[1])):
+        offsets = pupils[[f"offset_x_{side}", f"offset_y_{side}"]].to_numpy()
+        left.scatter(*offsets.T, s=9, color=colour, alpha=0.4, lw=0, rasterized=True, label=f"{side} eye")
+        shown = lids[f"openness_{side}"].clip(upper=0.8)
+        bins = np.linspace(0, 0.8, 33)
+        sns.histplot(x=shown, bins=bins, ax=right, color=colour, element="step", alpha=0.25, label=f"{side} eye")
+    left.set(xlabel="from the outer (−0.5) to the inner canthus (0.5), eye widths", ylabel="up (eye widths)")
+    left.set(title="Pupils in the frame of their eye", xlim=(-0.65, 0.65), ylim=(-0.45, 0.45), aspect="equal")
+    for handle in left.legend(loc="upper right").legend_handles:
+        handle.set(alpha=1, sizes=[25])
     right.set(xlabel="opening of the lids (eye widths, at most 0.8)", ylabel="eyes", title="How open the eyes are")
-    right.legend(title="eye")
+    right.legend()
     return fig
 
 

@@ -3,9 +3,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retinalib.datasets.describe import describe_faces, image_sizes, pupils_in_eyes
+from retinalib.datasets.describe import describe_faces, image_sizes
 from retinalib.datasets.table import FaceDataset
-from retinalib.landmarks import WFLW_98
 
 
 @pytest.fixture
@@ -52,23 +51,11 @@ def test_a_row_a_face(dataset):
     assert table["share"].iloc[3] == pytest.approx(30 / np.sqrt(4000))
 
 
-def test_pupils_in_the_frame_of_their_eye():
-    """An eye 10 px wide, turned by any angle: the pupil lies where it was put."""
-    for angle in np.radians([0, 30, 200]):
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        face = np.zeros((98, 2))
-        right, left = WFLW_98.right_eye, WFLW_98.left_eye
-        for eye, outer, inner in ((right, 0.0, 10.0), (left, 40.0, 30.0)):
-            face[eye.outer], face[eye.inner] = (outer, 0), (inner, 0)
-            for up, low, x in zip(eye.upper, eye.lower, np.linspace(outer, inner, 5)[1:4], strict=True):
-                face[up], face[low] = (x, -2), (x, 1)
-        face[right.pupil], face[left.pupil] = (6, -1), (34, 0.5)
-        unknown = np.full((98, 2), np.nan)
-        table = pupils_in_eyes(np.stack([unknown, face @ turn.T + 50]), WFLW_98)
-        assert table["row"].tolist() == [1, 1] and table["eye"].tolist() == ["right", "left"]
-        assert np.allclose(table["along"], [0.6, 0.6]) and np.allclose(table["across"], [0.1, -0.05])
-        assert np.allclose(table["opening"], 0.3)
-
-
-def test_no_faces():
-    assert len(pupils_in_eyes(np.zeros((0, 98, 2)), WFLW_98)) == 0
+def test_rows_are_those_of_the_table(dataset):
+    """Also where the faces of a photo do not stand together in the list."""
+    table = dataset.table.iloc[[3, 1, 0, 2]].iloc[[1, 0, 2, 3]].reset_index(drop=True)
+    shuffled = describe_faces(FaceDataset(table, dataset.images_root))
+    assert shuffled["photo"].tolist() == [0, 1, 0, 0]
+    assert shuffled["face"].tolist() == [0, 0, 1, 2]
+    assert shuffled["repeated"].tolist() == [2, 0, 0, 2]
+    assert np.allclose(shuffled["width"], table["x2"] - table["x1"])

@@ -5,11 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retinalib.datasets.describe import pupils_in_eyes
 from retinalib.faces import Faces
 from retinalib.landmarks import WFLW_98
 from retinalib.plots import anchors, faces
 from retinalib.plots.style import use_style
+from retinalib.pupils import pupil_table
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def test_alignment_undoes_similarities():
 def test_shapes_and_pupils():
     base, moved = shapes()
     faces.shape_figure(moved, base, WFLW_98)
-    faces.pupil_figure(pupils_in_eyes(moved, WFLW_98))
+    faces.pupil_figure(pupil_table(Faces(np.zeros((30, 4)), moved)))
 
 
 def test_attribute_shares():
