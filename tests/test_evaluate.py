@@ -1,0 +1,199 @@
+import time
+
+import numpy as np
+import pytest
+
+from retinalib.evaluate import (
+    auc,
+    box_iou,
+    cumulative_error,
+    detection_ap,
+    evaluate_faces,
+    failure_rate,
+    match_faces,
+    matched_landmarks,
+    mean_landmarks_in_box,
+    mean_shape,
+    nme,
+    point_errors,
+    precision_recall,
+    procrustes_distance,
+    put_in_boxes,
+    summary,
+    wider_ap,
+)
+from retinalib.faces import Faces
+from retinalib.landmarks import WFLW_98, WIDER_5
+from tests.shared import SHARED, needs_shared
+
+
+def scene(rng, faces=3, noise=0.0, missed=(), surplus=0):
+    """True faces apart from each other, and predictions of them."""
+    corner = np.stack([np.arange(faces) * 100.0, rng.uniform(0, 50, faces)], 1)
+    size = rng.uniform(40, 80, (faces, 1))
+    landmarks = corner[:, None] + rng.uniform(0, 1, (faces, 98, 2)) * size[:, None]
+    boxes = np.concatenate([corner, corner + size], 1)
+    true = Faces(boxes, landmarks)
+    kept = [i for i in range(faces) if i not in missed]
+    moved = landmarks[kept] + rng.normal(0, 1, (len(kept), 98, 2)) * noise
+    wrong = np.tile([1000.0, 1000, 1040, 1040], (surplus, 1)) + 100 * np.arange(surplus)[:, None]
+    predicted = Faces(
+        np.concatenate([boxes[kept], wrong]),
+        np.concatenate([moved, np.zeros((surplus, 98, 2))]),
+        scores=rng.uniform(0.1, 1, len(kept) + surplus),
+    )
+    return predicted, true
+
+
+@needs_shared
+def test_wider_ap_is_the_references_and_fast():
+    data = np.load(SHARED / "reference/wider_val_predictions.npz")
+    ends = data["count"].cumsum()
+    rows = np.split(data["detections"], ends[:-1])
+    predictions = dict(zip(data["image_names"].tolist(), rows, strict=True))
+    start = time.perf_counter()
+    found = wider_ap(predictions, SHARED / "reference/wider_ground_truth")
+    print(f"WIDER AP in {time.perf_counter() - start:.2f} s")
+    np.testing.assert_allclose([found["easy"], found["medium"], found["hard"]], data["expected_ap"], atol=1e-6)
+
+
+@needs_shared
+def test_wider_ap_of_nothing_and_of_wrong_shapes():
+    truth = SHARED / "reference/wider_ground_truth"
+    assert wider_ap({}, truth) == {"easy": 0.0, "medium": 0.0, "hard": 0.0}
+    with pytest.raises(ValueError, match=r"predictions of a/b must be \(N, 5\)"):
+        wider_ap({"a/b": np.zeros((3, 4))}, truth)
+
+
+def test_wider_truth_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"wider_easy_val\.mat"):
+        wider_ap({}, tmp_path)
+
+
+def test_iou_by_hand():
+    a = np.array([[0, 0, 10, 10], [0, 0, 5, 10]], float)
+    np.testing.assert_allclose(box_iou(a, a), [[1, 0.5], [0.5, 1]])
+    assert box_iou(a, np.array([[20.0, 20, 30, 30]])).max() == 0 and box_iou(a, np.zeros((0, 4))).shape == (2, 0)
+
+
+def test_nme_by_loops():
+    rng = np.random.default_rng(0)
+    true, predicted = rng.uniform(0, 100, (4, 98, 2)), rng.uniform(0, 100, (4, 98, 2))
+    expected = []
+    for n in range(4):
+        distance = np.hypot(*(true[n, 60] - true[n, 72]))
+        expected.append(sum(np.hypot(*(true[n, i] - predicted[n, i])) for i in range(98)) / 98 / distance)
+    np.testing.assert_allclose(nme(predicted, true, normaliser="inter_ocular"), expected)
+    pupils = [e * np.hypot(*(t[60] - t[72])) / np.hypot(*(t[96] - t[97])) for e, t in zip(expected, true, strict=True)]
+    np.testing.assert_allclose(nme(predicted, true, normaliser="inter_pupil"), pupils)
+    boxes = np.array([[0, 0, 30, 40.0]] * 4)
+    by_box = nme(predicted, true, normaliser="box", boxes=boxes)
+    np.testing.assert_allclose(by_box, nme(predicted, true, normaliser=np.full(4, np.sqrt(1200))))
+
+
+def test_nme_does_not_change_with_scale_shift_and_rotation():
+    rng = np.random.default_rng(1)
+    true, predicted = rng.uniform(0, 100, (3, 98, 2)), rng.uniform(0, 100, (3, 98, 2))
+    turn = np.array([[0.6, -0.8], [0.8, 0.6]]) * 3.7
+    np.testing.assert_allclose(
+        nme(predicted @ turn + 9, true @ turn + 9, normaliser="inter_ocular"), nme(predicted, true, normaliser="inter_ocular")
+    )
+
+
+def test_unknown_landmarks_and_bad_normalisers():
+    true = np.random.default_rng(2).uniform(0, 9, (2, 98, 2))
+    predicted = true + 1
+    true[0, 5] = np.nan
+    errors = point_errors(predicted, true, normaliser=np.array([2.0, 0.0]))
+    assert np.isnan(errors[0, 5]) and np.isnan(errors[1]).all()
+    np.testing.assert_allclose(nme(predicted, true, normaliser=np.array([2.0, 0.0])), [np.sqrt(2) / 2, np.nan])
+    with pytest.raises(ValueError, match="normaliser must be"):
+        nme(predicted, true, normaliser="nose")
+    with pytest.raises(ValueError, match="with boxes"):
+        nme(predicted, true, normaliser="box")
+    with pytest.raises(ValueError, match=r"must both be \(N, L, 2\)"):
+        nme(predicted[:1], true, normaliser="inter_ocular")
+    with pytest.raises(TypeError):
+        nme(predicted, true)
+    assert nme(np.zeros((0, 98, 2)), np.zeros((0, 98, 2)), normaliser="inter_ocular").shape == (0,)
+
+
+def test_failures_and_auc_by_fine_sums():
+    errors = np.array([0.0, 0.02, 0.05, 0.0999, 0.1, 0.101, 0.5, np.nan, np.inf])
+    assert failure_rate(errors) == pytest.approx(4 / 9)
+    at = np.linspace(0, 0.1, 200_001)
+    share = [(errors <= t).mean() for t in at[::100]]
+    assert auc(errors) == pytest.approx(np.trapezoid(share, at[::100]) / 0.1, abs=1e-3)
+    curve = cumulative_error(errors, 0.1, 3)
+    np.testing.assert_allclose(curve["share"], [1 / 9, 3 / 9, 5 / 9])
+    assert np.isnan(auc(np.zeros(0))) and np.isnan(failure_rate(np.zeros(0))) and auc(np.zeros(3)) == pytest.approx(1)
+
+
+def test_ap_by_hand():
+    """Three true faces; detections by score: hit, miss, hit. Interpolated precision is 1 up to 1/3 and 2/3 up to 2/3."""
+    box = np.array([[0, 0, 10, 10], [50, 0, 60, 10], [100, 0, 110, 10]], float)
+    points = np.zeros((3, 5, 2))
+    true = Faces(box, points, schema=WIDER_5)
+    found = Faces([[0, 0, 10, 10], [200, 0, 210, 10], [50, 0, 60, 9]], points, scores=np.array([0.9, 0.8, 0.7]), schema=WIDER_5)
+    assert detection_ap([found], [true]) == pytest.approx(1 / 3 * 1 + 1 / 3 * 2 / 3)
+    np.testing.assert_allclose(precision_recall([found], [true])["recall"], [1 / 3, 1 / 3, 2 / 3])
+    assert detection_ap([true], [true]) == 1 and detection_ap([Faces.empty(WIDER_5)], [true]) == 0
+    assert np.isnan(detection_ap([found], [Faces.empty(WIDER_5)])) and np.isnan(detection_ap([], []))
+
+
+def test_a_second_detection_of_a_face_is_a_mistake():
+    true = Faces([[0, 0, 10, 10]], np.zeros((1, 5, 2)), schema=WIDER_5)
+    twice = Faces([[0, 0, 10, 10], [0, 0, 10, 9]], np.zeros((2, 5, 2)), scores=np.array([0.5, 0.9]), schema=WIDER_5)
+    assert match_faces(twice, true).tolist() == [1]
+    assert precision_recall([twice], [true])["precision"].tolist() == [1.0, 0.5]
+
+
+def test_end_to_end_rows_and_misses():
+    rng = np.random.default_rng(3)
+    predicted, true = zip(scene(rng, noise=0.5, missed=(1,), surplus=2), scene(rng), strict=True)
+    table = evaluate_faces(predicted, true, ["a.jpg", "b.jpg"])
+    assert len(table) == 6 and table["matched"].tolist() == [True, False, True, True, True, True]
+    assert table["nme"].isna().tolist() == [False, True, False, False, False, False]
+    assert table.loc[table["image"] == "b.jpg", "nme"].max() < 1e-6
+    hit = table[table["matched"]].iloc[0]
+    expected = nme(predicted[0].landmarks[:1], true[0].landmarks[:1], normaliser="inter_ocular")[0]
+    assert hit["nme"] == pytest.approx(expected, rel=1e-4)
+    parts = sum(hit[f"nme_{name.replace(' ', '_')}"] * len(points) for name, points in WFLW_98.regions.items())
+    assert parts / 98 == pytest.approx(hit["nme"])
+    row = summary(table).iloc[0]
+    assert row["faces"] == 6 and row["recall"] == pytest.approx(5 / 6)
+    assert row["failure_rate"] >= 1 / 6 and summary(table, "image").loc["b.jpg", "auc"] == pytest.approx(1)
+    photo, face, ours, theirs = matched_landmarks(predicted, true)
+    assert photo.tolist() == [0, 0, 1, 1, 1] and face.tolist() == [0, 2, 0, 1, 2]
+    np.testing.assert_allclose(nme(ours, theirs, normaliser="inter_ocular"), table["nme"].dropna(), rtol=1e-5)
+
+
+def test_faces_without_landmarks_are_detected_but_not_scored():
+    predicted, true = scene(np.random.default_rng(4))
+    true.landmarks[1] = np.nan
+    assert len(evaluate_faces([predicted], [true])) == 2
+    assert len(evaluate_faces([Faces.empty()], [Faces.empty()])) == 0
+
+
+def test_mean_shape_ignores_shift_scale_and_rotation():
+    rng = np.random.default_rng(5)
+    shape = rng.normal(0, 1, (98, 2))
+    turned = []
+    for _ in range(20):
+        angle = rng.uniform(-0.5, 0.5)
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        turned.append(shape @ turn * rng.uniform(0.5, 50) + rng.uniform(-99, 99, 2))
+    mean = mean_shape(np.stack(turned))
+    assert procrustes_distance(mean, shape) < 1e-6 and np.linalg.norm(mean) == pytest.approx(1)
+    with pytest.raises(ValueError, match="at least one face"):
+        mean_shape(np.full((2, 98, 2), np.nan))
+
+
+def test_mean_shape_in_boxes():
+    predicted, true = scene(np.random.default_rng(6))
+    shape = mean_landmarks_in_box([true])
+    size = true.boxes[:, 2:] - true.boxes[:, :2]
+    by_hand = np.mean([(true.landmarks[i] - true.boxes[i, :2]) / size[i] for i in range(3)], axis=0)
+    np.testing.assert_allclose(shape, by_hand, rtol=1e-5)
+    put = put_in_boxes(shape, predicted)
+    np.testing.assert_allclose(put.landmarks[0], true.boxes[0, :2] + shape * size[0], rtol=1e-4)

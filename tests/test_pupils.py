@@ -1,0 +1,95 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from retinalib.faces import Faces
+from retinalib.landmarks import WFLW_98, WIDER_5
+from retinalib.pupils import baselines, openness, pupil_errors, pupil_offset, pupil_table
+from tests.shared import SHARED, needs_shared
+
+
+def face(offset=(0.1, 0.05), opening=0.3):
+    """An upright face whose eyes are 30 pixels wide and 20 apart, with known offsets and openness, in (98, 2) points."""
+    points = np.random.default_rng(0).uniform(0, 100, (98, 2))
+    for eye, outer, inner in ((WFLW_98.right_eye, 10.0, 40.0), (WFLW_98.left_eye, 90.0, 60.0)):
+        across = inner - outer
+        points[eye.outer], points[eye.inner] = (outer, 50), (inner, 50)
+        for step, (up, low) in enumerate(zip(eye.upper, eye.lower, strict=True), 1):
+            points[up] = outer + across * step / 4, 50 - 15 * opening
+            points[low] = outer + across * step / 4, 50 + 15 * opening
+        points[eye.pupil] = (outer + inner) / 2 + across * offset[0], 50 - 30 * offset[1]
+    return points
+
+
+def turned(points, angle, scale=1.0, shift=(0.0, 0.0)):
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return points @ turn.T + shift
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.7, -2.5, np.pi])
+def test_offsets_and_openness_are_exact_and_invariant(angle):
+    points = turned(face((0.1, 0.05), 0.3), angle, 3.3, (-70, 900))[None]
+    for eye in (WFLW_98.right_eye, WFLW_98.left_eye):
+        np.testing.assert_allclose(pupil_offset(points, eye), [[0.1, 0.05]], atol=1e-6)
+        np.testing.assert_allclose(openness(points, eye), [0.3], atol=1e-6)
+
+
+def test_mirroring_keeps_offsets():
+    faces = Faces([[0, 0, 100, 100]], face((0.12, -0.03))[None])
+    table, mirrored = pupil_table(faces), pupil_table(faces.flipped(100))
+    for axis in "xy":
+        np.testing.assert_allclose(mirrored[f"offset_{axis}_right"], table[f"offset_{axis}_left"], atol=1e-5)
+    np.testing.assert_allclose(mirrored["look_x"], -table["look_x"], atol=1e-5)
+
+
+def test_looking_to_one_side_adds_up_and_vergence_cancels():
+    points = face((0.1, 0.0))  # both towards the nose
+    assert pupil_table(Faces([[0, 0, 9, 9]], points[None]))["look_x"][0] == pytest.approx(0, abs=1e-6)
+    points[WFLW_98.left_eye.pupil, 0] += 6  # the left one to the person's left instead
+    assert pupil_table(Faces([[0, 0, 9, 9]], points[None]))["look_x"][0] == pytest.approx(0.1, abs=1e-6)
+
+
+def test_closed_eyes_are_flagged_and_kept_out():
+    faces = Faces(np.zeros((2, 4)), np.stack([face(opening=0.05), face(opening=0.3)]), attributes=pd.DataFrame({"yaw": [1, 2]}))
+    table = pupil_table(faces)
+    assert table["closed_right"].tolist() == [True, False] and table["look_x"].isna().tolist() == [True, False]
+    assert not pupil_table(faces, closed=0.01)["closed_left"].any() and table["yaw"].tolist() == [1, 2]
+    assert table["eye_width_right"].tolist() == pytest.approx([30, 30])
+
+
+def test_degenerate_and_empty():
+    points = face()
+    points[WFLW_98.right_eye.outer] = points[WFLW_98.right_eye.inner]
+    table = pupil_table(Faces([[0, 0, 9, 9]], points[None]))
+    assert np.isnan(table["offset_x_right"][0]) and np.isfinite(table["offset_x_left"][0])
+    assert len(pupil_table(Faces.empty())) == 0
+    with pytest.raises(ValueError, match="wider5 has no canthi"):
+        pupil_table(Faces.empty(WIDER_5))
+
+
+def test_baselines_by_hand():
+    points = face((0.2, 0.1))[None]
+    found = baselines(points, WFLW_98, {"right": np.array([0.2, 0.1]), "left": np.array([0.0, 0.0])})
+    np.testing.assert_allclose(found["canthus midpoint"][0], [[25, 50], [75, 50]])
+    np.testing.assert_allclose(found["lid centroid"][0], [[25, 50], [75, 50]], atol=1e-9)
+    np.testing.assert_allclose(found["mean offset"][0], [points[0, 96], [75, 50]], atol=1e-9)
+
+
+def test_errors_by_hand():
+    true = face((0.0, 0.0))[None]  # pupils at (25, 50) and (75, 50), outer canthi 80 apart
+    predicted = np.array([[[28.0, 50.0], [75.0, 46.0]]])
+    table = pupil_errors(predicted, true, WFLW_98)
+    assert table["pupil_nme"][0] == pytest.approx((3 + 4) / 2 / 80) and table["worst_eye"][0] == pytest.approx(4 / 50)
+    assert table["error_x_right"][0] == pytest.approx(0.1) and table["error_y_left"][0] == pytest.approx(4 / 30)
+    assert len(pupil_errors(np.zeros((0, 2, 2)), np.zeros((0, 98, 2)), WFLW_98)) == 0
+
+
+@needs_shared
+def test_real_pupils_lie_within_their_eyes():
+    path = SHARED / "real_faces/WFLW_annotations/list_98pt_test_attributed_faces.txt"
+    points = np.array([line.split()[:196] for line in path.open()], float).reshape(-1, 98, 2)
+    for eye in (WFLW_98.right_eye, WFLW_98.left_eye):
+        opened = openness(points, eye) > 0.15
+        offset = pupil_offset(points, eye)[opened]
+        assert opened.mean() > 0.7 and (np.abs(offset[:, 0]) < 0.5).mean() > 0.97
+        assert abs(np.median(offset[:, 0])) < 0.1 and abs(np.median(offset[:, 1])) < 0.08

@@ -1,0 +1,35 @@
+import nbformat
+import pytest
+
+from retinalib.workbook import clean, run
+
+
+def write(path, *sources, parameters="X = 1"):
+    cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    cells += [nbformat.v4.new_code_cell(source) for source in sources]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+
+
+def test_runs_with_parameters_and_leaves_nothing_of_the_machine(tmp_path):
+    write(tmp_path / "a.ipynb", "print(X + 1)")
+    run(tmp_path / "a.ipynb", tmp_path / "out" / "a.ipynb", {"X": 41})
+    done = nbformat.read(tmp_path / "out" / "a.ipynb", 4)
+    assert done.cells[-1].outputs[0].text == "42\n"
+    assert "papermill" not in done.metadata and str(tmp_path) not in (tmp_path / "out" / "a.ipynb").read_text()
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.ipynb"]
+
+
+def test_a_failing_cell_is_named_and_the_notebook_stays(tmp_path):
+    write(tmp_path / "a.ipynb", "raise ValueError('no such photo')")
+    before = (tmp_path / "a.ipynb").read_bytes()
+    with pytest.raises(SystemExit, match=r"a\.ipynb, cell 2: ValueError: no such photo"):
+        run(tmp_path / "a.ipynb", tmp_path / "a.ipynb")
+    assert (tmp_path / "a.ipynb").read_bytes() == before
+
+
+def test_progress_bars_keep_their_last_state():
+    cell = nbformat.v4.new_code_cell("x")
+    cell.outputs = [nbformat.v4.new_output("stream", name="stderr", text="a\r 10%\r100%\nend\n")]
+    cleaned = clean(nbformat.v4.new_notebook(cells=[cell]))
+    assert cleaned.cells[0].outputs[0].text == "100%\nend\n"
