@@ -25,7 +25,8 @@ def test_environment_has_the_packages_of_pyproject():
 def test_imports_run_downwards():
     """A module imports only from floors below its own; plots need no torch."""
     floors = {
-        **dict.fromkeys(("landmarks", "faces", "files"), 0),
+        **dict.fromkeys(("landmarks", "files"), 0),
+        "faces": 0.5,
         **dict.fromkeys(("datasets", "anchors", "statistics"), 1),
         **dict.fromkeys(("augment", "model", "reach"), 2),
         **dict.fromkeys(("loss", "checkpoint", "anatomy"), 3),

@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -325,12 +326,12 @@ def make(
             for job in as_completed(jobs):
                 job.result()
                 bar.update(min(_CHUNK, images - jobs[job]))
+    if (folder / "config.json").is_file():  # another process was at the same and has finished
+        return folder
     rows = [row for first in starts for row in json.loads(_part(folder, first).read_text())]
     _write_lists(folder, pd.DataFrame(rows))
     write_text(folder / "config.json", json.dumps(configuration, indent=1))
-    for first in starts:
-        _part(folder, first).unlink()
-    (folder / "parts").rmdir()
+    shutil.rmtree(folder / "parts")
     return folder
 
 

@@ -46,8 +46,8 @@ def read_annotations(path: str | Path) -> pd.DataFrame:
         columns = text.split(maxsplit=_COLUMNS - 1)  # a name may hold blanks
         if not columns:
             continue
-        if len(columns) != _COLUMNS or len(text.split()) < _COLUMNS:
-            raise ValueError(f"{path}, line {line}: {len(columns)} columns, where WFLW has {_COLUMNS}")
+        if len(columns) != _COLUMNS or _is_number(columns[-1].split()[0]):
+            raise ValueError(f"{path}, line {line}: {len(text.split())} columns, where WFLW has {_COLUMNS}")
         try:
             numbers.append(np.array(columns[:-1], float))
             images.append(safe_relative(columns[-1].strip()))
@@ -64,6 +64,14 @@ def read_annotations(path: str | Path) -> pd.DataFrame:
     table[list(ATTRIBUTES)] = values[:, 2 * _COUNT + 4 :] != 0
     table["landmarks"] = list(points)
     return usable(table, str(path))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def write_annotations(table: pd.DataFrame, path: str | Path) -> None:

@@ -1,0 +1,145 @@
+"""The official archives: extracted safely, counted, and plainly missed.
+
+The archives are downloaded by hand, since their licences ask for it; :func:`prepare` does the rest:
+``python -m retinalib.datasets.archives wflw data/wflw``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from retinalib.datasets import wflw, wider
+from retinalib.datasets.table import safe_relative
+
+_MOST_BYTES = 20_000_000_000  # an archive that would unpack to more is refused
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One official file, and the folder or file that is there once it is extracted."""
+
+    name: str
+    gives: str
+    home: str
+
+
+ARCHIVES = {
+    "wflw": (
+        Archive("WFLW_images.tar.gz", wflw.IMAGES, wflw.HOME),
+        Archive("WFLW_annotations.tar.gz", "WFLW_annotations", wflw.HOME),
+    ),
+    "wider": (
+        Archive("WIDER_train.zip", "WIDER_train", wider.HOME),
+        Archive("WIDER_val.zip", "WIDER_val", wider.HOME),
+        Archive("wider_face_split.zip", "wider_face_split", wider.HOME),
+    ),
+}
+EXPECTED = {
+    "wflw": {"train": 7500, "test": 2500},
+    "wider": {"train": 159_424, "val": 39_708},
+}
+"""Faces in the official lists."""
+
+
+def extract(archive: str | Path, folder: str | Path) -> None:
+    """Extracts a ``.zip`` or ``.tar.gz`` into ``folder``, all or nothing.
+
+    Before anything is written, members that are absolute, lead out of the folder, or are links or devices are refused, and so
+    is an archive that would unpack to over 20 GB. Files land in a temporary folder first. Raises ValueError naming archive
+    and member.
+    """
+    archive, folder = Path(archive), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".extracting-", dir=folder))
+    try:
+        if archive.suffix == ".zip":
+            with zipfile.ZipFile(archive) as file:
+                members = [(m.filename, m.file_size, _is_plain_zip(m)) for m in file.infolist()]
+                _check(archive, members)
+                for member in tqdm(file.infolist(), desc=archive.name):
+                    file.extract(member, temporary)
+        else:
+            with tarfile.open(archive) as file:
+                infos = file.getmembers()
+                _check(archive, [(m.name, m.size, m.isfile() or m.isdir()) for m in infos])
+                for member in tqdm(infos, desc=archive.name):
+                    file.extract(member, temporary, filter="data")
+        for part in temporary.iterdir():
+            os.replace(part, folder / part.name)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        raise ValueError(f"{archive} is damaged ({error}): download it again") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_plain_zip(member: zipfile.ZipInfo) -> bool:
+    kind = (member.external_attr >> 16) & 0o170000
+    return kind in (0, 0o100000, 0o040000)  # not said, a file, a folder
+
+
+def _check(archive: Path, members: list[tuple[str, int, bool]]) -> None:
+    for name, _, plain in members:
+        if not plain:
+            raise ValueError(f"{archive}: '{name}' is a link or a device; nothing was extracted")
+        if name.rstrip("/") in ("", "."):
+            continue
+        try:
+            safe_relative(name)
+        except ValueError as error:
+            raise ValueError(f"{archive}: '{name}' leads out of the folder; nothing was extracted") from error
+    if sum(size for _, size, _ in members) > _MOST_BYTES:
+        raise ValueError(f"{archive} would unpack to more than {_MOST_BYTES / 1e9:.0f} GB; nothing was extracted")
+
+
+def prepare(dataset: str, root: str | Path) -> dict[str, int]:
+    """Extracts the archives of "wflw" or "wider" that lie in ``root`` and counts the faces of its lists.
+
+    What was extracted before is left as it is. Returns the faces of each list. Raises FileNotFoundError saying which archives
+    are missing and where to get them, and ValueError if a list has another number of faces than the official one.
+    """
+    root, missing = Path(root), []
+    for archive in ARCHIVES[dataset]:
+        if (root / archive.gives).exists():
+            continue
+        if (root / archive.name).is_file():
+            extract(root / archive.name, root)
+        if not (root / archive.gives).exists():
+            missing.append(archive)
+    if missing:
+        names = " and ".join(a.name for a in missing)
+        raise FileNotFoundError(f"{names} missing in {root}: download from {missing[0].home} and put there; see data/README.md")
+    if dataset == "wflw":
+        counts = {s: len(wflw.read_annotations(root / wflw.LISTS.format(split=s))) for s in EXPECTED["wflw"]}
+    else:
+        lists = {s: root / "wider_face_split" / f"wider_face_{s}_bbx_gt.txt" for s in EXPECTED["wider"]}
+        counts = {s: len(t := wider.read_boxes(path)) + len(t.attrs["set_aside"]) for s, path in lists.items()}
+    wrong = [f"{s}: {n:,} instead of {EXPECTED[dataset][s]:,}" for s, n in counts.items() if n != EXPECTED[dataset][s]]
+    if wrong:
+        raise ValueError(f"the lists in {root} are not the official ones ({'; '.join(wrong)} faces): extract them again")
+    return counts
+
+
+def main() -> None:
+    """Extracts and counts the official archives of a data set."""
+    parser = argparse.ArgumentParser(prog="python -m retinalib.datasets.archives", description=main.__doc__)
+    parser.add_argument("dataset", choices=list(ARCHIVES))
+    parser.add_argument("root", type=Path, help="the folder that holds the archives, such as data/wflw")
+    arguments = parser.parse_args()
+    try:
+        counts = prepare(arguments.dataset, arguments.root)
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    print("complete: " + ", ".join(f"{count:,} {split} faces" for split, count in counts.items()))
+
+
+if __name__ == "__main__":
+    main()

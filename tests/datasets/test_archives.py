@@ -1,0 +1,86 @@
+import io
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+
+from retinalib.datasets import archives, wflw
+
+
+def make_tar(path, members):
+    with tarfile.open(path, "w:gz") as file:
+        for name, content, kind in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.size = kind, len(content)
+            info.linkname = "/etc/passwd" if kind != tarfile.REGTYPE else ""
+            file.addfile(info, io.BytesIO(content))
+
+
+def lists(faces):
+    rng = np.random.default_rng(0)
+    row = " ".join(f"{v:.3f}" for v in rng.uniform(0, 99, 196)) + " 1 2 30 40 0 0 0 0 0 0 a/b.jpg\n"
+    return [(wflw.LISTS.format(split=s), (row * n).encode(), tarfile.REGTYPE) for s, n in faces.items()]
+
+
+def test_wflw_is_extracted_and_counted(tmp_path, monkeypatch):
+    monkeypatch.setitem(archives.EXPECTED, "wflw", {"train": 3, "test": 2})
+    make_tar(tmp_path / "WFLW_images.tar.gz", [("WFLW_images/a/b.jpg", b"x", tarfile.REGTYPE)])
+    make_tar(tmp_path / "WFLW_annotations.tar.gz", lists({"train": 3, "test": 2}))
+    assert archives.prepare("wflw", tmp_path) == {"train": 3, "test": 2}
+    assert archives.prepare("wflw", tmp_path) == {"train": 3, "test": 2}  # nothing to do
+    assert not list(tmp_path.glob(".extracting*"))
+
+
+def test_another_number_of_faces_is_refused(tmp_path):
+    make_tar(tmp_path / "WFLW_images.tar.gz", [("WFLW_images/a/b.jpg", b"x", tarfile.REGTYPE)])
+    make_tar(tmp_path / "WFLW_annotations.tar.gz", lists({"train": 3, "test": 2}))
+    with pytest.raises(ValueError, match="train: 3 instead of 7,500; test: 2 instead of 2,500 faces"):
+        archives.prepare("wflw", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "dataset, missing", [("wflw", "WFLW_images.tar.gz and WFLW_annotations.tar.gz"), ("wider", "WIDER_train.zip")]
+)
+def test_what_is_missing_is_said_with_its_home(tmp_path, dataset, missing):
+    with pytest.raises(FileNotFoundError, match=rf"{missing}.* missing in .*: download from http"):
+        archives.prepare(dataset, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        ("../out.txt", tarfile.REGTYPE),
+        ("/out.txt", tarfile.REGTYPE),
+        ("a/link", tarfile.SYMTYPE),
+        ("a/hard", tarfile.LNKTYPE),
+        ("a/device", tarfile.CHRTYPE),
+    ],
+)
+def test_hostile_archives_write_nothing(tmp_path, name, kind):
+    make_tar(tmp_path / "bad.tar.gz", [("good.txt", b"fine", tarfile.REGTYPE), (name, b"", kind)])
+    with pytest.raises(ValueError, match="nothing was extracted"):
+        archives.extract(tmp_path / "bad.tar.gz", tmp_path / "to")
+    assert list((tmp_path / "to").iterdir()) == []
+
+
+def test_hostile_and_huge_zips_write_nothing(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as file:
+        file.writestr("../out.txt", "x")
+    with pytest.raises(ValueError, match="leads out of the folder"):
+        archives.extract(tmp_path / "bad.zip", tmp_path / "to")
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("zeros", bytes(100_000))
+    monkeypatch.setattr(archives, "_MOST_BYTES", 50_000)
+    with pytest.raises(ValueError, match="would unpack to more than"):
+        archives.extract(tmp_path / "bomb.zip", tmp_path / "to")
+    assert list((tmp_path / "to").iterdir()) == []
+
+
+def test_damaged_archives_are_named(tmp_path):
+    (tmp_path / "half.zip").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(ValueError, match=r"half\.zip is damaged .*: download it again"):
+        archives.extract(tmp_path / "half.zip", tmp_path / "to")
+    (tmp_path / "half.tar.gz").write_bytes(b"\x1f\x8b cut off")
+    with pytest.raises(ValueError, match=r"half\.tar\.gz is damaged"):
+        archives.extract(tmp_path / "half.tar.gz", tmp_path / "to")

@@ -1,0 +1,156 @@
+import hashlib
+import json
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from retinalib.datasets import synthetic, wflw
+from retinalib.datasets.head import gaze_vector
+from retinalib.datasets.table import ATTRIBUTES
+from retinalib.evaluate import mean_shape, procrustes_distance
+from retinalib.landmarks import WFLW_98
+from retinalib.pupils import openness, pupil_offset
+from tests.shared import SHARED, needs_shared
+
+
+def digests(folder):
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return synthetic.make(tmp_path_factory.mktemp("faces"), 90, seed=3, size=128, workers=2, progress=False)
+
+
+def test_the_same_to_the_byte_whatever_the_processes(made, tmp_path):
+    alone = synthetic.make(tmp_path, 90, seed=3, size=128, workers=1, progress=False)
+    assert digests(alone) == digests(made) and alone.name == made.name
+    other = synthetic.make(tmp_path, 90, seed=4, size=128, workers=1, progress=False)
+    assert other != alone and digests(other) != digests(made)
+
+
+def test_an_interrupted_rendering_goes_on(made, tmp_path, monkeypatch):
+    class Interrupted(Exception):
+        pass
+
+    written = synthetic._write_lists
+
+    def interrupt(*_):
+        raise Interrupted
+
+    monkeypatch.setattr(synthetic, "_write_lists", interrupt)
+    with pytest.raises(Interrupted):
+        synthetic.make(tmp_path, 90, seed=3, size=128, workers=1, progress=False)
+    folder = tmp_path / made.name
+    assert not (folder / "config.json").exists()
+    (folder / "parts" / "000040.json").unlink()  # as if killed before this chunk was done
+    (folder / "parts" / "000080.json").write_text("[]")  # a finished chunk is not drawn again: this one stays empty
+    monkeypatch.setattr(synthetic, "_write_lists", written)
+    again = synthetic.make(tmp_path, 90, seed=3, size=128, workers=1, progress=False)
+    whole, partly = pd.read_csv(made / "truth.csv"), pd.read_csv(again / "truth.csv")
+    pd.testing.assert_frame_equal(partly, whole[~whole["image"].isin(set(whole["image"]) - set(partly["image"]))])
+    assert 0 < len(whole) - len(partly) < 40
+
+
+def test_a_finished_data_set_is_used_again(made):
+    before = {p: p.stat().st_mtime_ns for p in made.rglob("*")}
+    assert synthetic.make(made.parent, 90, seed=3, size=128, progress=False) == made
+    assert {p: p.stat().st_mtime_ns for p in made.rglob("*")} == before
+
+
+def test_the_layout_is_wflws(made):
+    train, test = (wflw.read_annotations(made / wflw.LISTS.format(split=s)) for s in ("train", "test"))
+    assert not set(train["image"]) & set(test["image"]) and len(train) > len(test) > 0
+    assert all((made / wflw.IMAGES / name).is_file() for name in [*train["image"], *test["image"]])
+    lines = (made / wflw.LISTS.format(split="train")).read_text().splitlines()
+    assert {len(line.split()) for line in lines} == {207}
+    dataset = synthetic.load(made, "test")
+    assert (
+        dataset.complete and set(synthetic.TRUTH) <= set(dataset.table) and dataset.table[synthetic.TRUTH].notna().all().all()
+    )
+    people = [set(synthetic.load(made, s).table["identity"]) for s in ("train", "test")]
+    assert not people[0] & people[1]
+    image, faces = dataset[0]
+    assert image.shape == (128, 128, 3) and set(ATTRIBUTES) <= set(faces.attributes)
+
+
+def test_boxes_hold_their_landmarks(made):
+    table = synthetic.load(made, "train").table
+    points = np.stack(table["landmarks"])
+    low, high = table[["x1", "y1"]].to_numpy()[:, None], table[["x2", "y2"]].to_numpy()[:, None]
+    assert ((points >= low - 1) & (points <= high + 1)).mean() > 0.999
+
+
+@pytest.mark.parametrize("yaw, pitch", [(0, 0), (25, 0), (-25, 10), (0, -12)])
+@pytest.mark.parametrize("gaze", [(0, 0), (10, 4), (-10, -6)])
+def test_the_labelled_pupil_is_the_middle_of_the_drawn_one(yaw, pitch, gaze):
+    """The dark disc grown from the label, at 640 pixels, has its middle within 1.3 pixels (half a pixel at 256) of it."""
+    image, faces = synthetic.render_face(yaw, pitch, gaze=gaze, lids=1.4, size=640, person=4)
+    dark = (image.max(2) < 60).astype(np.uint8)
+    measured = 0
+    for pupil in WFLW_98.pupils:
+        x, y = faces.landmarks[0, pupil]
+        labels = cv2.connectedComponents(dark, connectivity=4)[1]
+        here = labels[int(y) - 2 : int(y) + 3, int(x) - 2 : int(x) + 3]
+        names = here[here > 0]
+        if not len(names):
+            continue
+        rows, columns = np.nonzero(labels == np.bincount(names).argmax())
+        if np.ptp(columns) > 20 or np.ptp(rows) > 20:
+            continue  # it touches the lashes
+        (cx, cy), _ = cv2.minEnclosingCircle(np.column_stack([columns, rows]).astype(np.float32))
+        assert np.hypot(cx + 0.5 - x, cy + 0.5 - y) < 1.3
+        measured += 1
+    assert measured
+
+
+def test_gaze_and_lids_move_what_they_should():
+    right, left = WFLW_98.right_eye, WFLW_98.left_eye
+    offsets = [pupil_offset(synthetic.render_face(gaze=(g, 0), size=64)[1].landmarks, right)[0, 0] for g in (-20, 0, 20)]
+    assert offsets[0] < offsets[1] - 0.1 < offsets[2] - 0.2  # to the image's right is towards the nose of the right eye
+    up = [pupil_offset(synthetic.render_face(gaze=(0, g), size=64)[1].landmarks, left)[0, 1] for g in (-12, 12)]
+    assert up[0] < up[1] - 0.1
+    lids = [openness(synthetic.render_face(lids=o, size=64)[1].landmarks, right)[0] for o in (0.0, 0.5, 1.0)]
+    assert lids[0] < 0.06 < lids[1] < lids[2]
+    truth = synthetic.render_face(30, -10, 5, gaze=(12, 3))[1].attributes.iloc[0]
+    assert (truth["yaw"], truth["pitch"], truth["roll"], truth["gaze_yaw_right"], truth["gaze_pitch_left"]) == (
+        30,
+        -10,
+        5,
+        12,
+        3,
+    )
+
+
+def test_gaze_vectors_are_unit_and_point_where_they_say():
+    np.testing.assert_allclose(gaze_vector(0, 0), [0, 0, 1], atol=1e-12)
+    assert gaze_vector(30, 0)[0] == pytest.approx(0.5) and gaze_vector(0, 30)[1] == pytest.approx(-0.5)
+    assert np.linalg.norm(gaze_vector(40, -20)) == pytest.approx(1)
+
+
+def test_the_hidden_contour_follows_the_outline():
+    """At strong yaw no contour point lies far inside the face's outline on the side that is turned away."""
+    for yaw in (-60, 60):
+        faces = synthetic.render_face(yaw, size=256)[1]
+        contour = faces.landmarks[0, list(WFLW_98.regions["contour"])]
+        nose = faces.landmarks[0, WFLW_98.regions["nose"][1], 0]
+        far = contour[:10] if yaw < 0 else contour[-10:]
+        beyond = (far[:, 0] - nose) * np.sign(yaw)
+        assert (beyond > -0.12 * faces.size[0]).all()
+
+
+@needs_shared
+def test_the_mean_shape_is_that_of_real_faces(made):
+    real = wflw.read_annotations(SHARED / "real_faces/WFLW_annotations/list_98pt_test_attributed_faces.txt")
+    table = synthetic.load(made, "train").table
+    distance = procrustes_distance(mean_shape(np.stack(table["landmarks"])), mean_shape(np.stack(real["landmarks"])))
+    print(f"mean shape: {distance:.2%} of the inter-ocular distance from WFLW's")
+    assert distance < 0.05
+
+
+def test_bad_wishes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="leave nothing to train or to test with"):
+        synthetic.make(tmp_path, 1)
+    assert json.dumps([p.name for p in tmp_path.iterdir()]) == "[]"

@@ -1,0 +1,150 @@
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from retinalib.datasets import wflw, wider
+from retinalib.datasets.table import ATTRIBUTES
+from tests.shared import SHARED, needs_shared
+
+
+def line(rng, image="0--A/a.jpg", box=(10, 20, 60, 90), flags="0 1 0 0 0 1"):
+    points = " ".join(f"{v:.6f}" for v in rng.uniform(0, 100, 196))
+    return f"{points} {' '.join(map(str, box))} {flags} {image}"
+
+
+@pytest.fixture
+def lines():
+    rng = np.random.default_rng(0)
+    return [line(rng), line(rng, "0--A/a.jpg", (100, 20, 160, 90)), line(rng, "1--B/with blank.jpg")]
+
+
+def write(tmp_path, text, name="list.txt", **options):
+    path = tmp_path / name
+    path.write_bytes(text.encode(**options) if isinstance(text, str) else text)
+    return path
+
+
+def test_reads_what_is_there(tmp_path, lines):
+    table = wflw.read_annotations(write(tmp_path, "\n".join(lines)))
+    assert table["image"].tolist() == ["0--A/a.jpg", "0--A/a.jpg", "1--B/with blank.jpg"] and table["line"].tolist() == [
+        1,
+        2,
+        3,
+    ]
+    assert table.loc[0, ["x1", "y1", "x2", "y2"]].tolist() == [10, 20, 60, 90]
+    assert table.loc[0, list(ATTRIBUTES)].tolist() == [False, True, False, False, False, True]
+    expected = np.array(lines[1].split()[:196], np.float32).reshape(98, 2)
+    np.testing.assert_array_equal(table["landmarks"][1], expected)
+
+
+def test_line_ends_marks_tabs_and_blank_lines_do_not_matter(tmp_path, lines):
+    plain = wflw.read_annotations(write(tmp_path, "\n".join(lines)))
+    odd = "\ufeff" + "\r\n".join([lines[0].replace(" ", "\t"), "", *lines[1:]]) + "\r\n\r\n"
+    table = wflw.read_annotations(write(tmp_path, odd))
+    pd.testing.assert_frame_equal(table.drop(columns=["line", "landmarks"]), plain.drop(columns=["line", "landmarks"]))
+    assert table["line"].tolist() == [1, 3, 4]
+
+
+def test_round_trip(tmp_path, lines):
+    table = wflw.read_annotations(write(tmp_path, "\n".join(lines)))
+    wflw.write_annotations(table, tmp_path / "again.txt")
+    again = wflw.read_annotations(tmp_path / "again.txt")
+    np.testing.assert_allclose(np.stack(again["landmarks"]), np.stack(table["landmarks"]), atol=1e-5)
+    pd.testing.assert_frame_equal(again.drop(columns="landmarks"), table.drop(columns="landmarks"))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda s: s.split(" ", 1)[1], "line 2: 206 columns, where WFLW has 207"),
+        (lambda s: "1.0 " + s, "line 2: 208 columns, where WFLW has 207"),
+        (lambda s: s.replace(s.split()[5], "x7.5", 1), "line 2: could not convert string to float: 'x7.5'"),
+        (lambda s: s.replace("0--A/a.jpg", "../../secret.jpg"), r"line 2: the image path '\.\./\.\./secret\.jpg' leads out"),
+        (lambda s: s.replace("0--A/a.jpg", "/secret.jpg"), "line 2: the image path '/secret.jpg' leads out"),
+    ],
+)
+def test_a_damaged_line_is_named(tmp_path, lines, change, message):
+    path = write(tmp_path, "\n".join([lines[0], change(lines[1]), lines[2]]))
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))}, {message}"):
+        wflw.read_annotations(path)
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no annotations at .*WFLW is to be had from https"):
+        wflw.read_annotations(tmp_path / "none.txt")
+    with pytest.raises(ValueError, match="lists no faces"):
+        wflw.read_annotations(write(tmp_path, "\n \n"))
+    with pytest.raises(ValueError, match="not UTF-8"):
+        wflw.read_annotations(write(tmp_path, b"\xff\xfe\x00"))
+
+
+def test_boxes_of_no_area_are_set_aside_and_points_that_are_none_unknown(tmp_path):
+    rng = np.random.default_rng(1)
+    text = "\n".join([line(rng, box=(10, 20, 10, 90)), "nan inf " + line(rng).split(" ", 2)[2], line(rng, box=(9, 9, 3, 20))])
+    table = wflw.read_annotations(write(tmp_path, text))
+    assert table["line"].tolist() == [2] and table.attrs["set_aside"] == [(1, "box of no area"), (3, "box of no area")]
+    assert np.isnan(table["landmarks"][0]).any(1).tolist() == [True] + [False] * 97
+
+
+def official(tmp_path, train, test, images):
+    import cv2
+
+    for split, rows in (("train", train), ("test", test)):
+        path = tmp_path / wflw.LISTS.format(split=split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(rows))
+    for name in images:
+        (tmp_path / wflw.IMAGES / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / wflw.IMAGES / name), np.zeros((120, 200, 3), np.uint8))
+
+
+def test_train_and_test_stay_apart_and_missing_photos_are_counted(tmp_path):
+    rng = np.random.default_rng(2)
+    train = [line(rng, "a/1.jpg"), line(rng, "a/2.jpg"), line(rng, "a/gone.jpg")]
+    official(tmp_path, train, [line(rng, "a/2.jpg")], ["a/1.jpg", "a/2.jpg"])
+    with pytest.warns(
+        UserWarning, match=r"train faces set aside: 1 \(its photo is in the test list\), 1 \(its photo is missing\)"
+    ):
+        dataset = wflw.load(tmp_path, "train")
+    assert dataset.names == ["a/1.jpg"] and not dataset.complete
+    assert dataset.table.attrs["set_aside"] == [(2, "its photo is in the test list"), (3, "its photo is missing")]
+    image, faces = dataset[0]
+    assert image.shape == (120, 200, 3) and len(faces) == 1 and faces.attributes["expression"].tolist() == [True]
+    with pytest.raises(ValueError, match="split must be"):
+        wflw.load(tmp_path, "val")
+
+
+def test_no_photo_at_all_says_where_to_get_them(tmp_path):
+    official(tmp_path, [], [line(np.random.default_rng(3), "a/2.jpg")], [])
+    with pytest.raises(FileNotFoundError, match=r"none of the 1 photos is below .*WFLW_images"):
+        wflw.load(tmp_path, "test")
+
+
+@needs_shared
+def test_real_lists():
+    table = wflw.read_annotations(SHARED / "real_faces/WFLW_annotations/list_98pt_test_attributed_faces.txt")
+    assert len(table) == 1832 and not table.attrs["set_aside"]
+    dataset = wflw.load(SHARED / "real_faces", "test")
+    assert (len(dataset), len(dataset.table)) == (63, 72)
+    assert all(dataset[n][1].visible.mean() > 0.9 for n in range(3))
+
+
+@needs_shared
+def test_wider_boxes_join_the_labelled_faces():
+    real = SHARED / "real_faces"
+    lists = [real / f"wider_face_{split}_bbx_gt.txt" for split in ("train", "val")]
+    dataset = wflw.load(real, "test", wider_boxes=lists)
+    boxes = pd.concat([wider.read_boxes(path) for path in lists])
+    expected = boxes[boxes["image"].isin(dataset.names)]
+    labelled = np.array([np.isfinite(points).all() for points in dataset.table["landmarks"]])
+    assert dataset.complete and labelled.sum() == 72
+    assert abs(len(dataset.table) - len(expected)) <= 3  # a labelled face without a box of its own keeps the one it had
+    inside = [
+        ((p.mean(0) > b[:2]) & (p.mean(0) < b[2:])).all()
+        for p, b in zip(
+            dataset.table["landmarks"][labelled], dataset.table[["x1", "y1", "x2", "y2"]].to_numpy()[labelled], strict=True
+        )
+    ]
+    assert all(inside)

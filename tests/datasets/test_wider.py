@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+
+from retinalib.datasets import wider
+from tests.shared import SHARED, needs_shared
+
+BOXES = """0--A/one.jpg
+2
+10 20 30 40 0 0 0 0 0 0
+50 60 7 8 1 0 0 0 2 0
+0--A/none.jpg
+0
+0 0 0 0 0 0 0 0 0 0
+1--B/flat.jpg
+2
+1 2 0 5
+5 6 7 8
+"""
+
+
+def write(tmp_path, text, name="list.txt"):
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def test_boxes(tmp_path):
+    table = wider.read_boxes(write(tmp_path, BOXES))
+    assert table["image"].tolist() == ["0--A/one.jpg", "0--A/one.jpg", "1--B/flat.jpg"] and table["line"].tolist() == [3, 4, 11]
+    assert table.loc[0, ["x1", "y1", "x2", "y2"]].tolist() == [10, 20, 40, 60]
+    assert table.attrs["set_aside"] == [(10, "box of no area")] and np.isnan(table["landmarks"][0]).all()
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a/b.jpg\nmany\n", "line 2: the number of faces of a/b.jpg belongs here, not 'many'"),
+        ("a/b.jpg\n", "line 2: the number of faces"),
+        ("a/b.jpg\n3\n1 2 3 4\n", "line 2: 3 faces of a/b.jpg announced, but the file ends"),
+        ("a/b.jpg\n1\n1 2 3\n", "line 3: 3 numbers, where 4 or 10 belong"),
+        ("a/b.jpg\n1\n1 2 x 4\n", "line 3: could not convert"),
+        ("../b.jpg\n1\n1 2 3 4\n", "line 1: the image path"),
+    ],
+)
+def test_damaged_lists_are_named(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        wider.read_boxes(write(tmp_path, text))
+
+
+def test_five_point_labels(tmp_path):
+    points = "12 22 0.0 28 22 0.0 20 30 0.0 -1 -1 -1 25 38 0.0"
+    text = f"# 0--A/one.jpg\n10 20 30 40 {points} 0.82\n10 20 30 40 {'-1 -1 -1 ' * 5}0.5\n# 0--A/two.jpg\n1 2 3 4\n"
+    table = wider.read_labels(write(tmp_path, text, "label.txt"))
+    assert table["image"].tolist() == ["0--A/one.jpg", "0--A/one.jpg", "0--A/two.jpg"]
+    assert np.isnan(table["landmarks"][0]).any(1).tolist() == [False, False, False, True, False]
+    assert table["landmarks"][0][4].tolist() == [25, 38]
+    assert np.isnan(table["landmarks"][1]).all() and np.isnan(table["landmarks"][2]).all()
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [("1 2 3 4\n", "line 1: a face before any photo"), ("# a.jpg\n1 2 3 4 5\n", "line 2: 5 numbers, where 4 or 19 or 20")],
+)
+def test_damaged_labels_are_named(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        wider.read_labels(write(tmp_path, text))
+
+
+def test_missing_and_empty(tmp_path):
+    with pytest.raises(FileNotFoundError, match="WIDER FACE is to be had from"):
+        wider.read_boxes(tmp_path / "none.txt")
+    assert len(wider.read_boxes(write(tmp_path, ""))) == 0 and len(wider.read_labels(write(tmp_path, ""))) == 0
+
+
+@needs_shared
+@pytest.mark.parametrize("split, photos, faces", [("train", 564, 1948), ("val", 46, 176)])
+def test_real_lists(split, photos, faces):
+    real = SHARED / "real_faces"
+    dataset = wider.load(real / f"wider_face_{split}_bbx_gt.txt", real / "WFLW_images")
+    assert (len(dataset), len(dataset.table)) == (photos, faces)
+    image, found = dataset[0]
+    assert (found.boxes[:, 2:] <= np.array(image.shape[1::-1]) + 1).all() and not found.visible.any()
