@@ -20,8 +20,8 @@ _SMALLEST_FACE = 1.0  # pixels a side after augmentation; smaller ones are dropp
 class AugmentConfig:
     """How much training images are varied. The last two reproduce faults of the predecessor, to show what they cost."""
 
-    crop: tuple[float, float] = (0.4, 1.0)  # side of the crop as a share of the photo's shorter side, if the face fits
-    expand: float = 0.2  # probability that the crop is taken larger than the photo instead
+    crop: tuple[float, float] = (0.3, 0.8)  # side of the crop as a share of the photo's shorter side, if the face fits
+    expand: float = 0.1  # probability that the crop is taken larger than the photo instead
     expand_to: float = 1.6  # at most so many times the photo's longer side
     flip: float = 0.5  # probability
     brightness: float = 32.0  # added, ± grey levels

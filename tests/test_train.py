@@ -89,11 +89,12 @@ def test_an_interrupted_run_goes_on_to_equal_weights(finished, sets, tmp_path, m
 
 
 def test_training_learns(sets, tmp_path):
-    """A handful of images seen many times: the landmark loss falls to a fraction."""
-    config = replace(CONFIG, epochs=12, validate_every=12, batch_size=4)
+    """A handful of images seen forty times, never cropped alike: every part of the loss falls by far."""
+    config = replace(CONFIG, epochs=40, validate_every=40, learning_rate=1e-2)
     history = train(config, *sets, tmp_path / "run", "cpu", workers=0, progress=False)
-    assert history["total"].iloc[-1] < 0.6 * history["total"].iloc[0]
-    assert history["landmark"].iloc[-1] < 0.6 * history["landmark"].iloc[0]
+    first, last = history.iloc[0], history.iloc[-3:].mean()
+    assert last["landmark"] < 0.7 * first["landmark"]
+    assert last["box"] < 0.7 * first["box"] and last["classification"] < 0.7 * first["classification"]
 
 
 def test_another_configuration_is_another_run(finished, sets, tmp_path):
