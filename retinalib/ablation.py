@@ -7,10 +7,14 @@ run's best averaged weights, the faces of each run are kept in its folder as ``t
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import multiprocessing
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -52,6 +56,62 @@ def arm_config(arm: str, base: TrainConfig, seed: int) -> TrainConfig:
     return replace(base, seed=seed, **changes)
 
 
+def train_all(
+    configs: Mapping[Path, TrainConfig],
+    train_set: FaceDataset,
+    validation_set: FaceDataset,
+    device: str | torch.device | None = None,
+    processes: int | None = None,
+) -> list[pd.DataFrame]:
+    """Trains several runs, ``{folder: configuration}``, and returns the metrics of each.
+
+    On a GPU one after the other. On a CPU ``processes`` of them (None: as many as there are cores) go side by side, each
+    with one thread: small networks train faster that way than with all cores on one run, and the numbers do not depend on
+    how many cores there are. Raises what :func:`retinalib.train.train` raises; the other runs then stop where they are.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type != "cpu":
+        workers = min(8, os.cpu_count() or 1)
+        return [train(config, train_set, validation_set, folder, device, workers) for folder, config in configs.items()]
+    missing = {folder: config for folder, config in configs.items() if _epochs([folder]) < config.epochs}
+    if missing:
+        _side_by_side(missing, train_set, validation_set, min(processes or os.cpu_count() or 1, len(missing)))
+    return [train(config, train_set, validation_set, folder, device) for folder, config in configs.items()]  # only read
+
+
+def _side_by_side(
+    configs: Mapping[Path, TrainConfig], train_set: FaceDataset, validation_set: FaceDataset, processes: int
+) -> None:
+    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
+    with (
+        ProcessPoolExecutor(processes, context, _one_thread) as pool,
+        tqdm(total=sum(c.epochs for c in configs.values()), desc="epochs") as bar,
+    ):
+        jobs = [pool.submit(train, c, train_set, validation_set, f, "cpu", 0, False) for f, c in configs.items()]
+        try:
+            waiting = set(jobs)
+            while waiting:
+                done, waiting = wait(waiting, timeout=1)
+                for job in done:
+                    job.result()
+                bar.update(_epochs(configs) - bar.n)
+        except BaseException:  # an interruption, too: the runs keep their finished epochs
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+
+def _epochs(folders: Iterable[Path]) -> int:
+    """Finished epochs of all runs."""
+    return sum(len(pd.read_csv(log)) for folder in folders if (log := folder / "metrics.csv").is_file())
+
+
 def detect_all(detector: Detector, dataset: FaceDataset) -> list[Faces]:
     """What the detector finds in each photo, down to the scores that enter AP."""
     return [detector.detect(dataset[number][0], score_threshold=_AP_SCORE) for number in range(len(dataset))]
@@ -80,23 +140,21 @@ def run(
     test_set: FaceDataset,
     runs: Path,
     device: str | torch.device | None = None,
-    workers: int = 1,
+    processes: int | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Trains and measures every arm with every seed.
+    """Trains (see :func:`train_all`) and measures every arm with every seed.
 
     Returns the faces (a row an arm, seed and true face) and the runs (a row an arm and seed: arm, seed, ap, photos, faces,
     folder). The same seed means the same initial weights where shapes agree, the same order of images and the same crops.
     """
+    configs = {(arm, seed): arm_config(arm, base, seed) for seed in seeds for arm in arms}
+    folders = {key: run_folder(runs, key[0], config, train_set) for key, config in configs.items()}
+    train_all({folders[key]: config for key, config in configs.items()}, train_set, validation_set, device, processes)
     faces, rows = [], []
-    for seed in seeds:
-        for arm in arms:
-            config = arm_config(arm, base, seed)
-            folder = run_folder(runs, arm, config, train_set)
-            train(config, train_set, validation_set, folder, device, workers)
-            table, numbers = _measured(folder, test_set, device)
-            faces.append(table.assign(arm=arm, seed=seed))
-            rows.append({"arm": arm, "seed": seed, **numbers, "folder": folder.name})
-            tqdm.write(f"{arm}, seed {seed}: AP {numbers['ap']:.3f}, median NME {table['nme'].median():.2%}")
+    for (arm, seed), folder in tqdm(folders.items(), desc="measuring"):
+        table, numbers = _measured(folder, test_set, device)
+        faces.append(table.assign(arm=arm, seed=seed))
+        rows.append({"arm": arm, "seed": seed, **numbers, "folder": folder.name})
     return pd.concat(faces, ignore_index=True), pd.DataFrame(rows)
 
 

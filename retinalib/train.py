@@ -168,7 +168,7 @@ def _optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
     if config.optimiser == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 
 def train(
@@ -190,6 +190,10 @@ def train(
     if len(train_set) < config.batch_size:
         raise ValueError(f"{len(train_set)} training images do not make one batch of {config.batch_size}: lower batch_size")
     _claim(folder, config, train_set)
+    state = read(folder / "last.pt") if (folder / "last.pt").is_file() else None
+    rows: list[dict] = state["rows"] if state else []
+    if len(rows) == config.epochs:
+        return pd.DataFrame(rows)
     torch.manual_seed(config.seed)
     model = RetinaFace(config.model)
     shape = mean_landmarks_in_box([train_set.faces(number) for number in range(len(train_set))])
@@ -197,12 +201,7 @@ def train(
     model = model.to(device, memory_format=torch.channels_last)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
     optimiser = _optimiser(model, config)
-    state = read(folder / "last.pt") if (folder / "last.pt").is_file() else None
-    rows: list[dict] = []
     if state:
-        rows = state["rows"]
-        if len(rows) == config.epochs:
-            return pd.DataFrame(rows)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])

@@ -31,19 +31,26 @@ class Profile:
     seeds: int  # training runs of each arm
     image_size: int  # pixels a side of a training crop
     batch_size: int
+    learning_rate: float
 
     def train_config(self, se_reduction: int | None = None, seed: int = 0, epochs: int | None = None) -> TrainConfig:
         """The training run of this profile, with or without SE."""
         from retinalib.train import TrainConfig
 
-        config = TrainConfig(image_size=self.image_size, epochs=epochs or self.epochs, batch_size=self.batch_size, seed=seed)
+        config = TrainConfig(
+            image_size=self.image_size,
+            epochs=epochs or self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            seed=seed,
+        )
         return replace(config, model=replace(config.model, se_reduction=se_reduction))
 
 
 PROFILES = {
-    "quick": Profile(images=160, epochs=4, seeds=2, image_size=160, batch_size=8),
-    "standard": Profile(images=2500, epochs=8, seeds=3, image_size=256, batch_size=16),
-    "full": Profile(images=12000, epochs=60, seeds=5, image_size=320, batch_size=32),
+    "quick": Profile(images=160, epochs=4, seeds=2, image_size=160, batch_size=8, learning_rate=4e-3),
+    "standard": Profile(images=2500, epochs=9, seeds=3, image_size=160, batch_size=8, learning_rate=4e-3),
+    "full": Profile(images=12000, epochs=60, seeds=5, image_size=320, batch_size=32, learning_rate=4e-3),
 }
 
 

@@ -3,10 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from retinalib import ablation
 from retinalib.datasets import synthetic
-from retinalib.train import TrainConfig
+from retinalib.train import TrainConfig, train
 
 BASE = TrainConfig(image_size=96, epochs=1, batch_size=4, validate_every=1)
 
@@ -21,7 +22,7 @@ def sets(tmp_path_factory):
 def finished(sets, tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
     train_set, test_set = sets
-    return runs, ablation.run(("no-se", "se16"), (0, 1), BASE, train_set, test_set, test_set, runs, "cpu", workers=0)
+    return runs, ablation.run(("no-se", "se16"), (0, 1), BASE, train_set, test_set, test_set, runs, "cpu")
 
 
 def simulated(effect, seeds=3, photos=40, rng=None):
@@ -54,10 +55,28 @@ def test_runs_give_every_face_for_every_arm_and_seed(finished, sets):
     assert runs["ap"].between(0, 1).all() and len(set(runs["folder"])) == 4
 
 
+def test_runs_side_by_side_are_those_trained_alone(finished, sets, tmp_path):
+    runs, (_, table) = finished
+    folder = runs / table["folder"].iloc[0]
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = train(ablation.arm_config("no-se", BASE, 0), *sets, tmp_path / "alone", "cpu", workers=0, progress=False)
+    finally:
+        torch.set_num_threads(threads)
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "metrics.csv"), alone)
+
+
+def test_a_run_that_fails_stops_the_others_and_says_why(sets, tmp_path):
+    configs = {tmp_path / "good": BASE, tmp_path / "bad": replace(BASE, batch_size=100)}
+    with pytest.raises(ValueError, match="do not make one batch of 100"):
+        ablation.train_all(configs, *sets, "cpu")
+
+
 def test_finished_runs_are_found_again(finished, sets):
     runs, (faces, table) = finished
     stamps = {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.is_file()}
-    again, table_again = ablation.run(("no-se", "se16"), (0, 1), BASE, *sets, sets[1], runs, "cpu", workers=0)
+    again, table_again = ablation.run(("no-se", "se16"), (0, 1), BASE, *sets, sets[1], runs, "cpu")
     pd.testing.assert_frame_equal(again, faces)
     pd.testing.assert_frame_equal(table_again, table)
     assert {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.is_file()} == stamps
