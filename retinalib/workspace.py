@@ -75,7 +75,7 @@ def open_dataset(dataset: str, data_root: str | Path | None, profile: str, seed:
 
     dataset: "synthetic" (rendered on first use) or "wflw"; data_root: its folder, relative to the project's, or None for
     ``data/<dataset>``; split: "train", "validation" (a tenth of the official training photos, which "train" leaves out) or
-    "test". Raises ValueError for another name, FileNotFoundError where data are missing, saying where to get them.
+    "test". Where WIDER FACE's box lists lie in the folder of WFLW they are joined. Raises ValueError for another name, FileNotFoundError where data are missing, saying where to get them.
     """
     _check("DATASET", dataset, DATASETS)
     _check("PROFILE", profile, PROFILES)
@@ -86,7 +86,7 @@ def open_dataset(dataset: str, data_root: str | Path | None, profile: str, seed:
         root = synthetic.make(root, PROFILES[profile].images, seed=seed)
         faces = synthetic.load(root, official)
     else:
-        faces = wflw.load(root, official)
+        faces = wflw.load(root, official, sorted(root.glob("wider_face_*_bbx_gt.txt")) or None)
     if split == "test":
         return faces
     names = faces.table["image"].unique()

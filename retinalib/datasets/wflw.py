@@ -90,14 +90,13 @@ def shared_images(train: pd.DataFrame, test: pd.DataFrame) -> list[str]:
     return sorted(set(train["image"]) & set(test["image"]))
 
 
-def load(
-    root: str | Path, split: str, wider_boxes: str | Path | Sequence[str | Path] | None = None
-) -> FaceDataset:
+def load(root: str | Path, split: str, wider_boxes: str | Path | Sequence[str | Path] | None = None) -> FaceDataset:
     """The "train" or "test" photos below ``root``, in the official layout.
 
     Training photos that the test list also names are set aside, so that no test photo is ever trained on. wider_boxes: the
     official WIDER FACE box lists with the same photos; every box is then a face, those that WFLW labels with their landmarks
-    (and WIDER's box), and the data set is complete. Without them it is not: WFLW labels only some faces of a photo.
+    (and WIDER's box), and the data set is complete if the lists know all its photos. Without them it is not: WFLW labels
+    only some faces of a photo.
     Raises FileNotFoundError saying what is missing and where to get it.
     """
     if split not in ("train", "test"):
@@ -117,11 +116,21 @@ def load(
         reasons = pd.Series([reason for _, reason in aside]).value_counts()
         said = ", ".join(f"{count} ({reason})" for reason, count in reasons.items())
         warnings.warn(f"{split} faces set aside: {said}; table.attrs['set_aside'] lists them", stacklevel=2)
+    complete = wider_boxes is not None
     if wider_boxes is not None:
         lists = [wider_boxes] if isinstance(wider_boxes, (str, Path)) else wider_boxes
-        table = join_wider(table, pd.concat([wider.read_boxes(path) for path in lists], ignore_index=True))
+        boxes = pd.concat([wider.read_boxes(path) for path in lists], ignore_index=True)
+        unknown = set(table["image"]) - set(boxes["image"])
+        complete = not unknown
+        if unknown:
+            warnings.warn(
+                f"{len(unknown)} of {table['image'].nunique()} photos are not in the WIDER FACE lists "
+                f"(the first: {min(unknown)}): the data set counts as labelled in part",
+                stacklevel=2,
+            )
+        table = join_wider(table, boxes)
     table.attrs["set_aside"] = aside
-    return FaceDataset(table, images, WFLW_98, complete=wider_boxes is not None)
+    return FaceDataset(table, images, WFLW_98, complete)
 
 
 def _without(table: pd.DataFrame, images: set[str], reason: str, aside: list) -> pd.DataFrame:
