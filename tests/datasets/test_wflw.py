@@ -148,3 +148,5 @@ def test_wider_boxes_join_the_labelled_faces():
         )
     ]
     assert all(inside)
+    with pytest.warns(UserWarning, match="photos are not in the WIDER FACE lists"):
+        assert not wflw.load(real, "test", wider_boxes=lists[1]).complete
