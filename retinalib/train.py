@@ -342,12 +342,14 @@ def main() -> None:
     parser.add_argument("--profile", default="standard", choices=list(PROFILES))
     parser.add_argument("--se-reduction", type=int, help="SE blocks with this reduction; without: no SE")
     parser.add_argument("--epochs", type=int)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and crops")
+    parser.add_argument("--data-seed", type=int, default=0, help="of rendered faces")
     parser.add_argument("--device")
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     config = PROFILES[arguments.profile].train_config(arguments.se_reduction, arguments.seed, arguments.epochs)
-    sets = (open_dataset(arguments.dataset, arguments.data_root, arguments.profile, 0, s) for s in ("train", "validation"))
+    place = (arguments.dataset, arguments.data_root, arguments.profile, arguments.data_seed)
+    sets = [open_dataset(*place, split) for split in ("train", "validation")]
     history = train(config, *sets, arguments.folder, arguments.device, arguments.workers)
     print(history.dropna().tail(1).to_string(index=False))
 
