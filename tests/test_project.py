@@ -31,6 +31,7 @@ def test_imports_run_downwards():
         **dict.fromkeys(("augment", "model", "reach"), 2),
         **dict.fromkeys(("loss", "checkpoint", "anatomy"), 3),
         **dict.fromkeys(("evaluate", "pupils"), 3),
+        "gaze": 4,
         "detect": 4,
         "train": 5,
         "ablation": 6,

@@ -1,10 +1,11 @@
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
 from retinalib.faces import Faces
 from retinalib.landmarks import WFLW_98, WIDER_5
-from retinalib.pupils import baselines, openness, pupil_errors, pupil_offset, pupil_table
+from retinalib.pupils import baselines, openness, pupil_errors, pupil_offset, pupil_table, refine_pupils
 from tests.shared import SHARED, needs_shared
 
 
@@ -93,3 +94,25 @@ def test_real_pupils_lie_within_their_eyes():
         offset = pupil_offset(points, eye)[opened]
         assert opened.mean() > 0.7 and (np.abs(offset[:, 0]) < 0.5).mean() > 0.97
         assert abs(np.median(offset[:, 0])) < 0.1 and abs(np.median(offset[:, 1])) < 0.08
+
+
+@pytest.mark.parametrize("shift", [(0.0, 0.0), (0.06, 0.03), (-0.08, -0.02)])
+def test_refinement_finds_the_dark_iris(shift):
+    """A painted eye: whatever the start within the iris, the refined pupil is at the disc's middle, to a fraction of a pixel."""
+    scale, true = 4.0, face((0.05, 0.0), 0.5) * 4
+    image = np.full((400, 480, 3), 235, np.uint8)
+    for eye in (WFLW_98.right_eye, WFLW_98.left_eye):
+        x, y = true[eye.pupil] - 0.5
+        cv2.circle(image, (round(x * 16), round(y * 16)), round(0.2 * 30 * scale * 16), (40, 30, 20), -1, cv2.LINE_AA, 4)
+    start = true.copy()
+    start[list(WFLW_98.pupils)] += np.array(shift) * 30 * scale
+    refined = refine_pupils(image, start[None], WFLW_98)[0]
+    assert np.linalg.norm(refined - true[list(WFLW_98.pupils)], axis=1).max() < 0.6
+
+
+def test_refinement_leaves_what_it_can_not_better():
+    plain = np.full((100, 120, 3), 128, np.uint8)
+    points = np.stack([face(), np.full((98, 2), np.nan)])
+    refined = refine_pupils(plain, points, WFLW_98)
+    np.testing.assert_array_equal(refined, points[:, list(WFLW_98.pupils)])
+    assert refine_pupils(plain, np.zeros((0, 98, 2)), WFLW_98).shape == (0, 2, 2)

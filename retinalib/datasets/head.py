@@ -148,8 +148,8 @@ def _identity_field(points: np.ndarray, shape: tuple[float, ...]) -> np.ndarray:
 
 
 @cache
-def _landmarks_at_rest() -> np.ndarray:
-    """(98, 3) landmarks on the average surface; the lids bulge over the eyeballs."""
+def average_landmarks() -> np.ndarray:
+    """(98, 3) landmarks of the average face at rest, head frame; the lids bulge over the eyeballs."""
     flat = _mirrored()
     points = np.column_stack([flat, height(*flat.T)])
     for eye in (SCHEMA.right_eye, SCHEMA.left_eye):
@@ -245,7 +245,7 @@ def gaze_vector(yaw: float, pitch: float) -> np.ndarray:
 
 def build(identity: Identity, expression: Expression, pose: Pose, gaze: tuple[np.ndarray, np.ndarray]) -> Head:
     """Puts a head together. gaze: right and left unit direction in the camera's frame."""
-    rest, surface = _landmarks_at_rest(), _surface_at_rest()
+    rest, surface = average_landmarks(), _surface_at_rest()
     everything = np.concatenate([rest, surface.points.reshape(-1, 3)])
     everything = _identity_field(everything, identity.shape)
     everything = everything + _expression_field(everything, expression)

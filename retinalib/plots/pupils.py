@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from retinalib.landmarks import Eye
 from retinalib.plots.style import PALETTE, PREDICTION, TRUTH
 
 
@@ -87,25 +85,6 @@ def agreement_figure(table: pd.DataFrame) -> Figure:
         reach = float(np.nanquantile(np.abs(error), 0.99)) * 1.3
         ax.set_ylim(-reach, reach)
     return fig
-
-
-def eye_crop(
-    image: np.ndarray, landmarks: np.ndarray, eye: Eye, size: tuple[int, int] = (120, 72)
-) -> tuple[np.ndarray, np.ndarray]:
-    """One eye turned level and brought to one size: (h, w, 3) uint8, and the 2×3 matrix from photo to crop pixels.
-
-    landmarks: (L, 2). The canthi come to lie on the middle line, 60 % of the width apart.
-    """
-    ends = landmarks[[eye.outer, eye.inner]]
-    ends = ends[np.argsort(ends[:, 0])]
-    across = ends[1] - ends[0]
-    scale, angle = 0.6 * size[0] / max(np.linalg.norm(across), 1e-6), np.arctan2(across[1], across[0])
-    turn = scale * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    shift = np.array(size) / 2 - turn @ ends.mean(0)
-    matrix = np.column_stack([turn, shift])
-    pixels = matrix.copy()
-    pixels[:, 2] += turn @ [0.5, 0.5] - 0.5  # OpenCV counts from the middle of the first pixel
-    return cv2.warpAffine(image, pixels, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), matrix
 
 
 def eye_sheet(crops: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, str]], columns: int = 6) -> Figure:

@@ -1,0 +1,167 @@
+"""Head pose from rigid landmarks, and from it what the pupils say once the head's turn is taken out: where the eyes look.
+
+Camera frame: x to the image's right, y down, z towards the camera. Angles in degrees: yaw is positive to the image's right,
+pitch up, roll clockwise in the image. The camera is taken as weak perspective (Horaud et al., PAMI 1997): right where the head
+is small against its distance, a few degrees off for a face that fills a close photo.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from retinalib.datasets.head import average_landmarks, gaze_vector
+from retinalib.landmarks import WFLW_98, Eye, LandmarkSchema
+from retinalib.pupils import openness, to_eye_frame
+
+_ROUNDS = 60  # of pose estimation; the angles move by less than 0.01° in the last ten
+
+
+@dataclass(frozen=True)
+class HeadPose:
+    """The weak-perspective pose of N heads: ``pixels = scale · (rotation @ model)[:2] + shift``."""
+
+    rotation: np.ndarray  # (N, 3, 3) head frame to camera frame
+    scale: np.ndarray  # (N,) pixels a model unit
+    residual: np.ndarray  # (N,) root mean square distance of the rigid points, in model units (outer canthi at 1)
+
+    def angles(self) -> pd.DataFrame:
+        """Columns yaw, pitch, roll (degrees) and residual."""
+        r = self.rotation
+        return pd.DataFrame(
+            {
+                "yaw": np.degrees(np.arctan2(-r[:, 2, 0], r[:, 2, 2])),
+                "pitch": np.degrees(np.arcsin(r[:, 2, 1].clip(-1, 1))),
+                "roll": np.degrees(np.arctan2(-r[:, 0, 1], r[:, 1, 1])),
+                "residual": self.residual,
+            }
+        )
+
+
+def head_pose(landmarks: np.ndarray, schema: LandmarkSchema = WFLW_98) -> HeadPose:
+    """The pose of (N, 98, 2) landmarks from the schema's rigid points: canthi and nose, not the pupils, not the jaw.
+
+    Least squares on an average head: depths are filled in from the current pose, and pose and scale then fitted to points in
+    three dimensions (Umeyama, PAMI 1991), in turns. Faces with an unknown rigid point give NaN. Raises ValueError for a schema
+    without rigid points.
+    """
+    if not schema.rigid:
+        raise ValueError(f"schema {schema.name} names no rigid points: head pose needs them, as WFLW's 98 points have")
+    rigid = list(schema.rigid)
+    model = average_landmarks()[rigid]
+    model = model - model.mean(0)
+    points = np.asarray(landmarks, float)[:, rigid]
+    known = np.isfinite(points).all((1, 2))
+    points = np.where(known[:, None, None], points, model[None, :, :2])
+    points = points - points.mean(1, keepdims=True)
+    depth = np.zeros(points.shape[:2])
+    for _ in range(_ROUNDS):
+        seen = np.concatenate([points, depth[..., None]], -1)
+        u, _, vt = np.linalg.svd(np.einsum("npi,pj->nij", seen, model))
+        sign = np.ones((len(points), 3))
+        sign[:, 2] = np.sign(np.linalg.det(u @ vt))
+        rotation = (u * sign[:, None]) @ vt
+        # the scale comes from what was seen, not from the depths, which would pull it towards the last one
+        placed = np.einsum("nij,pj->npi", rotation, model)
+        flat = placed[..., :2]
+        scale = (flat * points).sum((1, 2)) / (flat**2).sum((1, 2))
+        depth = scale[:, None] * placed[..., 2]
+    gap = points / scale[:, None, None] - flat
+    residual = np.sqrt((gap**2).sum(-1).mean(1))
+    nan = np.where(known, 1.0, np.nan)
+    return HeadPose(rotation * nan[:, None, None], scale * nan, residual * nan)
+
+
+def _mirror(side: str) -> np.ndarray:
+    """The eyeball is modelled for the right eye; the left one is its mirror image."""
+    return np.array([1.0 if side == "right" else -1.0, 1, 1])
+
+
+@dataclass(frozen=True)
+class Eyeball:
+    """The right eye's ball in head units: its centre from the middle of the canthi, and the pupil's distance from it."""
+
+    centre: tuple[float, float, float]
+    radius: float
+
+
+def _anchor(landmarks: np.ndarray, eye: Eye) -> np.ndarray:
+    return (landmarks[:, eye.outer] + landmarks[:, eye.inner]) / 2
+
+
+def calibrate(landmarks: np.ndarray, gaze: dict[str, np.ndarray], closed: float, schema: LandmarkSchema = WFLW_98) -> Eyeball:
+    """The eyeball that explains known gaze best, from (N, 98, 2) landmarks and ``{"right": (N, 2), "left": (N, 2)}`` yaw and
+    pitch in degrees.
+
+    A pupil lies at ``scale · (rotation @ centre + radius · gaze)`` from the middle of its canthi, which is linear in centre
+    and radius: one least-squares fit over all open eyes, each weighing the same. Raises ValueError if no eye is open.
+    """
+    landmarks = np.asarray(landmarks, float)
+    pose = head_pose(landmarks, schema)
+    rows, wanted = [], []
+    for side, eye in (("right", schema.right_eye), ("left", schema.left_eye)):
+        use = (openness(landmarks, eye) > closed) & np.isfinite(pose.scale) & np.isfinite(gaze[side]).all(1)
+        turned = pose.rotation[use] * _mirror(side)  # (M, 3, 3): what the camera sees of each coordinate of the centre
+        look = np.stack([gaze_vector(*angles) for angles in gaze[side][use]]) if use.any() else np.zeros((0, 3))
+        rows.append(np.concatenate([turned[:, :2], look[:, :2, None]], -1).reshape(-1, 4))
+        shift = landmarks[use, eye.pupil] - _anchor(landmarks, eye)[use]
+        wanted.append((shift / pose.scale[use, None]).ravel())
+    rows, wanted = np.concatenate(rows), np.concatenate(wanted)
+    if len(rows) < 4:
+        raise ValueError("calibrating an eyeball needs open eyes with known gaze, and there are none")
+    *centre, radius = np.linalg.lstsq(rows, wanted, rcond=None)[0].tolist()
+    return Eyeball(tuple(centre), radius)
+
+
+def gaze_angles(landmarks: np.ndarray, eyeball: Eyeball, schema: LandmarkSchema = WFLW_98) -> pd.DataFrame:
+    """Where the eyes of (N, 98, 2) landmarks look, in degrees against the camera's axis.
+
+    Columns: gaze_yaw_<side>, gaze_pitch_<side> ("right" and "left" are the person's), gaze_yaw, gaze_pitch (of the mean
+    direction), vergence (right minus left yaw: positive when the eyes cross). A pupil seen farther from the centre than the
+    eyeball's radius is taken to lie on its rim.
+    """
+    landmarks = np.asarray(landmarks, float)
+    pose = head_pose(landmarks, schema)
+    table, looks = pd.DataFrame(index=range(len(landmarks))), []
+    for side, eye in (("right", schema.right_eye), ("left", schema.left_eye)):
+        middle = (pose.rotation @ (np.array(eyeball.centre) * _mirror(side)))[:, :2]
+        shift = (landmarks[:, eye.pupil] - _anchor(landmarks, eye)) / pose.scale[:, None]
+        flat = (shift - middle) / eyeball.radius
+        flat = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1.0)
+        look = np.column_stack([flat, np.sqrt((1 - (flat**2).sum(1)).clip(min=0))])
+        looks.append(look)
+        table[f"gaze_yaw_{side}"], table[f"gaze_pitch_{side}"] = _angles(look)
+    table["gaze_yaw"], table["gaze_pitch"] = _angles(np.mean(looks, axis=0))
+    table["vergence"] = table["gaze_yaw_right"] - table["gaze_yaw_left"]
+    return table
+
+
+def _angles(look: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 3) directions of any length to yaw and pitch, degrees; the inverse of ``head.gaze_vector``."""
+    return np.degrees(np.arctan2(look[:, 0], look[:, 2])), np.degrees(np.arctan2(-look[:, 1], np.hypot(look[:, 0], look[:, 2])))
+
+
+def gaze_error(predicted: pd.DataFrame, true: pd.DataFrame, side: str) -> np.ndarray:
+    """(N,) the angle between two directions, degrees; both tables have gaze_yaw_<side> and gaze_pitch_<side>."""
+    a, b = (
+        np.stack([gaze_vector(*angles) for angles in t[[f"gaze_yaw_{side}", f"gaze_pitch_{side}"]].to_numpy(float)])
+        if len(t)
+        else np.zeros((0, 3))
+        for t in (predicted, true)
+    )
+    return np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b), axis=1), (a * b).sum(1)))
+
+
+def compensated_offset(landmarks: np.ndarray, eyeball: Eyeball, side: str, schema: LandmarkSchema = WFLW_98) -> np.ndarray:
+    """(N, 2) the pupil's offset in the eye frame minus that of a pupil which looks where the head points, in eye widths.
+
+    What a turn of the head alone does to the offset is thus taken out. side: "right" or "left".
+    """
+    landmarks = np.asarray(landmarks, float)
+    eye = schema.right_eye if side == "right" else schema.left_eye
+    pose = head_pose(landmarks, schema)
+    ahead = (pose.rotation @ (np.array(eyeball.centre) * _mirror(side) + [0, 0, eyeball.radius]))[:, :2]
+    straight = _anchor(landmarks, eye) + pose.scale[:, None] * ahead
+    return to_eye_frame(landmarks[:, eye.pupil], landmarks, eye) - to_eye_frame(straight, landmarks, eye)

@@ -1,0 +1,117 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from retinalib.datasets import synthetic
+from retinalib.datasets.head import EYE_RADIUS, Expression, Identity, Pose, average_landmarks, build, gaze_vector
+from retinalib.faces import Faces
+from retinalib.gaze import calibrate, compensated_offset, gaze_angles, gaze_error, head_pose
+from retinalib.landmarks import WFLW_98, WIDER_5
+from retinalib.pupils import pupil_offset
+
+POSES = [(0, 0, 0), (25, 0, 0), (-40, 10, 0), (10, -20, 30), (55, 15, -40)]
+ANGLES = ["yaw", "pitch", "roll"]
+
+
+def seen(pose, gaze=(0.0, 0.0), scale=40.0, shift=(300.0, 200.0)):
+    """(98, 2) the average head under weak perspective, both eyes looking in parallel."""
+    look = gaze_vector(*gaze)
+    head = build(Identity(), Expression(), Pose(*pose), (look, look))
+    return (head.landmarks @ head.rotation.T)[:, :2] * scale + shift
+
+
+@pytest.fixture(scope="module")
+def eyeball():
+    rng = np.random.default_rng(0)
+    poses, gazes = rng.uniform(-30, 30, (60, 3)), rng.uniform(-15, 15, (60, 2))
+    points = np.stack([seen(pose, gaze) for pose, gaze in zip(poses, gazes, strict=True)])
+    return calibrate(points, {"right": gazes, "left": gazes}, closed=0.05)
+
+
+def test_pose_of_the_average_head_is_exact():
+    model = average_landmarks()
+    points = np.stack([(model @ Pose(*pose).matrix().T)[:, :2] * 37 + [5, -80] for pose in POSES])
+    pose = head_pose(points)
+    np.testing.assert_allclose(pose.angles()[ANGLES], POSES, atol=0.01)
+    np.testing.assert_allclose(pose.scale, 37, rtol=1e-4)
+    assert (pose.residual < 1e-4).all()
+
+
+def test_pose_does_not_see_pupils_jaw_shift_or_scale():
+    points = np.stack([seen(pose) for pose in POSES])
+    changed = points * 3 - 700
+    changed[:, [*WFLW_98.regions["contour"], *WFLW_98.pupils]] += 50
+    np.testing.assert_allclose(head_pose(changed).angles()[ANGLES], head_pose(points).angles()[ANGLES], atol=1e-6)
+
+
+def test_a_mirrored_face_turns_the_other_way():
+    faces = Faces(np.tile([0, 0, 600, 600], (len(POSES), 1)), np.stack([seen(pose) for pose in POSES]))
+    mirrored = head_pose(faces.flipped(600).landmarks).angles()
+    np.testing.assert_allclose(mirrored[ANGLES], head_pose(faces.landmarks).angles()[ANGLES] * [-1, 1, -1], atol=0.05)
+
+
+def test_calibration_finds_the_renderers_eyeball(eyeball):
+    assert eyeball.radius == pytest.approx(EYE_RADIUS, rel=0.03)
+    assert eyeball.centre[0] == pytest.approx(0, abs=0.005)
+
+
+@pytest.mark.parametrize("pose", POSES[:4])
+@pytest.mark.parametrize("gaze", [(0, 0), (12, 5), (-15, -8)])
+def test_gaze_is_the_cameras_whatever_the_head_does(eyeball, pose, gaze):
+    found = gaze_angles(seen(pose, gaze)[None], eyeball)
+    true = pd.DataFrame([{f"gaze_{a}_{s}": v for s in ("right", "left") for a, v in zip(("yaw", "pitch"), gaze, strict=True)}])
+    assert gaze_error(found, true, "right")[0] < 2 and gaze_error(found, true, "left")[0] < 2
+    assert found["gaze_yaw"][0] == pytest.approx(gaze[0], abs=2) and abs(found["vergence"][0]) < 2
+
+
+def test_gaze_on_rendered_faces_of_others(tmp_path):
+    """Calibrated on some people, tested on others, with the perspective that the calibration knows nothing of."""
+    root = synthetic.make(tmp_path, 120, seed=5, size=96, progress=False)
+    train, test = (synthetic.load(root, split).table for split in ("train", "test"))
+    known = {s: train[[f"gaze_yaw_{s}", f"gaze_pitch_{s}"]].to_numpy() for s in ("right", "left")}
+    model = calibrate(np.stack(train["landmarks"]), known, closed=0.12)
+    use = test["yaw"].abs() < 45
+    use &= test[["eye_openness_right", "eye_openness_left"]].min(axis=1) > 0.4
+    points = np.stack(test["landmarks"][use])
+    found = gaze_angles(points, model)
+    errors = np.concatenate([gaze_error(found, test[use], side) for side in ("right", "left")])
+    pose = head_pose(points).angles()[ANGLES] - test[use][ANGLES].to_numpy()
+    print(f"gaze error {np.mean(errors):.2f}°, pose errors {pose.abs().mean().round(2).to_dict()}, {use.sum()} faces")
+    assert np.mean(errors) < 4 and pose.abs().mean().max() < 3.5
+
+
+def test_error_is_the_angle_between_directions():
+    tables = [
+        pd.DataFrame({"gaze_yaw_right": [yaw], "gaze_pitch_right": [pitch]}) for yaw, pitch in ((0, 0), (30, 0), (0, -20))
+    ]
+    assert gaze_error(tables[0], tables[1], "right")[0] == pytest.approx(30)
+    assert gaze_error(tables[0], tables[2], "right")[0] == pytest.approx(20)
+    assert gaze_error(tables[1], tables[1], "right")[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_turn_of_the_head_alone_leaves_the_compensated_offset(eyeball):
+    """The eyes look where the head points: the plain offset moves with the yaw, the compensated one hardly."""
+    yaws = np.array([-40.0, -20, 0, 20, 40])
+    points = np.stack([seen((yaw, 0, 0), (yaw, 0)) for yaw in yaws])
+    plain = pupil_offset(points, WFLW_98.right_eye)[:, 0]
+    for side in ("right", "left"):
+        assert np.abs(compensated_offset(points, eyeball, side)).max() < 0.03
+    gazing = np.stack([seen((0, 0, 0), (g, 0)) for g in (-15.0, 0, 15)])
+    moved = compensated_offset(gazing, eyeball, "right")[:, 0]
+    np.testing.assert_allclose(np.diff(moved), np.diff(pupil_offset(gazing, WFLW_98.right_eye)[:, 0]), atol=1e-3)
+    assert np.ptp(plain) >= 0
+
+
+def test_unknown_points_and_nothing_at_all(eyeball):
+    points = np.stack([seen(POSES[0]), seen(POSES[1])])
+    points[0, WFLW_98.rigid[0]] = np.nan
+    angles = head_pose(points).angles()
+    assert angles["yaw"].isna().tolist() == [True, False]
+    none = np.zeros((0, 98, 2))
+    assert (
+        len(head_pose(none).angles()) == len(gaze_angles(none, eyeball)) == len(compensated_offset(none, eyeball, "left")) == 0
+    )
+    with pytest.raises(ValueError, match="names no rigid points"):
+        head_pose(np.zeros((1, 5, 2)), WIDER_5)
+    with pytest.raises(ValueError, match="open eyes with known gaze"):
+        calibrate(none, {"right": np.zeros((0, 2)), "left": np.zeros((0, 2))}, closed=0.1)
