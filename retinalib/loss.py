@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 
 from retinalib.anchors import AnchorConfig, encode_boxes, encode_landmarks, match
+from retinalib.landmarks import Eye
 
 
 class Target(NamedTuple):
@@ -29,6 +30,7 @@ class LossConfig:
     box_weight: float = 2.0
     class_weight: float = 1.0
     landmark_weight: float = 1.0
+    pupil_weight: float = 0.0  # of the pupils' place between their canthi, which a sum over all points hardly feels
     landmark_loss: str = "smooth_l1"  # or "wing"
     positive_iou: float = 0.35  # anchors from this IoU on answer for a face
     minimum_iou: float = 0.2  # a face keeps its best anchor from this IoU on
@@ -46,6 +48,7 @@ class Parts(NamedTuple):
     box: Tensor
     classification: Tensor
     landmark: Tensor
+    pupil: Tensor
 
 
 def wing(difference: Tensor, width: float = 1.0, curvature: float = 0.2) -> Tensor:
@@ -68,6 +71,7 @@ def multi_task_loss(
     anchors: Tensor,
     config: LossConfig = LossConfig(),
     anchor_config: AnchorConfig = AnchorConfig(),  # noqa: B008 (frozen)
+    eyes: Sequence[Eye] = (),
 ) -> Parts:
     """The loss of a batch.
 
@@ -75,7 +79,9 @@ def multi_task_loss(
     asked only for positive anchors whose face has visible landmarks; anchors: (A, 4) fractions.
 
     Box and class parts are sums over positives (and the hardest negatives) divided by the number of positive anchors; the
-    landmark part is a sum over visible coordinates divided by the number of positive anchors with landmarks. In a photo that
+    landmark part is a sum over visible coordinates divided by the number of positive anchors with landmarks, and so is the
+    pupil part, which compares the vectors from the middle of the canthi to the pupil of the ``eyes`` that have canthi: a
+    shift of the whole face does not change them, a wrong place within the eye does. In a photo that
     is not labelled completely, only anchors near labelled faces (centre within the box grown by half on each side) can be
     negatives: elsewhere nobody knows.
     """
@@ -104,8 +110,25 @@ def multi_task_loss(
         by_coordinate = smooth_l1_loss(given, wanted, reduction="none")
     landmark = (by_coordinate * visible[..., None]).sum() / max(len(image), 1)
 
+    pupil = _pupil(given, wanted, visible, eyes) / max(len(image), 1)
+
     total = config.box_weight * box + config.class_weight * classification + config.landmark_weight * landmark
-    return Parts(total, box, classification, landmark)
+    return Parts(total + config.pupil_weight * pupil, box, classification, landmark, pupil)
+
+
+def _pupil(given: Tensor, wanted: Tensor, visible: Tensor, eyes: Sequence[Eye]) -> Tensor:
+    """Sum of absolute differences of the pupils' places in their eyes; (N, L, 2) encoded landmarks, (N, L) bool.
+
+    Absolute, not smooth: these differences are small, and a quadratic loss would pass them over.
+    """
+    total = given.new_zeros(())
+    for eye in eyes:
+        if eye.outer is not None and eye.inner is not None:
+            gap = given - wanted
+            gap = gap[:, eye.pupil] - (gap[:, eye.outer] + gap[:, eye.inner]) / 2
+            known = visible[:, [eye.pupil, eye.outer, eye.inner]].all(1)
+            total = total + (gap.abs().sum(1) * known).sum()
+    return total
 
 
 def _classification(logits: Tensor, matched: Tensor, targets: list[Target], anchors: Tensor, config: LossConfig) -> Tensor:

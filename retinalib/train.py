@@ -222,7 +222,7 @@ def train(
         stream = iter(loader)
         for epoch in range(len(rows), config.epochs):
             model.train()
-            sums = torch.zeros(4)
+            sums = torch.zeros(len(Parts._fields))
             for _ in range(batches.per_epoch):
                 images, targets, names = next(stream)
                 for group in optimiser.param_groups:
@@ -263,8 +263,16 @@ def _step(
     targets = [Target(*(t.to(device, non_blocking=True) for t in target[:3]), target.complete) for target in targets]
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
         logits, boxes, features = model(config.model.normalisation.apply(images))
+        schema = config.model.schema
         parts = multi_task_loss(
-            logits, boxes, lambda i, a: model.landmarks_at(features, i, a), targets, anchors, config.loss, config.model.anchors
+            logits,
+            boxes,
+            lambda i, a: model.landmarks_at(features, i, a),
+            targets,
+            anchors,
+            config.loss,
+            config.model.anchors,
+            (schema.right_eye, schema.left_eye),
         )
     optimiser.zero_grad(set_to_none=True)
     if parts.total.isfinite():

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from retinalib.anchors import anchor_grid, encode_boxes, encode_landmarks, match
+from retinalib.landmarks import WFLW_98
 from retinalib.loss import LossConfig, Target, multi_task_loss, wing
 from tests.shared import SHARED, needs_shared
 
@@ -65,7 +66,7 @@ def test_loss_is_the_references():
     logits, boxes, dense = (torch.from_numpy(data[k]) for k in ("class_logits", "box_offsets", "landmark_offsets"))
     parts = multi_task_loss(logits, boxes, lambda i, a: dense[i, a], targets_of(matching), anchor_grid(160, 224))
     expected = [float(data[k]) for k in ("loss_box", "loss_class", "loss_landmark")]
-    np.testing.assert_allclose([float(p) for p in parts[1:]], expected, rtol=1e-4)
+    np.testing.assert_allclose([float(p) for p in parts[1:4]], expected, rtol=1e-4)
     np.testing.assert_allclose(float(parts.total), 2 * expected[0] + expected[1] + expected[2], rtol=1e-4)
 
 
@@ -74,7 +75,7 @@ def test_loss_against_loops(seed):
     anchors, targets, logits, boxes, dense = random_batch(seed)
     parts = multi_task_loss(logits, boxes, lambda i, a: dense[i, a], targets, anchors)
     expected = plain_loss(logits, boxes, dense, targets, anchors, LossConfig())
-    np.testing.assert_allclose([float(p) for p in parts[1:]], expected, rtol=1e-4)
+    np.testing.assert_allclose([float(p) for p in parts[1:4]], expected, rtol=1e-4)
 
 
 def test_unknown_landmarks_take_no_part():
@@ -116,3 +117,30 @@ def test_wing_by_its_definition():
     assert parts.landmark.isfinite()
     with pytest.raises(ValueError, match="landmark_loss must be"):
         LossConfig(landmark_loss="l2")
+
+
+def test_pupil_part_sees_the_place_in_the_eye_and_nothing_else():
+    anchors, targets, logits, boxes, dense = random_batch(8)
+    eyes = (WFLW_98.right_eye, WFLW_98.left_eye)
+    config = LossConfig(pupil_weight=3.0)
+
+    def parts(points):
+        return multi_task_loss(logits, boxes, lambda i, a: points[i, a], targets, anchors, config, eyes=eyes)
+
+    # by loops
+    expected, count = 0.0, 0
+    for b, target in enumerate(targets):
+        for a, f in enumerate(match(target.boxes, anchors, 0.35, 0.2).tolist()):
+            if f < 0 or not target.visible[f].any():
+                continue
+            count += 1
+            true, ours = encode_landmarks(target.landmarks[f : f + 1], anchors[a : a + 1])[0], dense[b, a].view(-1, 2)
+            for eye in eyes:
+                if target.visible[f, [eye.pupil, eye.outer, eye.inner]].all():
+                    places = [p[eye.pupil] - (p[eye.outer] + p[eye.inner]) / 2 for p in (ours, true)]
+                    expected += float((places[0] - places[1]).abs().sum())
+    found = parts(dense)
+    assert count and found.pupil == pytest.approx(expected / count, rel=1e-4)
+    plain = multi_task_loss(logits, boxes, lambda i, a: dense[i, a], targets, anchors)
+    assert plain.pupil == 0 and found.total == pytest.approx(float(plain.total + 3 * found.pupil), rel=1e-5)
+    assert parts(dense + 0.7).pupil == pytest.approx(float(found.pupil), rel=1e-4)  # the whole face moved

@@ -98,7 +98,7 @@ def test_real_pupils_lie_within_their_eyes():
 
 @pytest.mark.parametrize("shift", [(0.0, 0.0), (0.06, 0.03), (-0.08, -0.02)])
 def test_refinement_finds_the_dark_iris(shift):
-    """A painted eye: whatever the start within the iris, the refined pupil is at the disc's middle, to a fraction of a pixel."""
+    """A painted eye: wherever the start in the iris, the refined pupil is at the disc's middle, to a fraction of a pixel."""
     scale, true = 4.0, face((0.05, 0.0), 0.5) * 4
     image = np.full((400, 480, 3), 235, np.uint8)
     for eye in (WFLW_98.right_eye, WFLW_98.left_eye):

@@ -27,7 +27,7 @@ def worst_eye_figure(errors: dict[str, np.ndarray], thresholds: Sequence[float])
     return fig
 
 
-def offset_figure(table: pd.DataFrame, label: str = "pupil") -> Figure:
+def offset_figure(table: pd.DataFrame) -> Figure:
     """Predicted against true offsets in the eye frame, x and y. table: columns axis, true, predicted, size (pixels)."""
     fig, axes = plt.subplots(1, 2, figsize=(8.6, 4), layout="constrained")
     for ax, (axis, part) in zip(axes, table.groupby("axis", sort=True), strict=True):
@@ -42,7 +42,7 @@ def offset_figure(table: pd.DataFrame, label: str = "pupil") -> Figure:
             ylabel="predicted (eye widths)",
         )
         both = part[["true", "predicted"]].dropna()
-        ax.set_title(f"{label} {axis}: r = {both.corr().iloc[0, 1]:.2f}, n = {len(both)} eyes")
+        ax.set_title(f"{axis}: r = {both.corr().iloc[0, 1]:.2f}, n = {len(both)} eyes", fontsize=9)
     bar = fig.colorbar(dots, ax=axes, label="face size (pixels)", shrink=0.85)
     bar.set_ticks(bar.get_ticks())
     bar.set_ticklabels([f"{2**t:.0f}" for t in bar.get_ticks()])
@@ -97,5 +97,63 @@ def eye_sheet(crops: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, str]], c
         ax.imshow(crop, extent=(0, crop.shape[1], crop.shape[0], 0))
         ax.plot(*true, "o", mfc="none", mec=TRUTH, ms=9, mew=1.6)
         ax.plot(*predicted, "+", color=PREDICTION, ms=10, mew=1.8)
+        ax.set(xlim=(0, crop.shape[1]), ylim=(crop.shape[0], 0))  # a prediction outside the crop must not shrink it
         ax.set_title(title, fontsize=8, loc="center")
+    return fig
+
+
+def offset_by_yaw_figure(table: pd.DataFrame) -> Figure:
+    """The offset across the eye against the head's yaw, as it is and with the head's turn taken out: medians of bands of 10°
+    and the middle half of the eyes. table: columns yaw (degrees), offset (eye widths), kind."""
+    fig, ax = plt.subplots(figsize=(6.6, 3.8), layout="constrained")
+    banded = table.assign(band=(table["yaw"] / 10).round() * 10)
+    banded = banded[banded.groupby(["band", "kind"])["offset"].transform("count") >= 5]
+    sns.lineplot(
+        banded, x="band", y="offset", hue="kind", style="kind", estimator="median", errorbar=("pi", 50), markers=True,
+        dashes=False, ax=ax,
+    )  # fmt: skip
+    ax.axhline(0, color="0.5", lw=0.8)
+    ax.set(xlabel="head yaw (°, to the image's right)", ylabel="pupil offset to the image's right (eye widths)")
+    ax.legend(title="", frameon=False)
+    return fig
+
+
+def gaze_figure(table: pd.DataFrame) -> Figure:
+    """Measured against true gaze. table: columns angle ("yaw", "pitch"), source, true, measured (degrees)."""
+    sources = list(table["source"].unique())
+    fig, axes = plt.subplots(len(sources), 2, figsize=(7.6, 3.5 * len(sources)), squeeze=False, layout="constrained")
+    for row, source in zip(axes, sources, strict=True):
+        for ax, angle in zip(row, ("yaw", "pitch"), strict=True):
+            part = table[(table["source"] == source) & (table["angle"] == angle)].dropna()
+            reach = float(np.nanquantile(part["true"].abs(), 0.995)) * 1.1 if len(part) else 1.0
+            ax.scatter(part["true"], part["measured"], s=5, alpha=0.4, linewidths=0)
+            ax.plot([-reach, reach], [-reach, reach], color="0.4", lw=1)
+            ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+            ax.set(xlabel=f"true gaze {angle} (°)", ylabel=f"measured {angle} (°)")
+            error = (part["measured"] - part["true"]).abs().median()
+            ax.set_title(f"{source}: median |error| {error:.1f}°", fontsize=9)
+    return fig
+
+
+def gaze_plate(
+    crops: Sequence[np.ndarray], eyes: Sequence[np.ndarray], looks: Sequence[dict[str, np.ndarray]], columns: int = 6
+) -> Figure:
+    """Faces with a line from each pupil to where it looks: true gaze in green, measured in blue.
+
+    crops: (h, w, 3); eyes: (2, 2) pupils in the crop; looks: "true" and "measured", (2, 2) yaw and pitch of both eyes, degrees.
+    """
+    rows = -(-len(crops) // columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(1.8 * columns, 1.8 * rows), squeeze=False, layout="constrained")
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, crop, starts, directions in zip(axes.flat, crops, eyes, looks, strict=False):
+        ax.imshow(crop, extent=(0, crop.shape[1], crop.shape[0], 0))
+        for name, colour in (("true", TRUTH), ("measured", PREDICTION)):
+            if name in directions:
+                yaw, pitch = np.radians(directions[name]).T
+                reach = 0.6 * crop.shape[1] * np.column_stack([np.sin(yaw) * np.cos(pitch), -np.sin(pitch)])
+                for start, arrow in zip(starts, reach, strict=True):
+                    ax.plot(*np.stack([start, start + arrow]).T, color=colour, lw=1.8, solid_capstyle="round")
+                    ax.plot(*start, "o", color=colour, ms=3)
+        ax.set(xlim=(0, crop.shape[1]), ylim=(crop.shape[0], 0))
     return fig
