@@ -6,6 +6,7 @@ run's best averaged weights, the faces of each run are kept in its folder as ``t
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -27,6 +28,7 @@ from retinalib.evaluate import (
     detection_ap,
     evaluate_faces,
     precision_recall,
+    summary,
 )
 from retinalib.faces import Faces
 from retinalib.files import write_text
@@ -41,11 +43,16 @@ ARMS: dict[str, dict[str, dict]] = {
     "no-se": {},
     "se16": {"model": {"se_reduction": 16}},
     "se4": {"model": {"se_reduction": 4}},
+    "se16-stride8": {"model": {"se_reduction": 16, "se_strides": (8,)}},
+    "se16-stride32": {"model": {"se_reduction": 16, "se_strides": (32,)}},
+    "bottleneck16": {"model": {"se_reduction": 16, "se_kind": "bottleneck"}},
     "wing": {"loss": {"landmark_loss": "wing"}},
+    "no-pupil-loss": {"loss": {"pupil_weight": 0.0}},
     "five-point-flip": {"augment": {"flip_order": "five-point"}},
     "clamped-crops": {"augment": {"clamp_landmarks": True}},
 }
-"""What each arm changes in the base configuration. The last two are faults of the predecessor, one each."""
+"""What each arm changes in the base configuration. ``bottleneck16`` has the parameters of ``se16`` and no attention: a gain
+that both share is not the gate's. The last two are faults of the predecessor, one each."""
 
 
 def arm_config(arm: str, base: TrainConfig, seed: int) -> TrainConfig:
@@ -176,7 +183,8 @@ def compare(faces: pd.DataFrame, runs: pd.DataFrame, arms: Sequence[str]) -> pd.
 
     Columns: arm, measure, unit, better ("lower" or "higher"), estimate, low, high (95 %), p_value, p_holm (corrected for all
     comparisons of the table), detectable (the smallest effect found with a power of 80 %), seeds, photos. A face that an
-    arm missed has no NME, so NME and pupil error are compared over faces that both found; the failure rate over all.
+    arm missed has no NME, so NME and pupil error are compared over faces that both found; the failure rate over all. A
+    measure is left out where fewer than two photos have it in both arms for at least two seeds.
     """
     rows = []
     for arm in arms[1:]:
@@ -188,7 +196,7 @@ def compare(faces: pd.DataFrame, runs: pd.DataFrame, arms: Sequence[str]) -> pd.
             ("failure rate", "% of faces", pair.assign(value=100.0 * ~(pair["nme"] <= THRESHOLD))),
         )
         for measure, unit, table in measures:
-            if len(table):
+            if _comparable(table):
                 result = paired_difference(table, "value", arms[0], arm)
                 rows.append({"arm": arm, "measure": measure, "unit": unit, "better": "lower", **result._asdict()})
         ap = runs.pivot(index="seed", columns="arm", values="ap")
@@ -198,6 +206,12 @@ def compare(faces: pd.DataFrame, runs: pd.DataFrame, arms: Sequence[str]) -> pd.
     table = pd.DataFrame(rows)
     table.insert(table.columns.get_loc("p_value") + 1, "p_holm", holm(table["p_value"].to_numpy()))
     return table
+
+
+def _comparable(pairs: pd.DataFrame) -> bool:
+    """Whether at least two photos are there for every one of at least two seeds, in both arms."""
+    there = pairs.groupby(["image", "seed", "arm"]).size().unstack(["seed", "arm"])
+    return there.columns.get_level_values("seed").nunique() >= 2 and len(there.dropna()) >= 2
 
 
 def verdict(differences: pd.DataFrame, baseline: str) -> str:
@@ -240,3 +254,41 @@ def write_table(table: pd.DataFrame, path: Path, caption: str) -> None:
 
 def _latex(name: object) -> object:
     return name.replace("_", " ") if isinstance(name, str) else name
+
+
+def main() -> None:
+    """Trains and measures arms with several seeds. What is done already is found again, so that a scheduler can run one arm or
+    one seed a job, and a last call with all of them puts the tables together."""
+    from retinalib.workspace import PROFILES, open_dataset, runs_folder  # the folders matter to this entry point only
+
+    parser = argparse.ArgumentParser(prog="python -m retinalib.ablation", description=main.__doc__)
+    parser.add_argument("--arms", nargs="+", default=["no-se", "se16"], choices=list(ARMS), help="the first is the baseline")
+    parser.add_argument("--seeds", nargs="+", type=int, help="by default as many as the profile has")
+    parser.add_argument("--dataset", default="synthetic", help="synthetic or wflw")
+    parser.add_argument("--data-root", help="folder of the data set, by default below data/")
+    parser.add_argument("--profile", default="standard", choices=list(PROFILES))
+    parser.add_argument("--runs", type=Path, help="where runs are kept, by default data/runs")
+    parser.add_argument("--device")
+    parser.add_argument("--processes", type=int, help="runs side by side on a CPU, by default one a core")
+    parser.add_argument("--out", type=Path, help="folder for the tables, by default they are only printed")
+    arguments = parser.parse_args()
+    profile = PROFILES[arguments.profile]
+    place = (arguments.dataset, arguments.data_root, arguments.profile, 0)
+    sets = [open_dataset(*place, split) for split in ("train", "validation", "test")]
+    seeds = range(profile.seeds) if arguments.seeds is None else arguments.seeds
+    runs_at = runs_folder(arguments.runs)
+    faces, runs = run(arguments.arms, seeds, profile.train_config(), *sets, runs_at, arguments.device, arguments.processes)
+    by_run = summary(faces, ["arm", "seed"]).join(runs.set_index(["arm", "seed"])["ap"])
+    print(by_run.to_markdown(floatfmt=".4f"))
+    tables = {"runs": by_run}
+    if len(arguments.arms) > 1 and len(seeds) > 1:
+        tables["differences"] = compare(faces, runs, arguments.arms).set_index(["arm", "measure"])
+        print(verdict(tables["differences"].reset_index(), arguments.arms[0]))
+    if arguments.out:
+        caption = f"{len(sets[2])} {arguments.dataset} test photos, {len(seeds)} seeds, profile {arguments.profile}"
+        for name, table in tables.items():
+            write_table(table, arguments.out / name, caption)
+
+
+if __name__ == "__main__":
+    main()

@@ -108,13 +108,14 @@ def field_width(field: np.ndarray, share: float = 0.95) -> int:
 def excitations(model: RetinaFace, images: Tensor) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
     """What SE does at each level: stride -> (features before (B, C, h, w), gate (B, C), features after).
 
-    images: normalised, (B, 3, H, W). Raises ValueError for a network without SE.
+    images: normalised, (B, 3, H, W). Levels without SE are left out; raises ValueError if no level has it.
     """
-    if not isinstance(model.excitation[0], SqueezeExcitation):
+    if not any(isinstance(se, SqueezeExcitation) for se in model.excitation):
         raise ValueError("this network has no SE blocks: build it with se_reduction")
     pyramid = model.fpn(model.backbone(images).values())
     result = {}
     for stride, ssh, se, level in zip(model.config.anchors.strides, model.ssh, model.excitation, pyramid, strict=True):
-        before = ssh(level)
-        result[stride] = before, se.gate(before), se(before)
+        if isinstance(se, SqueezeExcitation):
+            before = ssh(level)
+            result[stride] = before, se.gate(before), se(before)
     return result

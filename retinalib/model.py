@@ -53,6 +53,8 @@ class ModelConfig:
     backbone: str = "mobilenet0.25"  # or "resnet50"
     schema: LandmarkSchema = WFLW_98  # which landmarks the heads give
     se_reduction: int | None = None  # SE blocks after each SSH: channels are squeezed by this factor; None: no SE
+    se_kind: str = "se"  # or "bottleneck": the same parameters without attention, a control
+    se_strides: tuple[int, ...] | None = None  # the levels that have such blocks; None: all
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
     normalisation: Normalisation = field(default_factory=Normalisation)
 
@@ -64,6 +66,11 @@ class ModelConfig:
             raise ValueError(
                 f"se_reduction must be None or from 1 to {channels}, the pyramid's channels; got {self.se_reduction}"
             )
+
+        if self.se_kind not in _BLOCKS:
+            raise ValueError(f"se_kind must be one of {', '.join(_BLOCKS)}; got '{self.se_kind}'")
+        if self.se_strides is not None and not set(self.se_strides) <= set(self.anchors.strides):
+            raise ValueError(f"se_strides must be among the strides {self.anchors.strides}, got {self.se_strides}")
 
     def to_dict(self) -> dict:
         """Plain values only, for JSON and checkpoints; the schema by its name."""
@@ -80,6 +87,7 @@ class ModelConfig:
             if values["schema"] not in SCHEMAS:
                 raise ValueError(f"unknown landmark schema '{values['schema']}': this version knows {', '.join(SCHEMAS)}")
             values["schema"] = SCHEMAS[values["schema"]]
+        values["se_strides"] = _tuples(values.get("se_strides"))
         for name, kind in (("anchors", AnchorConfig), ("normalisation", Normalisation)):
             if name in values:
                 values[name] = kind(**{k: _tuples(v) for k, v in values[name].items()})
@@ -182,6 +190,24 @@ class SqueezeExcitation(nn.Module):
         return features * self.gate(features)[:, :, None, None]
 
 
+class Bottleneck(nn.Module):
+    """What :class:`SqueezeExcitation` has, without attention: the same two layers at every pixel, added to the features.
+
+    Tells a gain of the gate from a gain of its parameters.
+    """
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(channels, max(1, channels // reduction), 1, bias=False)
+        self.expand = nn.Conv2d(self.squeeze.out_channels, channels, 1, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + self.expand(self.squeeze(features).relu())
+
+
+_BLOCKS = {"se": SqueezeExcitation, "bottleneck": Bottleneck}
+
+
 class Outputs(NamedTuple):
     """What the network gives for B images and A anchors."""
 
@@ -208,13 +234,16 @@ class RetinaFace(nn.Module):
             self.backbone = IntermediateLayerGetter(resnet50(), {"layer2": "8", "layer3": "16", "layer4": "32"})
         self.fpn = FeaturePyramid(levels, channels, slope)
         self.ssh = nn.ModuleList(SSH(channels, slope) for _ in levels)
-        self.excitation = nn.ModuleList(
-            nn.Identity() if config.se_reduction is None else SqueezeExcitation(channels, config.se_reduction) for _ in levels
-        )
         k = config.anchors.per_cell
         self.class_head = nn.ModuleList(nn.Conv2d(channels, 2 * k, 1) for _ in levels)
         self.box_head = nn.ModuleList(nn.Conv2d(channels, 4 * k, 1) for _ in levels)
         self.landmark_head = nn.ModuleList(nn.Conv2d(channels, 2 * config.schema.count * k, 1) for _ in levels)
+        # last, so that with one seed everything else begins alike with and without SE
+        at = () if config.se_reduction is None else config.anchors.strides if config.se_strides is None else config.se_strides
+        block = _BLOCKS[config.se_kind]
+        self.excitation = nn.ModuleList(
+            block(channels, config.se_reduction) if stride in at else nn.Identity() for stride in config.anchors.strides
+        )
 
     @torch.no_grad()
     def start_from_shape(self, shape: Tensor) -> None:

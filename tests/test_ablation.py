@@ -8,6 +8,7 @@ import torch
 from retinalib import ablation
 from retinalib.datasets import synthetic
 from retinalib.train import TrainConfig, train
+from retinalib.workspace import PROFILES
 
 BASE = TrainConfig(image_size=96, epochs=1, batch_size=4, validate_every=1)
 
@@ -45,7 +46,8 @@ def test_arms_change_what_they_say():
     assert ablation.arm_config("five-point-flip", BASE, 0).augment.flip_order == "five-point"
     with pytest.raises(ValueError, match="unknown arm 'se5': choose from no-se"):
         ablation.arm_config("se5", BASE, 0)
-    assert len({str(ablation.arm_config(arm, BASE, 0)) for arm in ablation.ARMS}) == len(ablation.ARMS)
+    base = replace(BASE, loss=replace(BASE.loss, pupil_weight=1.0))
+    assert len({str(ablation.arm_config(arm, base, 0)) for arm in ablation.ARMS}) == len(ablation.ARMS)
 
 
 def test_runs_give_every_face_for_every_arm_and_seed(finished, sets):
@@ -113,3 +115,27 @@ def test_tables_are_written_for_paper_page_and_machine(tmp_path):
     assert "50 % of 3 photos" in (tmp_path / "tables/t.md").read_text()
     latex = (tmp_path / "tables/t.tex").read_text()
     assert r"\toprule" in latex and r"50 \% of 3 photos, IoU $\ge$ 0.5" in latex and "median nme" in latex
+
+
+def test_from_the_command_line(tmp_path, monkeypatch, capsys):
+    """Two jobs train one seed each; a third finds them and compares."""
+    small = replace(PROFILES["quick"], images=30, epochs=1, image_size=96, batch_size=4)
+    monkeypatch.setitem(PROFILES, "quick", small)
+    place = ["--profile", "quick", "--data-root", str(tmp_path / "faces"), "--runs", str(tmp_path / "runs"), "--device", "cpu"]
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["ablation", *place, *arguments])
+        ablation.main()
+        return capsys.readouterr().out
+
+    for seed in "01":
+        assert "against" not in call("--seeds", seed, "--processes", "1")
+    trained = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*.pt")}
+    assert len(trained) == 8
+    said = call("--seeds", "0", "1", "--out", str(tmp_path / "tables"))
+    assert "*se16* against *no-se*, 2 seeds" in said
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*.pt")} == trained
+    table = pd.read_csv(tmp_path / "tables" / "differences.csv")
+    assert set(table["arm"]) == {"se16"} and {"low", "high", "p_holm"} <= set(table)
+    with pytest.raises(SystemExit):
+        call("--arms", "no-se", "nonsense")

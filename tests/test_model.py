@@ -7,6 +7,7 @@ from retinalib.checkpoint import load_reference_checkpoint
 from retinalib.landmarks import WFLW_98, WIDER_5
 from retinalib.model import (
     REFERENCE_NORMALISATION,
+    Bottleneck,
     ModelConfig,
     Normalisation,
     RetinaFace,
@@ -87,11 +88,36 @@ def test_normalisation_and_its_inverse():
     assert REFERENCE_NORMALISATION.apply(red).flatten().tolist() == [-104.0, -117.0, 132.0]
 
 
+def test_the_control_has_the_parameters_of_se_and_one_level_a_third_of_them():
+    def count(**options):
+        return sum(p.numel() for p in build(**options).parameters())
+
+    se = count(se_reduction=16) - count()
+    assert count(se_reduction=16, se_kind="bottleneck") - count() == se
+    assert count(se_reduction=16, se_strides=(8,)) - count() == se // 3
+    block = Bottleneck(8, 4)
+    x = torch.randn(2, 8, 3, 5)
+    weights = block.squeeze.weight[:, :, 0, 0], block.expand.weight[:, :, 0, 0]
+    by_hand = x + torch.einsum("oc,nchw->nohw", weights[1], torch.einsum("oc,nchw->nohw", weights[0], x).relu())
+    torch.testing.assert_close(block(x), by_hand)
+
+
+def test_one_seed_begins_alike_with_and_without_se():
+    states = []
+    for options in ({}, {"se_reduction": 16}, {"se_reduction": 4, "se_kind": "bottleneck", "se_strides": (16, 32)}):
+        torch.manual_seed(0)
+        states.append(build(**options).state_dict())
+    for state in states[1:]:
+        assert all(torch.equal(value, state[name]) for name, value in states[0].items())
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
         ({"backbone": "vgg"}, "unknown backbone 'vgg'"),
         ({"se_reduction": 0}, "se_reduction must be"),
+        ({"se_kind": "cbam"}, "se_kind must be one of se, bottleneck"),
+        ({"se_strides": (4,)}, "se_strides must be among the strides"),
     ],
 )
 def test_bad_configuration_is_refused(options, message):
@@ -102,7 +128,7 @@ def test_bad_configuration_is_refused(options, message):
 def test_configuration_round_trip_and_unknown_parameters():
     import json
 
-    config = ModelConfig(schema=WIDER_5, se_reduction=16, normalisation=REFERENCE_NORMALISATION)
+    config = ModelConfig(schema=WIDER_5, se_reduction=16, se_strides=(8, 32), normalisation=REFERENCE_NORMALISATION)
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     with pytest.raises(ValueError, match="unknown model parameters: se_reducton"):
         ModelConfig.from_dict({"se_reducton": 16})
