@@ -53,7 +53,7 @@ class Profile:
 
 PROFILES = {
     "quick": Profile(images=160, epochs=15, seeds=2, image_size=160, batch_size=8, learning_rate=4e-3),
-    "standard": Profile(images=2500, epochs=12, seeds=3, image_size=160, batch_size=16, learning_rate=6e-3),
+    "standard": Profile(images=2500, epochs=5, seeds=3, image_size=160, batch_size=16, learning_rate=6e-3),
     "shipped": Profile(images=8000, epochs=22, seeds=1, image_size=160, batch_size=16, learning_rate=6e-3),
     "full": Profile(images=12000, epochs=60, seeds=5, image_size=320, batch_size=32, learning_rate=6e-3),
 }
@@ -80,7 +80,7 @@ def open_dataset(dataset: str, data_root: str | Path | None, profile: str, seed:
 
     dataset: "synthetic" (rendered on first use) or "wflw"; data_root: its folder, relative to the project's, or None for
     ``data/<dataset>``; split: "train", "validation" (a tenth of the official training photos, which "train" leaves out) or
-    "test". Where WIDER FACE's box lists lie in the folder of WFLW they are joined. Raises ValueError for another
+    "test". Raises ValueError for another
     name, FileNotFoundError where data are missing, saying where to get them.
     """
     _check("DATASET", dataset, DATASETS)
@@ -92,7 +92,7 @@ def open_dataset(dataset: str, data_root: str | Path | None, profile: str, seed:
         root = synthetic.make(root, PROFILES[profile].images, seed=seed)
         faces = synthetic.load(root, official)
     else:
-        faces = wflw.load(root, official, sorted(root.glob("wider_face_*_bbx_gt.txt")) or None)
+        faces = wflw.load(root, official)
     if split == "test":
         return faces
     names = faces.table["image"].unique()
