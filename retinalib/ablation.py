@@ -48,6 +48,7 @@ ARMS: dict[str, dict[str, dict]] = {
     "bottleneck16": {"model": {"se_reduction": 16, "se_kind": "bottleneck"}},
     "wing": {"loss": {"landmark_loss": "wing"}},
     "no-pupil-loss": {"loss": {"pupil_weight": 0.0}},
+    "eye-head": {"model": {"eye_head": True}},
     "five-point-flip": {"augment": {"flip_order": "five-point"}},
     "clamped-crops": {"augment": {"clamp_landmarks": True}},
 }

@@ -83,21 +83,21 @@ class Detector:
     @torch.inference_mode()
     def _detect_batch(self, images: Tensor, score_threshold: float, nms_threshold: float, max_faces: int) -> list[Faces]:
         """``images``: (B, 3, H, W) uint8 RGB."""
-        outputs = self.model(self.model.config.normalisation.apply(images))
-        return decode(self.model, outputs, images.shape[-2:], score_threshold, nms_threshold, max_faces)
+        images = self.model.config.normalisation.apply(images)
+        return decode(self.model, images, self.model(images), score_threshold, nms_threshold, max_faces)
 
 
 @torch.inference_mode()
 def decode(
     model: RetinaFace,
+    images: Tensor,
     outputs: Outputs,
-    size: tuple[int, int],
     score_threshold: float = 0.5,
     nms_threshold: float = 0.4,
     max_faces: int = 750,
 ) -> list[Faces]:
-    """Network outputs for B images of ``size`` (height, width) to their faces: threshold, boxes, NMS, then landmarks."""
-    height, width = size
+    """Network input (B, 3, H, W) and outputs to the faces of B images: threshold, boxes, NMS, then landmarks."""
+    height, width = images.shape[-2:]
     config = model.config
     anchors = anchor_grid(height, width, config.anchors).to(outputs.boxes.device)
     scores = outputs.logits.float().softmax(-1)[..., 1]
@@ -117,6 +117,7 @@ def decode(
     image, anchor, score, boxes = image[kept], anchor[kept], score[kept], boxes[kept]
     shifts = model.landmarks_at(outputs.features, image, anchor).float().view(len(kept), config.schema.count, 2)
     landmarks = decode_landmarks(shifts, anchors[anchor], config.anchors.variances) * pixels
+    landmarks = model.look_again(images, image, landmarks)
     inside = ((landmarks >= 0) & (landmarks <= pixels)).all(-1)
     found = []
     for i in range(len(scores)):

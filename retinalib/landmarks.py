@@ -26,7 +26,7 @@ class Eye:
     lower: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LandmarkSchema:
     """A numbering of facial landmarks.
 
@@ -49,6 +49,9 @@ class LandmarkSchema:
             raise ValueError(f"schema {self.name}: the regions must hold each of the {self.count} landmarks exactly once")
         if len(self.flip_order) != self.count or any(self.flip_order[j] != i for i, j in enumerate(self.flip_order)):
             raise ValueError(f"schema {self.name}: flip_order must be an involution of {self.count} landmarks")
+
+    def __repr__(self) -> str:
+        return f"<LandmarkSchema {self.name}: {self.count} landmarks>"
 
     def __hash__(self) -> int:
         return hash((self.name, self.count))

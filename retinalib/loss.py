@@ -42,13 +42,14 @@ class LossConfig:
 
 
 class Parts(NamedTuple):
-    """The loss and its parts, scalars; ``total`` is the weighted sum."""
+    """The loss and its parts, scalars; ``total`` is the weighted sum, plus that of the eye head where there is one."""
 
     total: Tensor
     box: Tensor
     classification: Tensor
     landmark: Tensor
     pupil: Tensor
+    eye: Tensor  # of the eye head, see eyes.eye_loss; 0 without one
 
 
 def wing(difference: Tensor, width: float = 1.0, curvature: float = 0.2) -> Tensor:
@@ -113,7 +114,7 @@ def multi_task_loss(
     pupil = _pupil(given, wanted, visible, eyes) / max(len(image), 1)
 
     total = config.box_weight * box + config.class_weight * classification + config.landmark_weight * landmark
-    return Parts(total + config.pupil_weight * pupil, box, classification, landmark, pupil)
+    return Parts(total + config.pupil_weight * pupil, box, classification, landmark, pupil, total.new_zeros(()))
 
 
 def _pupil(given: Tensor, wanted: Tensor, visible: Tensor, eyes: Sequence[Eye]) -> Tensor:

@@ -16,6 +16,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import Conv2dNormActivation
 
 from retinalib.anchors import AnchorConfig
+from retinalib.eyes import EyeHead, look_again, second_looks
 from retinalib.landmarks import SCHEMAS, WFLW_98, LandmarkSchema
 
 
@@ -55,6 +56,7 @@ class ModelConfig:
     se_reduction: int | None = None  # SE blocks after each SSH: channels are squeezed by this factor; None: no SE
     se_kind: str = "se"  # or "bottleneck": the same parameters without attention, a control
     se_strides: tuple[int, ...] | None = None  # the levels that have such blocks; None: all
+    eye_head: bool = False  # a second look at each eye, see eyes; learns beside the rest and does not change it
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
     normalisation: Normalisation = field(default_factory=Normalisation)
 
@@ -71,6 +73,8 @@ class ModelConfig:
             raise ValueError(f"se_kind must be one of {', '.join(_BLOCKS)}; got '{self.se_kind}'")
         if self.se_strides is not None and not set(self.se_strides) <= set(self.anchors.strides):
             raise ValueError(f"se_strides must be among the strides {self.anchors.strides}, got {self.se_strides}")
+        if self.eye_head:
+            second_looks(self.schema)
 
     def to_dict(self) -> dict:
         """Plain values only, for JSON and checkpoints; the schema by its name."""
@@ -244,6 +248,7 @@ class RetinaFace(nn.Module):
         self.excitation = nn.ModuleList(
             block(channels, config.se_reduction) if stride in at else nn.Identity() for stride in config.anchors.strides
         )
+        self.eye_head = EyeHead() if config.eye_head else None
 
     @torch.no_grad()
     def start_from_shape(self, shape: Tensor) -> None:
@@ -294,6 +299,12 @@ class RetinaFace(nn.Module):
                 result = result.to(here.dtype).index_copy(0, chosen, here)
             first = last
         return result
+
+    def look_again(self, images: Tensor, image: Tensor, landmarks: Tensor) -> Tensor:
+        """(N, L, 2) landmarks in pixels with the eyes of the second look, if the network has one; see eyes.look_again."""
+        if self.eye_head is None:
+            return landmarks
+        return look_again(self.eye_head, images, image, landmarks, self.config.schema)
 
     def dense(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, A, 2), box offsets (B, A, 4) and landmark shifts (B, A, 2L) at every anchor."""

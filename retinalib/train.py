@@ -29,6 +29,7 @@ from retinalib.checkpoint import read, save_atomically, save_model
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector
 from retinalib.evaluate import auc, detection_ap, evaluate_faces, mean_landmarks_in_box
+from retinalib.eyes import eye_loss
 from retinalib.faces import Faces
 from retinalib.files import write_text
 from retinalib.loss import LossConfig, Parts, Target, multi_task_loss
@@ -227,7 +228,8 @@ def train(
                 images, targets, names = next(stream)
                 for group in optimiser.param_groups:
                     group["lr"] = config.learning_rate * learning_rate_factor(step, steps, config)
-                parts = _step(model, optimiser, images, targets, anchors, config)
+                generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+                parts = _step(model, optimiser, images, targets, anchors, config, generator)
                 values = torch.stack(parts).detach().cpu()
                 if not values.isfinite().all():
                     save_atomically({"images": images, "names": names, "loss": values}, folder / "not_finite.pt")
@@ -256,13 +258,15 @@ def _step(
     targets: list[Target],
     anchors: Tensor,
     config: TrainConfig,
+    generator: torch.Generator,
 ) -> Parts:
-    """One update of the weights; a loss that is not finite updates nothing."""
+    """One update of the weights; a loss that is not finite updates nothing. generator: what the eye head's loss draws from."""
     device = anchors.device
     images = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
     targets = [Target(*(t.to(device, non_blocking=True) for t in target[:3]), target.complete) for target in targets]
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        logits, boxes, features = model(config.model.normalisation.apply(images))
+        images = config.model.normalisation.apply(images)
+        logits, boxes, features = model(images)
         schema = config.model.schema
         parts = multi_task_loss(
             logits,
@@ -274,6 +278,10 @@ def _step(
             config.model.anchors,
             (schema.right_eye, schema.left_eye),
         )
+        if model.eye_head is not None:
+            places, known = [t.landmarks for t in targets], [t.visible for t in targets]
+            eye = eye_loss(model.eye_head, images, places, known, schema, generator)
+            parts = parts._replace(total=parts.total + eye, eye=eye)
     optimiser.zero_grad(set_to_none=True)
     if parts.total.isfinite():
         parts.total.backward()

@@ -19,16 +19,32 @@ from retinalib.workspace import PROFILES, PROJECT
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Removes what differs from machine to machine (papermill's notes, timings) and all but the last state of progress bars."""
+    """Removes what differs from machine to machine (papermill's notes, timings) and all but the last state of progress bars.
+
+    A bar that was redrawn in pieces is put together first.
+    """
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
+        if "outputs" in cell:
+            cell.outputs = _joined(cell.outputs)
         for output in cell.get("outputs", []):
             if output.output_type == "stream":
                 lines = output.text.split("\n")
                 output.text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines)
     return notebook
+
+
+def _joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Outputs with neighbouring texts of one stream made one."""
+    joined: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if joined and output.output_type == joined[-1].output_type == "stream" and output.name == joined[-1].name:
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def run(notebook: Path, output: Path, parameters: dict | None = None) -> None:

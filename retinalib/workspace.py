@@ -34,6 +34,7 @@ class Profile:
     image_size: int  # pixels a side of a training crop
     batch_size: int
     learning_rate: float
+    eye_head: bool = False  # a second look at each eye, see retinalib.eyes
 
     def train_config(self, se_reduction: int | None = None, seed: int = 0, epochs: int | None = None) -> TrainConfig:
         """The training run of this profile, with or without SE."""
@@ -48,14 +49,14 @@ class Profile:
             loss=LossConfig(landmark_weight=_LANDMARK_WEIGHT, pupil_weight=_PUPIL_WEIGHT),
             seed=seed,
         )
-        return replace(config, model=replace(config.model, se_reduction=se_reduction))
+        return replace(config, model=replace(config.model, se_reduction=se_reduction, eye_head=self.eye_head))
 
 
 PROFILES = {
     "quick": Profile(images=160, epochs=15, seeds=2, image_size=160, batch_size=8, learning_rate=4e-3),
-    "standard": Profile(images=2500, epochs=5, seeds=3, image_size=160, batch_size=16, learning_rate=6e-3),
-    "shipped": Profile(images=8000, epochs=22, seeds=1, image_size=160, batch_size=16, learning_rate=6e-3),
-    "full": Profile(images=12000, epochs=60, seeds=5, image_size=320, batch_size=32, learning_rate=6e-3),
+    "standard": Profile(images=2500, epochs=10, seeds=3, image_size=160, batch_size=16, learning_rate=6e-3),
+    "shipped": Profile(images=8000, epochs=36, seeds=1, image_size=160, batch_size=16, learning_rate=6e-3, eye_head=True),
+    "full": Profile(images=12000, epochs=60, seeds=5, image_size=320, batch_size=32, learning_rate=6e-3, eye_head=True),
 }
 
 

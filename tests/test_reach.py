@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+import torch
 
-from retinalib.anchors import AnchorConfig, anchor_grid
+from retinalib.anchors import AnchorConfig, anchor_grid, match
 from retinalib.evaluate import box_iou
 from retinalib.faces import Faces
 from retinalib.reach import best_iou_by_size, fitted, reach
@@ -46,6 +47,27 @@ def test_faces_compete_within_an_image():
     alone = reach([boxes(face)], 160, CONFIG)["positives"].iloc[0]
     shared = reach([boxes(face, [52, 52, 84, 84])], 160, CONFIG)["positives"]
     assert (shared < alone + 1).all() and shared.sum() < 2 * alone
+
+
+@pytest.mark.parametrize("config", [CONFIG, AnchorConfig((4, 16), ((9, 14, 21), (40, 64, 200)))])
+@pytest.mark.parametrize(("threshold", "minimum"), [(0.35, 0.2), (0.6, 0.4)])
+def test_many_images_as_training_matches_them_one_by_one(config, threshold, minimum):
+    """Crowded images, faces that leave the image, of one place, long and flat."""
+    rng = np.random.default_rng(1)
+    images = []
+    for _ in range(25):
+        corner, extent = rng.uniform(-20, 150, (6, 2)), np.exp(rng.uniform(np.log(2), np.log(150), (6, 2)))
+        found = np.concatenate([corner, corner + extent], 1).astype(np.float32)
+        images.append(boxes(*found, found[0]))
+    table = reach(images, 150, config, threshold, minimum)
+    expected = []
+    for faces in images:
+        matched = match(torch.from_numpy(faces.boxes / 150), anchor_grid(150, 150, config), threshold, minimum)
+        expected += torch.bincount(matched[matched >= 0], minlength=len(faces)).tolist()
+    assert table["positives"].tolist() == expected
+    assert set(table["kind"]) == {"matched", "kept", "missed"}
+    overlap = np.concatenate([box_iou(faces.boxes, corners(150, config)).max(1) for faces in images])
+    np.testing.assert_allclose(table["iou"], overlap, atol=1e-5)
 
 
 def test_fitting_scales_by_the_longer_side():

@@ -30,6 +30,7 @@ def test_a_failing_cell_is_named_and_the_notebook_stays(tmp_path):
 
 def test_progress_bars_keep_their_last_state():
     cell = nbformat.v4.new_code_cell("x")
-    cell.outputs = [nbformat.v4.new_output("stream", name="stderr", text="a\r 10%\r100%\nend\n")]
-    cleaned = clean(nbformat.v4.new_notebook(cells=[cell]))
-    assert cleaned.cells[0].outputs[0].text == "100%\nend\n"
+    pieces = [("stderr", "a\r 10%"), ("stderr", "\r100%\nend\n"), ("stdout", "x\n"), ("stderr", "y\n")]
+    cell.outputs = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in pieces]
+    cleaned = clean(nbformat.v4.new_notebook(cells=[cell])).cells[0].outputs
+    assert [o.text for o in cleaned] == ["100%\nend\n", "x\n", "y\n"]

@@ -30,16 +30,20 @@ def read_image(path: str | Path, honour_exif: bool = False) -> np.ndarray:
         raise IsADirectoryError(f"{path} is a folder, not an image")
     if not path.is_file():
         raise FileNotFoundError(f"no image at {path}")
-    data = np.fromfile(path, np.uint8)
+    return decode_image(path.read_bytes(), str(path), honour_exif)
+
+
+def decode_image(data: bytes, name: str, honour_exif: bool = False) -> np.ndarray:
+    """The bytes of an image file as :func:`read_image` gives them. Raises ValueError, with ``name`` for the file."""
     flags = cv2.IMREAD_COLOR if honour_exif else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = cv2.imdecode(data, flags) if len(data) else None
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except cv2.error as error:
-        raise ValueError(f"{path} can't be decoded: {error.err}") from error
+        raise ValueError(f"{name} can't be decoded: {error.err}") from error
     if image is None:
-        raise ValueError(f"{path} is not an image that can be read ({len(data)} bytes)")
+        raise ValueError(f"{name} is not an image that can be read ({len(data)} bytes)")
     if image.shape[0] * image.shape[1] > _MOST_PIXELS:
-        raise ValueError(f"{path} has {image.shape[1]} × {image.shape[0]} pixels, more than {_MOST_PIXELS:,}: scale it down")
+        raise ValueError(f"{name} has {image.shape[1]} × {image.shape[0]} pixels, more than {_MOST_PIXELS:,}: scale it down")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -61,8 +62,8 @@ def use_style() -> None:
     )
 
 
-def save_figure(fig: Figure, name: str, folder: str | Path) -> Path:
-    """Writes ``folder/name.png`` and ``folder/name.pdf``, whole or not at all, and returns the PNG's path.
+def save_figure(fig: Figure, name: str, folder: str | Path) -> None:
+    """Writes ``folder/name.png`` and ``folder/name.pdf``, whole or not at all.
 
     The same figure gives the same bytes: no dates, no names of programs.
     """
@@ -76,7 +77,13 @@ def save_figure(fig: Figure, name: str, folder: str | Path) -> Path:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    return path
+
+
+def png(fig: Figure, dpi: float = 80) -> bytes:
+    """The figure as a PNG file; the same figure gives the same bytes."""
+    data = io.BytesIO()
+    fig.savefig(data, format="png", dpi=dpi, metadata={"Software": None})
+    return data.getvalue()
 
 
 def draw_faces(

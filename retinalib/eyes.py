@@ -1,0 +1,184 @@
+"""A second look at each eye: a small network on the pixels around it places its lids and its pupil in the eye's own frame.
+
+The landmark head reads one cell of a feature map, which is as wide as an eye or wider; where the pupil is in the eye is lost
+there. Cascaded regression (Cao et al., CVPR 2012; Sun et al., CVPR 2013) looks again where the first answer points. The pixels
+around each eye are sampled in a frame that the first answer's lids span, mirrored for one of the two eyes, so that one network
+serves both; it answers in that frame, and the frame is then taken anew from the answer. The cost grows with faces alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import grid_sample, interpolate
+from torchvision.ops import Conv2dNormActivation
+
+from retinalib.landmarks import Eye, LandmarkSchema
+
+_ROWS, _COLUMNS = 32, 48  # samples of a patch
+_REACH = (1.05, 0.7)  # eye widths from the frame's origin to the patch's border, along x and along y
+_SMALLEST_EYE = 2.0  # pixels between the canthi; a smaller eye keeps its first answer
+_ROUNDS = 2  # looks at each eye
+_PUPIL_WEIGHT = 4.0  # in the loss, of a pupil against a lid point: half as much as all lid points together
+_SHIFT, _SCALE, _TURN = 0.15, 0.2, math.radians(8)  # how far first answers are off: standard deviations in training
+
+
+def second_looks(schema: LandmarkSchema) -> list[Eye]:
+    """The eyes that can be looked at again: those with canthi and lids. Raises ValueError if the schema has none."""
+    eyes = [eye for eye in (schema.right_eye, schema.left_eye) if eye.lids]
+    if not eyes:
+        raise ValueError(f"schema {schema.name} has no lids: an eye head needs them, as WFLW's 98 points have")
+    return eyes
+
+
+def _points(eye: Eye) -> list[int]:
+    """The landmarks of an eye, in the same order for both eyes: the lids from the outer canthus on, the pupil."""
+    return [*eye.lids, eye.pupil]
+
+
+def eye_frames(points: Tensor, eye: Eye) -> Tensor:
+    """(N, 9, 2) points of an eye, lids and pupil, in pixels, to (N, 2, 3) frames, which take (x, y, 1) to pixels.
+
+    The origin is the mean of the lids; x points from the outer to the inner canthus, y up an upright face; the unit is the
+    canthus distance.
+    """
+    lids = points[:, : len(eye.lids)]
+    x = lids[:, eye.lids.index(eye.inner)] - lids[:, eye.lids.index(eye.outer)]
+    side = 1.0 if eye.outer < eye.inner else -1.0  # as in pupils.eye_frame
+    y = side * torch.stack([x[:, 1], -x[:, 0]], -1)
+    return torch.stack([x, y, lids.mean(1)], -1)
+
+
+def _to_pixels(points: Tensor, frames: Tensor) -> Tensor:
+    """(N, K, 2) points in their frames to pixels."""
+    return points @ frames[:, :, :2].mT + frames[:, None, :, 2]
+
+
+def _to_frames(points: Tensor, frames: Tensor) -> Tensor:
+    """The inverse of :func:`_to_pixels`."""
+    return torch.linalg.solve(frames[:, :, :2], (points - frames[:, None, :, 2]).mT).mT
+
+
+def _grid(rows: int, columns: int, device: torch.device) -> Tensor:
+    """(rows · columns, 2) the middles of a patch's cells in the frame: x to the right, y up."""
+    y, x = torch.meshgrid(
+        _REACH[1] * (1 - 2 * (torch.arange(rows, device=device) + 0.5) / rows),
+        _REACH[0] * (2 * (torch.arange(columns, device=device) + 0.5) / columns - 1),
+        indexing="ij",
+    )
+    return torch.stack([x, y], -1).view(-1, 2)
+
+
+def sample_patches(images: Tensor, image: Tensor, frames: Tensor) -> Tensor:
+    """The surroundings of eyes: (N, C, 32, 48) from (B, C, H, W) images, (N,) their numbers and (N, 2, 3) frames in pixels.
+
+    Outside the image its border is repeated.
+    """
+    places = _to_pixels(_grid(_ROWS, _COLUMNS, images.device)[None], frames)
+    size = torch.tensor([images.shape[3], images.shape[2]], device=images.device)
+    places = (2 * places / size - 1).view(-1, _ROWS, _COLUMNS, 2)
+    patches = images.new_zeros(len(image), images.shape[1], _ROWS, _COLUMNS)
+    for number in image.unique().tolist():  # an image at a time: all its patches stand below each other in one grid
+        own = (image == number).nonzero()[:, 0]
+        grid = places[own].reshape(1, -1, _COLUMNS, 2)
+        seen = grid_sample(images[number : number + 1], grid, padding_mode="border", align_corners=False)
+        seen = seen.view(images.shape[1], len(own), _ROWS, _COLUMNS).transpose(0, 1)
+        patches = patches.index_copy(0, own, seen)
+    return patches
+
+
+class EyeHead(nn.Module):
+    """Patches of eyes to their lids and pupils: a heat map a point, and its mean as the answer (Sun et al., ECCV 2018).
+
+    A small hourglass, about 0.04 M parameters: what it has learned of an iris holds wherever in the patch the iris is.
+    """
+
+    def __init__(self, points: int = 9) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(
+            Conv2dNormActivation(inputs, outputs, stride=2) for inputs, outputs in ((3, 16), (16, 32), (32, 64))
+        )
+        self.across = nn.ModuleList(nn.Conv2d(inputs, 32, 1) for inputs in (16, 32, 64))
+        self.merge = nn.ModuleList(Conv2dNormActivation(32, 32) for _ in range(2))
+        self.heat = nn.Conv2d(32, points, 1)
+
+    def forward(self, images: Tensor, image: Tensor, frames: Tensor) -> Tensor:
+        """(B, 3, H, W) network input, (N,) numbers of images, (N, 2, 3) frames to (N, 9, 2) points in their frames.
+
+        Each patch is brought to zero mean and unit contrast.
+        """
+        patches = sample_patches(images, image, frames)
+        mean, contrast = patches.mean((1, 2, 3), keepdim=True), patches.std((1, 2, 3), keepdim=True)
+        fine = self.down[0]((patches - mean) / (contrast + 0.05))  # (N, 16, 16, 24)
+        middle = self.down[1](fine)  # (N, 32, 8, 12)
+        coarse = self.across[2](self.down[2](middle))  # (N, 32, 4, 6)
+        middle = self.merge[1](self.across[1](middle) + interpolate(coarse, scale_factor=2.0))
+        fine = self.merge[0](self.across[0](fine) + interpolate(middle, scale_factor=2.0))
+        heat = self.heat(fine).float().flatten(2).softmax(-1)  # (N, 9, 16 · 24)
+        return heat @ _grid(*fine.shape[2:], images.device)
+
+
+def look_again(head: EyeHead, images: Tensor, image: Tensor, landmarks: Tensor, schema: LandmarkSchema) -> Tensor:
+    """(N, L, 2) landmarks in pixels, their eyes looked at twice more.
+
+    images: (B, 3, H, W) network input; image: (N,) int64. Eyes under 2 pixels, or far outside the image, stay as they were.
+    """
+    landmarks = landmarks.clone()
+    size = torch.tensor([images.shape[3], images.shape[2]], device=images.device)
+    for eye in second_looks(schema):
+        mine = _points(eye)
+        for _ in range(_ROUNDS):
+            frames = eye_frames(landmarks[:, mine], eye)
+            there = (frames[:, :, 0].norm(dim=1) >= _SMALLEST_EYE) & ((frames[..., 2] - size / 2).abs() <= size).all(1)
+            chosen = there.nonzero()[:, 0]
+            if not len(chosen):
+                break
+            answer = _to_pixels(head(images, image[chosen], frames[chosen]).float(), frames[chosen])
+            landmarks[chosen[:, None], torch.tensor(mine, device=landmarks.device)] = answer
+    return landmarks
+
+
+def eye_loss(
+    head: EyeHead,
+    images: Tensor,
+    landmarks: Sequence[Tensor],
+    visible: Sequence[Tensor],
+    schema: LandmarkSchema,
+    generator: torch.Generator,
+) -> Tensor:
+    """How far the head's answers are off, seen from frames that are off as first answers are.
+
+    images: (B, 3, H, W) network input; landmarks: (F, L, 2) fractions and visible: (F, L) bool of each image's faces;
+    generator: on the CPU, draws how the frames are off. The sum of absolute differences over an eye's coordinates, eye
+    widths, the pupil weighing more; its mean over eyes that are wholly visible, 0 without any.
+    """
+    size = torch.tensor([images.shape[3], images.shape[2]], device=images.device)
+    image = torch.tensor([n for n, faces in enumerate(landmarks) for _ in range(len(faces))], device=images.device)
+    everything, known = torch.cat(list(landmarks)) * size, torch.cat(list(visible))
+    total, eyes = images.new_zeros(()), 0
+    for eye in second_looks(schema):
+        mine = _points(eye)
+        noise = torch.randn(len(everything), 4, generator=generator).clamp(-2.5, 2.5).to(images.device)
+        points = everything[:, mine]
+        frames = eye_frames(points, eye)
+        use = known[:, mine].all(1) & (frames[:, :, 0].norm(dim=1) >= _SMALLEST_EYE)
+        if not use.any():
+            continue
+        points, frames = points[use], _disturbed(frames[use], noise[use])
+        answer = head(images, image[use], frames).float()
+        gap = (answer - _to_frames(points, frames)).abs()
+        total = total + gap[:, :-1].sum() + _PUPIL_WEIGHT * gap[:, -1].sum()
+        eyes += len(points)
+    return total / max(eyes, 1)
+
+
+def _disturbed(frames: Tensor, noise: Tensor) -> Tensor:
+    """(N, 2, 3) frames shifted, scaled and turned by (N, 4) standard normal draws."""
+    turn, grow = _TURN * noise[:, 2], (_SCALE * noise[:, 3]).exp()
+    cos, sin = grow * turn.cos(), grow * turn.sin()
+    axes = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
+    origin = _to_pixels(_SHIFT * noise[:, None, :2], frames)[:, 0]
+    return torch.cat([frames[:, :, :2] @ axes, origin[..., None]], -1)
