@@ -32,7 +32,7 @@ from retinalib.evaluate import (
 )
 from retinalib.faces import Faces
 from retinalib.files import write_text
-from retinalib.statistics import holm, paired_difference, seed_difference
+from retinalib.statistics import Difference, holm, paired_difference, seed_difference
 from retinalib.train import TrainConfig, fingerprint, run_folder, train
 
 SCORE_THRESHOLD = 0.5  # a face found with less counts as missed; AP is over all scores from _AP_SCORE on
@@ -102,6 +102,7 @@ def _side_by_side(
                 done, waiting = wait(waiting, timeout=1)
                 for job in done:
                     job.result()
+                bar.set_postfix(_losses(configs), refresh=False)
                 bar.update(_epochs(configs) - bar.n)
         except BaseException:  # an interruption, too: the runs keep their finished epochs
             pool.shutdown(wait=False, cancel_futures=True)
@@ -118,6 +119,12 @@ def _one_thread() -> None:
 def _epochs(folders: Iterable[Path]) -> int:
     """Finished epochs of all runs."""
     return sum(len(pd.read_csv(log)) for folder in folders if (log := folder / "metrics.csv").is_file())
+
+
+def _losses(folders: Iterable[Path]) -> dict[str, str]:
+    """The last epoch's loss of each unfinished or finished run that has one, by arm and seed."""
+    logs = {folder.name.rpartition("-")[0]: log for folder in folders if (log := folder / "metrics.csv").is_file()}
+    return {name: f"{pd.read_csv(log)['total'].iloc[-1]:.1f}" for name, log in logs.items()}
 
 
 def detect_all(detector: Detector, dataset: FaceDataset) -> list[Faces]:
@@ -183,30 +190,36 @@ def compare(faces: pd.DataFrame, runs: pd.DataFrame, arms: Sequence[str]) -> pd.
     """Each further arm against the first, paired by seed and photo.
 
     Columns: arm, measure, unit, better ("lower" or "higher"), estimate, low, high (95 %), p_value, p_holm (corrected for all
-    comparisons of the table), detectable (the smallest effect found with a power of 80 %), seeds, photos. A face that an
-    arm missed has no NME, so NME and pupil error are compared over faces that both found; the failure rate over all. A
-    measure is left out where fewer than two photos have it in both arms for at least two seeds.
+    comparisons of the table), detectable (the smallest effect found with a power of 80 % after that correction), seeds, photos.
+    A face that an arm missed has no NME, so mean NME and mean pupil error are compared over faces that both found; the failure
+    rate over all. A measure is left out where fewer than two photos have it in both arms for at least two seeds; with one seed
+    the table is empty.
     """
-    rows = []
+    tables, changes = {}, {}
     for arm in arms[1:]:
         pair = faces[faces["arm"].isin([arms[0], arm])]
         found = pair[pair.groupby(["seed", "image", "face"])["matched"].transform("all")]
-        measures = (
-            ("NME", "% of inter-ocular", found.assign(value=100 * found["nme"])),
-            ("pupil error", "% of inter-ocular", found.assign(value=100 * found[_PUPILS]) if _PUPILS in found else found[:0]),
-            ("failure rate", "% of faces", pair.assign(value=100.0 * ~(pair["nme"] <= THRESHOLD))),
-        )
-        for measure, unit, table in measures:
-            if _comparable(table):
-                result = paired_difference(table, "value", arms[0], arm)
-                rows.append({"arm": arm, "measure": measure, "unit": unit, "better": "lower", **result._asdict()})
+        measures = {
+            ("mean NME", "% of inter-ocular"): found.assign(value=100 * found["nme"]),
+            ("mean pupil error", "% of inter-ocular"): found.assign(value=100 * found[_PUPILS])
+            if _PUPILS in found
+            else found[:0],
+            ("failure rate", "% of faces"): pair.assign(value=100.0 * ~(pair["nme"] <= THRESHOLD)),
+        }
+        tables |= {(arm, *key): table for key, table in measures.items() if _comparable(table)}
         ap = runs.pivot(index="seed", columns="arm", values="ap")
-        difference = (ap[arm] - ap[arms[0]]).to_numpy()
-        if np.isfinite(difference).all():
-            rows.append({"arm": arm, "measure": "AP", "unit": "", "better": "higher", **seed_difference(difference)._asdict()})
-    table = pd.DataFrame(rows)
-    table.insert(table.columns.get_loc("p_value") + 1, "p_holm", holm(table["p_value"].to_numpy()))
-    return table
+        change = (ap[arm] - ap[arms[0]]).to_numpy()
+        if len(change) >= 2 and np.isfinite(change).all():
+            changes[arm] = change
+    many = len(tables) + len(changes)
+    photos = int(runs["photos"].max()) if len(runs) else 0
+    rows = [(*key, "lower", *paired_difference(table, "value", arms[0], key[0], many)) for key, table in tables.items()] + [
+        (arm, "AP", "", "higher", *seed_difference(change, photos, many)) for arm, change in changes.items()
+    ]
+    result = pd.DataFrame(rows, columns=["arm", "measure", "unit", "better", *Difference._fields])
+    result.insert(result.columns.get_loc("p_value") + 1, "p_holm", holm(result["p_value"].to_numpy()))
+    order = {arm: place for place, arm in enumerate(arms)}
+    return result.sort_values("arm", key=lambda names: names.map(order), kind="stable", ignore_index=True)
 
 
 def _comparable(pairs: pd.DataFrame) -> bool:
@@ -216,13 +229,15 @@ def _comparable(pairs: pd.DataFrame) -> bool:
 
 
 def verdict(differences: pd.DataFrame, baseline: str) -> str:
-    """What the differences say, in a sentence an arm, made from the intervals alone."""
+    """What the differences say, in a sentence an arm, made from the intervals and corrected p-values alone."""
+    if not len(differences):
+        return "Nothing to compare: a difference needs two arms and at least two seeds."
     sentences = []
     for arm, part in differences.groupby("arm", sort=False):
         said = []
         for row in part.itertuples():
             unit = f" {row.unit}" if row.unit else ""
-            numbers = f"{row.estimate:+.3g}{unit}, 95 % interval {row.low:+.3g} to {row.high:+.3g}"
+            numbers = f"{row.estimate:+.3g}{unit}, 95 % interval {row.low:+.3g} to {row.high:+.3g}, {row.photos} photos"
             if row.p_holm >= 0.05 or row.low <= 0 <= row.high:
                 said.append(
                     f"no difference found in {row.measure} ({numbers}; one of {row.detectable:.2g} would probably have shown)"
@@ -230,8 +245,7 @@ def verdict(differences: pd.DataFrame, baseline: str) -> str:
             else:
                 good = (row.estimate < 0) == (row.better == "lower")
                 said.append(f"**{row.measure} {'better' if good else 'worse'}** ({numbers})")
-        seeds, photos = int(part["seeds"].min()), int(part["photos"].max())
-        sentences.append(f"*{arm}* against *{baseline}*, {seeds} seeds, {photos} photos: " + "; ".join(said) + ".")
+        sentences.append(f"*{arm}* against *{baseline}*, {int(part['seeds'].min())} seeds: " + "; ".join(said) + ".")
     return " ".join(sentences)
 
 

@@ -74,7 +74,9 @@ def shapes(model: RetinaFace, height: int = 640, width: int = 640) -> pd.DataFra
 
 
 def receptive_field(model: RetinaFace, size: int = 640) -> dict[int, np.ndarray]:
-    """How much each input pixel moves the features at the image's centre: stride -> (size, size) float32, the largest at 1.
+    """How much each input pixel moves one cell's features: stride -> (size - stride, size - stride) float32, the largest at 1.
+
+    The cell is the one at the image's middle, right and below; it is cut out so that its own middle is the array's.
 
     The effective receptive field (Luo et al., NeurIPS 2016): the gradient of the central cell's features, with random signs
     over channels, with respect to a mid-grey image with noise, absolute values averaged over 8 draws. Taken before SE, whose
@@ -92,7 +94,7 @@ def receptive_field(model: RetinaFace, size: int = 640) -> dict[int, np.ndarray]
             signs = torch.randint(0, 2, centre.shape, generator=generator) * 2.0 - 1
             (gradient,) = torch.autograd.grad((centre * signs).sum(), image, retain_graph=True)
             fields[stride] += gradient.abs().sum(1)[0].numpy()
-    return {stride: field / field.max() for stride, field in fields.items()}
+    return {stride: field[stride:, stride:] / field.max() for stride, field in fields.items()}
 
 
 def field_width(field: np.ndarray, share: float = 0.95) -> int:

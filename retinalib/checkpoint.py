@@ -57,14 +57,15 @@ def read(path: str | Path) -> dict:
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is damaged or not a checkpoint of tensors alone: {str(error).splitlines()[0]}") from error
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is damaged or not a checkpoint of tensors alone: {said}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}, not a checkpoint")
     return values
 
 
 def save_model(model: RetinaFace, path: str | Path, **more: object) -> None:
-    """The model's weights and configuration, with any further plain values (the training's state, notes)."""
+    """The model's weights and configuration, with any further plain values and tensors (how it was trained, its state)."""
     save_atomically({"format": _FORMAT, "config": model.config.to_dict(), "model": model.state_dict(), **more}, path)
 
 
@@ -76,8 +77,11 @@ def load_model(path: str | Path) -> RetinaFace:
     values = read(path)
     if values.get("format") != _FORMAT:
         return _from_reference(values, path)
-    model = RetinaFace(ModelConfig.from_dict(values["config"]))
-    model.load_state_dict(values["model"])
+    try:
+        model = RetinaFace(ModelConfig.from_dict(values["config"]))
+        model.load_state_dict(values["model"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} is one of our checkpoints, but damaged or of another version: {_first(error)}") from error
     return model.eval()
 
 
@@ -88,6 +92,12 @@ def load_reference_checkpoint(path: str | Path) -> RetinaFace:
     ValueError, naming the file.
     """
     return _from_reference(read(path), path)
+
+
+def _first(error: Exception) -> str:
+    """What an error says, in a line; of load_state_dict's lists the first entry."""
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[min(1, len(lines) - 1)].strip()}"
 
 
 def _from_reference(values: dict, path: str | Path) -> RetinaFace:
@@ -115,7 +125,5 @@ def _from_reference(values: dict, path: str | Path) -> RetinaFace:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(
-            f"{path} does not fit RetinaFace with {config.backbone}: {str(error).splitlines()[1].strip()}"
-        ) from error
+        raise ValueError(f"{path} does not fit RetinaFace with {config.backbone}: {_first(error)}") from error
     return model.eval()

@@ -17,6 +17,7 @@ End to end, for one network that detects and gives landmarks
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,19 +26,11 @@ import pandas as pd
 from scipy.io import loadmat
 from scipy.spatial import procrustes
 
-from retinalib.faces import Faces
+from retinalib.faces import Faces, box_iou
 from retinalib.landmarks import WFLW_98, LandmarkSchema
 
 THRESHOLD = 0.10  # NME from which on a face counts as failed (WFLW)
 _WIDER_STEPS = 1000  # score thresholds of the reference's curve
-
-
-def box_iou(a: np.ndarray, b: np.ndarray, pixel: float = 0.0) -> np.ndarray:
-    """(N, 4) and (M, 4) boxes x1 y1 x2 y2 to (N, M); ``pixel`` is added to every side (1: corners are inclusive)."""
-    size = (np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2]) + pixel).clip(min=0)
-    areas = [(x[:, 2:] - x[:, :2] + pixel).prod(-1) for x in (a, b)]
-    shared = size.prod(-1)
-    return shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-12)
 
 
 # ---------------------------------------------------------------------------------------------------------------- WIDER FACE
@@ -267,7 +260,10 @@ def evaluate_faces(
 
     Columns: image, face (its number in the photo), matched (bool), score, iou, size (square root of the true box, pixels),
     nme, nme_<region> for each region, all fractions of the normaliser and NaN for a miss; then the true face's attributes.
+    No photos at all give the empty table of WFLW_98.
     """
+    if not len(predicted) and not len(true):
+        predicted, true, names = [Faces.empty()], [Faces.empty()], None
     tables = []
     for number, (found, faces) in enumerate(zip(predicted, true, strict=True)):
         schema = faces.schema
@@ -302,7 +298,9 @@ def matched_landmarks(
     predicted: Sequence[Faces], true: Sequence[Faces], iou: float = 0.5
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The true faces with landmarks that were found, of all photos: (N,) numbers of their photos, (N,) their numbers in those,
-    (N, L, 2) predicted and (N, L, 2) true landmarks in pixels."""
+    (N, L, 2) predicted and (N, L, 2) true landmarks in pixels. No photos at all give those of WFLW_98, none of each."""
+    if not len(predicted) and not len(true):
+        predicted, true = [Faces.empty()], [Faces.empty()]
     photos, numbers, ours, theirs = [], [], [], []
     for photo, (found, faces) in enumerate(zip(predicted, true, strict=True)):
         matched = match_faces(found, faces, iou)
@@ -316,7 +314,7 @@ def matched_landmarks(
 
 def summary(table: pd.DataFrame, by: str | list[str] | None = None) -> pd.DataFrame:
     """A table of :func:`evaluate_faces` in a row, or a row a group: faces, recall, median_nme, mean_nme and pupil_nme over
-    found faces; failure_rate and auc at 10 % over all, with a miss as a failure."""
+    found faces; failure_rate and auc at 10 % over all, with a miss as a failure. Of no faces, everything else is NaN."""
 
     def row(group: pd.DataFrame) -> pd.Series:
         values = {
@@ -334,6 +332,9 @@ def summary(table: pd.DataFrame, by: str | list[str] | None = None) -> pd.DataFr
     if by is None:
         return row(table).to_frame("all").T.astype({"faces": int})
     rows = {key: row(group) for key, group in table.groupby(by, observed=True, sort=True)}
+    if not rows:
+        index = pd.Index([], name=by) if isinstance(by, str) else pd.MultiIndex.from_arrays([[] for _ in by], names=by)
+        return row(table).to_frame().T.iloc[:0].astype({"faces": int}).set_axis(index)
     result = pd.DataFrame(rows).T
     result.index.names = [by] if isinstance(by, str) else by
     return result.astype({"faces": int})
@@ -368,10 +369,17 @@ def procrustes_distance(a: np.ndarray, b: np.ndarray, schema: LandmarkSchema = W
 
 def mean_landmarks_in_box(faces: Sequence[Faces]) -> np.ndarray:
     """(L, 2) mean position of each landmark in its face's box, fractions of width and height: what a predictor that sees
-    nothing but the box would say."""
+    nothing but the box would say. Boxes of no area don't count; a landmark that no face has is NaN. Raises ValueError without
+    any photo."""
+    if not len(faces):
+        raise ValueError("mean_landmarks_in_box needs at least one photo")
     boxes = np.concatenate([f.boxes for f in faces])[:, None]
     points = np.concatenate([f.landmarks for f in faces])
-    return np.nanmean((points - boxes[..., :2]) / (boxes[..., 2:] - boxes[..., :2]), axis=0)
+    sound = (boxes[..., 2:] > boxes[..., :2]).all((1, 2))
+    boxes, points = boxes[sound], points[sound]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+        return np.nanmean((points - boxes[..., :2]) / (boxes[..., 2:] - boxes[..., :2]), axis=0)
 
 
 def put_in_boxes(shape: np.ndarray, faces: Faces) -> Faces:

@@ -11,6 +11,14 @@ import pandas as pd
 from retinalib.landmarks import WFLW_98, LandmarkSchema
 
 
+def box_iou(a: np.ndarray, b: np.ndarray, pixel: float = 0.0) -> np.ndarray:
+    """(N, 4) and (M, 4) boxes x1 y1 x2 y2 to (N, M); ``pixel`` is added to every side (1: corners are inclusive)."""
+    size = (np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2]) + pixel).clip(min=0)
+    areas = [(x[:, 2:] - x[:, :2] + pixel).prod(-1) for x in (a, b)]
+    shared = size.prod(-1)
+    return shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-12)
+
+
 @dataclass
 class Faces:
     """F faces of one image, in that image's pixels (x right, y down, the corner of the first pixel at 0, 0).

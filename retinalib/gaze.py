@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from retinalib.datasets.head import average_landmarks, gaze_vector
+from retinalib.datasets.head import Pose, average_landmarks, gaze_vector
 from retinalib.landmarks import WFLW_98, Eye, LandmarkSchema
 from retinalib.pupils import openness, to_eye_frame
 
@@ -152,6 +152,25 @@ def gaze_error(predicted: pd.DataFrame, true: pd.DataFrame, side: str) -> np.nda
         for t in (predicted, true)
     )
     return np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b), axis=1), (a * b).sum(1)))
+
+
+def gaze_baselines(landmarks: np.ndarray, schema: LandmarkSchema = WFLW_98) -> dict[str, pd.DataFrame]:
+    """What a gaze must beat, which sees no pupil: "into the camera", and "where the head points" by the pose of (N, 98, 2)
+    landmarks. Tables as of :func:`gaze_angles`."""
+    head = head_pose(landmarks, schema).angles()
+    looks = {"into the camera": 0 * head[["yaw", "pitch"]].fillna(0), "where the head points": head[["yaw", "pitch"]]}
+    names = [f"gaze_{angle}{side}" for side in ("_right", "_left", "") for angle in ("yaw", "pitch")]
+    return {name: pd.DataFrame(np.tile(look.to_numpy(), 3), columns=names).assign(vergence=0.0) for name, look in looks.items()}
+
+
+def gaze_in_head(table: pd.DataFrame, side: str) -> np.ndarray:
+    """(N, 2) yaw and pitch of an eye's gaze seen from its own head, degrees: (0, 0) looks where the head points.
+
+    table: what rendered faces know of themselves, yaw, pitch, roll, gaze_yaw_<side>, gaze_pitch_<side> against the camera.
+    """
+    columns = ["yaw", "pitch", "roll", f"gaze_yaw_{side}", f"gaze_pitch_{side}"]
+    looks = [Pose(*row[:3]).matrix().T @ gaze_vector(*row[3:]) for row in table[columns].to_numpy(float)]
+    return np.column_stack(_angles(np.array(looks).reshape(-1, 3)))
 
 
 def compensated_offset(landmarks: np.ndarray, eyeball: Eyeball, side: str, schema: LandmarkSchema = WFLW_98) -> np.ndarray:

@@ -15,7 +15,9 @@ from retinalib.faces import Faces
 from retinalib.landmarks import Eye, LandmarkSchema
 
 CLOSED = 0.12  # openness from which on downwards an eye counts as closed, by default
-JESORSKY = (0.05, 0.10, 0.25)  # thresholds of the worst-eye error: within the pupil, the iris, the eye
+FORESHORTENED = 0.5  # share of the other eye's width under which an eye is too turned away for its offset to mean anything
+SMALLEST_EYE = 2.0  # pixels between the canthi under which an eye is too narrow for it
+JESORSKY = {"pupil": 0.05, "iris": 0.10, "eye": 0.25}  # thresholds of the worst-eye error, and what a hit is then within
 _IRIS = 0.22  # radius of the iris in eye widths
 _LASHES = 0.05  # eye widths along the lids where lashes and shadow are darker than the iris
 _FARTHEST = 0.25  # refinement moves a pupil by at most so many eye widths
@@ -65,28 +67,70 @@ def openness(landmarks: np.ndarray, eye: Eye) -> np.ndarray:
     return lids.mean(1) / width
 
 
+def foreshortened(landmarks: np.ndarray, schema: LandmarkSchema) -> np.ndarray:
+    """(N, 2) bool: whether the right and the left eye of (N, L, 2) landmarks are too turned away for offset and openness.
+
+    Both are in units of the eye's width, and the width of the far eye goes to zero in profile: offsets of several eye widths
+    are then the rule. The yardstick is the other eye, so that neither a face's size nor the shape of a person's eyes matters; the
+    distance of the outer canthi is none, because it shrinks in profile as well. Half of the other eye's width
+    (``FORESHORTENED``) is reached at a yaw of 35° to 45°. In WFLW's test faces the vertical offset has a standard deviation of
+    0.07 eye widths where the other eye is about as wide; turning the head looks nobody's eyes up or down, yet it has doubled to
+    0.14 where half the width is left, and is 0.33 under 0.3 of it. Eyes under ``SMALLEST_EYE`` pixels, or without a width,
+    count too.
+    """
+    landmarks = np.asarray(landmarks, float)
+    widths = np.stack([eye_frame(landmarks, eye)[3] for eye in _eyes(schema).values()], 1)
+    other = np.nan_to_num(widths[:, ::-1])
+    return ~((widths >= FORESHORTENED * other) & (widths >= SMALLEST_EYE))
+
+
+def readable_eyes(landmarks: np.ndarray, schema: LandmarkSchema, closed: float = CLOSED) -> np.ndarray:
+    """(N, 2) bool: whether the right and the left eye are open and not foreshortened, so that an offset means something."""
+    lids = np.stack([openness(landmarks, eye) for eye in _eyes(schema).values()], 1)
+    return (lids > closed) & ~foreshortened(landmarks, schema)
+
+
+def closed_rates(true: np.ndarray, predicted: np.ndarray, closed: float = CLOSED, threshold: float | None = None) -> pd.Series:
+    """How well predicted openness (N,) of at most ``threshold`` (by default ``closed``) finds the eyes whose true openness is at
+    most ``closed``: sensitivity (of closed eyes, the share found), specificity (of open eyes, the share left alone), balanced
+    accuracy (their mean; 0.5 says nothing). NaN without such eyes."""
+    shut, said = np.asarray(true) <= closed, np.asarray(predicted) <= (closed if threshold is None else threshold)
+    sensitivity = said[shut].mean() if shut.any() else np.nan
+    specificity = (~said[~shut]).mean() if (~shut).any() else np.nan
+    rates = {"sensitivity": sensitivity, "specificity": specificity, "balanced accuracy": (sensitivity + specificity) / 2}
+    return pd.Series(rates, dtype=float)
+
+
+def mean_offsets(landmarks: np.ndarray, schema: LandmarkSchema, closed: float = CLOSED) -> dict[str, np.ndarray]:
+    """The mean pupil offset (2,) of each side over the readable eyes of (N, L, 2) landmarks, in eye widths."""
+    readable = readable_eyes(landmarks, schema, closed).T
+    return {s: pupil_offset(landmarks[r], eye).mean(0) for (s, eye), r in zip(_eyes(schema).items(), readable, strict=True)}
+
+
 def pupil_table(faces: Faces, closed: float = CLOSED) -> pd.DataFrame:
     """One row a face, for somebody's own statistics.
 
     Columns, for each side ("right" and "left" are the person's): ``offset_x_<side>`` and ``offset_y_<side>`` (the pupil in the
     eye frame, eye widths; x towards the nose, y up), ``pupil_x_<side>`` and ``pupil_y_<side>`` (image pixels),
-    ``eye_width_<side>`` (pixels), ``openness_<side>`` (eye aspect ratio), ``closed_<side>`` (openness of at most ``closed``:
-    keep such eyes out of offset statistics); then ``look_x`` and ``look_y`` (the mean offset of both open eyes on one axis,
-    x to the person's left, y up), ``inter_pupil`` (pixels), ``score`` and the faces' attributes. Raises ValueError for a
-    schema without canthi.
+    ``eye_width_<side>`` (pixels), ``openness_<side>`` (eye aspect ratio), ``closed_<side>`` (openness of at most ``closed``),
+    ``foreshortened_<side>`` (too turned away, see :func:`foreshortened`): keep both kinds out of offset statistics; then
+    ``look_x`` and ``look_y`` (the mean offset of the eyes that are neither, on one axis, x to the person's left, y up),
+    ``inter_pupil`` (pixels), ``score`` and the faces' attributes. Raises ValueError for a schema without canthi.
     """
     table = pd.DataFrame(index=range(len(faces)))
     looks = []
-    for side, eye in _eyes(faces.schema).items():
+    turned = foreshortened(faces.landmarks, faces.schema)
+    for number, (side, eye) in enumerate(_eyes(faces.schema).items()):
         offset, lids = pupil_offset(faces.landmarks, eye), openness(faces.landmarks, eye)
         table[[f"offset_x_{side}", f"offset_y_{side}"]] = offset
         table[[f"pupil_x_{side}", f"pupil_y_{side}"]] = faces.landmarks[:, eye.pupil]
         table[f"eye_width_{side}"] = eye_frame(faces.landmarks, eye)[3]
         table[f"openness_{side}"] = lids
         table[f"closed_{side}"] = lids <= closed
+        table[f"foreshortened_{side}"] = turned[:, number]
         # the right eye's nose side is the person's left
         common = offset * [1.0 if side == "right" else -1.0, 1.0]
-        looks.append(np.where((lids <= closed)[:, None], np.nan, common))
+        looks.append(np.where(((lids <= closed) | turned[:, number])[:, None], np.nan, common))
     both = np.stack(looks)
     known = np.isfinite(both)
     mean = np.where(known, both, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan)

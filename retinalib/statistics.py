@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,8 @@ from scipy import stats
 
 
 class Difference(NamedTuple):
-    """An estimated difference with its interval; ``detectable``: the smallest true effect found with a power of 80 %."""
+    """An estimated difference with its interval; ``detectable``: the smallest true effect that would be found with a power of
+    80 % after correction for the number of comparisons (Bonferroni, which is Holm's first step)."""
 
     estimate: float
     low: float
@@ -22,7 +24,14 @@ class Difference(NamedTuple):
 
 
 def paired_difference(
-    table: pd.DataFrame, value: str, first: str, second: str, level: float = 0.95, rounds: int = 2000, seed: int = 0
+    table: pd.DataFrame,
+    value: str,
+    first: str,
+    second: str,
+    comparisons: int = 1,
+    level: float = 0.95,
+    rounds: int = 2000,
+    seed: int = 0,
 ) -> Difference:
     """How much ``second`` differs from ``first`` in the mean of ``value``, paired by seed and photo.
 
@@ -31,6 +40,7 @@ def paired_difference(
     averaged over seeds) and which seeds were drawn (the spread of the seeds' differences). Their variances are added, and the
     interval takes Student's t with Satterthwaite's degrees of freedom, because a bootstrap over three or five seeds alone is
     far too narrow. The photo variance within each seed's difference is counted in both, which errs on the wide side.
+    comparisons: how many differences are looked at together, for ``detectable``.
     Raises ValueError for fewer than two common seeds.
     """
     pairs = table[table["arm"].isin([first, second])]
@@ -56,36 +66,109 @@ def paired_difference(
     error = float(np.sqrt(variance))
     half = float(stats.t.ppf(0.5 + level / 2, freedom)) * error
     p_value = float(2 * stats.t.sf(abs(estimate) / error, freedom))
-    detectable = float(stats.t.ppf(0.5 + level / 2, freedom) + stats.t.ppf(0.8, freedom)) * error
+    detectable = _detectable(error, freedom, level, comparisons)
     return Difference(estimate, estimate - half, estimate + half, p_value, detectable, seeds, photos)
 
 
-def seed_difference(differences: np.ndarray, level: float = 0.95) -> Difference:
-    """One difference a seed, such as of AP: mean and Student's interval over seeds. Raises ValueError for fewer than two."""
+def _detectable(error: float, freedom: float, level: float, comparisons: int) -> float:
+    """The effect whose t statistic passes the corrected threshold in 80 % of studies; ``error``: the standard error."""
+    threshold = stats.t.isf((1 - level) / 2 / comparisons, freedom)
+    return float(threshold + stats.t.ppf(0.8, freedom)) * error
+
+
+def seed_difference(differences: np.ndarray, photos: int = 0, comparisons: int = 1, level: float = 0.95) -> Difference:
+    """One difference a seed, such as of AP over ``photos``: mean and Student's interval over seeds.
+
+    Raises ValueError for fewer than two seeds.
+    """
     differences = np.asarray(differences, float)
     if len(differences) < 2:
         raise ValueError(f"an interval over seeds needs at least two seeds, got {len(differences)}")
     mean, error, freedom = float(differences.mean()), float(stats.sem(differences)), len(differences) - 1
     quantile = float(stats.t.ppf(0.5 + level / 2, freedom))
     p_value = float(2 * stats.t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
-    detectable = (quantile + float(stats.t.ppf(0.8, freedom))) * error
-    return Difference(mean, mean - quantile * error, mean + quantile * error, p_value, detectable, len(differences), 0)
+    detectable = _detectable(error, freedom, level, comparisons)
+    return Difference(mean, mean - quantile * error, mean + quantile * error, p_value, detectable, len(differences), photos)
 
 
 def cluster_interval(
     table: pd.DataFrame, value: str, cluster: str = "image", level: float = 0.95, rounds: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:
     """Median of ``value`` with a percentile interval, resampling whole clusters (photos)."""
-    known = table.dropna(subset=[value])
-    groups = [group.to_numpy() for _, group in known.groupby(cluster)[value]]
-    if not groups:
+    return cluster_bootstrap(table, [value], _median, cluster, level, rounds, seed)
+
+
+def median_difference(
+    table: pd.DataFrame, first: str, second: str, cluster: str = "image", level: float = 0.95, rounds: int = 2000
+) -> tuple[float, float, float]:
+    """Median of ``first`` minus median of ``second`` with its interval; both medians are of the same resampled photos."""
+    return cluster_bootstrap(table, [first, second], _median_gap, cluster, level, rounds)
+
+
+def cluster_bootstrap(
+    table: pd.DataFrame,
+    columns: list[str],
+    statistic: Callable[[np.ndarray], float],
+    cluster: str = "image",
+    level: float = 0.95,
+    rounds: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Any ``statistic`` of (N, K) values of ``columns`` with a percentile interval, resampling whole clusters (photos).
+
+    Rows without all values are left out; NaN three times without any row.
+    """
+    known = table.dropna(subset=columns)
+    if not len(known):
         return float("nan"), float("nan"), float("nan")
+    values = known[columns].to_numpy(float)
+    codes = pd.factorize(known[cluster], sort=True)[0]
+    groups = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
     rng = np.random.default_rng(seed)
-    medians = [
-        np.median(np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))])) for _ in range(rounds)
-    ]
-    low, high = np.quantile(medians, [(1 - level) / 2, (1 + level) / 2])
-    return float(known[value].median()), float(low), float(high)
+    drawn = rng.integers(len(groups), size=(rounds, len(groups)))
+    repeated = [statistic(values[np.concatenate([groups[i] for i in row])]) for row in drawn]
+    low, high = (
+        np.nanquantile(repeated, [(1 - level) / 2, (1 + level) / 2]) if np.isfinite(repeated).any() else (np.nan, np.nan)
+    )
+    return float(statistic(values)), float(low), float(high)
+
+
+def _median(values: np.ndarray) -> float:
+    return float(np.median(values[:, 0]))
+
+
+def _median_gap(values: np.ndarray) -> float:
+    return float(np.median(values[:, 0]) - np.median(values[:, 1]))
+
+
+def in_words(difference: tuple[float, float, float], reference: float, unit: str) -> str:
+    """A difference with its interval in words, also as a share of the error it is held against: the sentence of a result."""
+    estimate, low, high = difference
+    word = "smaller" if high < 0 else "larger" if low > 0 else "not clearly different"
+    share = f"{abs(estimate) / reference:.0%} of {reference:.2f} {unit}" if reference > 0 else "no error to compare with"
+    return f"**{word}** ({estimate:+.2f} {unit}, 95 % interval {low:+.2f} to {high:+.2f}; {share})"
+
+
+def spread(values: np.ndarray) -> float:
+    """Interquartile range over 1.349, which is the standard deviation of a normal distribution; outliers don't move it."""
+    low, high = np.quantile(values, [0.25, 0.75]) if len(values) else (np.nan, np.nan)
+    return float(high - low) / 1.349
+
+
+def explained_share(values: np.ndarray) -> float:
+    """1 − (spread of the errors / spread of the truth)² of (N, 2) predicted and true values, with the robust :func:`spread`.
+
+    1 is perfect. 0 is what the mean of the truth, said of everybody, reaches; under 0 is worse than that. Bias does not count.
+    """
+    signal = spread(values[:, 1])
+    return float(1 - (spread(values[:, 0] - values[:, 1]) / signal) ** 2) if signal > 0 else float("nan")
+
+
+def rank_correlation(values: np.ndarray) -> float:
+    """Spearman's ρ of (N, 2) values; NaN under three rows or for constants."""
+    if len(values) < 3 or (np.ptp(values, axis=0) == 0).any():
+        return float("nan")
+    return float(np.corrcoef(stats.rankdata(values, axis=0).T)[0, 1])
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

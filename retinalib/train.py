@@ -1,7 +1,8 @@
 """The training loop: data in order by seed, schedule, precision, EMA, checkpoints, log. A run is a folder that can go on.
 
-A run folder holds ``config.json``, ``metrics.csv`` (a row an epoch), ``last.pt`` (to go on), ``best.pt`` (to use: the averaged
-weights of the epoch with the best validation), and ``pictures/`` (predictions in blue over truth in green).
+A run folder holds ``config.json``, ``metrics.csv`` (a row an epoch), ``best.pt`` (to use: the averaged weights of the epoch
+with the best validation), ``last.pt`` (to go on: the last averaged weights with all of the training's state), and
+``pictures/`` (predictions in blue over truth in green).
 """
 
 from __future__ import annotations
@@ -93,10 +94,12 @@ def run_folder(runs: Path, arm: str, config: TrainConfig, train_set: FaceDataset
 
 
 def fingerprint(dataset: FaceDataset) -> str:
-    """A digest of the names, boxes and landmarks of a data set."""
+    """A digest of the names, boxes and landmarks of a data set, and of its photos without faces."""
     digest = hashlib.sha256("\n".join(dataset.table["image"]).encode())
     digest.update(dataset.table[["x1", "y1", "x2", "y2"]].to_numpy(np.float32).tobytes())
     digest.update(b"".join(np.asarray(points, np.float32).tobytes() for points in dataset.table["landmarks"]))
+    bare = [name for name, rows in zip(dataset.names, dataset.rows, strict=True) if not len(rows)]
+    digest.update("\n".join(bare).encode())
     return digest.hexdigest()[:16]
 
 
@@ -190,9 +193,12 @@ def train(
     folder, device = Path(folder), torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if len(train_set) < config.batch_size:
         raise ValueError(f"{len(train_set)} training images do not make one batch of {config.batch_size}: lower batch_size")
-    _claim(folder, config, train_set)
+    recipe = _claim(folder, config, train_set)
     state = read(folder / "last.pt") if (folder / "last.pt").is_file() else None
     rows: list[dict] = state["rows"] if state else []
+    log, text = folder / "metrics.csv", pd.DataFrame(rows).to_csv(index=False)
+    if rows and not (log.is_file() and log.read_text() == text):  # an interruption came between the state and the log
+        write_text(log, text)
     if len(rows) == config.epochs:
         return pd.DataFrame(rows)
     torch.manual_seed(config.seed)
@@ -203,8 +209,9 @@ def train(
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
     optimiser = _optimiser(model, config)
     if state:
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
+        average.module.load_state_dict(state["model"])
+        average.n_averaged.copy_(state["averaged"])
+        model.load_state_dict(state["training"])
         optimiser.load_state_dict(state["optimiser"])
 
     batches = _Batches(len(train_set), config, first_epoch=len(rows))
@@ -240,14 +247,14 @@ def train(
                 average.update_parameters(model)
                 sums += values
                 step += 1
-                bar.set_postfix({"loss": f"{values[0]:.2f}", "landmarks": f"{values[3]:.2f}"}, refresh=False)
+                bar.set_postfix({n: f"{v:.2f}" for n, v in zip(Parts._fields, values.tolist(), strict=True)}, refresh=False)
                 bar.update()
             row = dict(zip(Parts._fields, (sums / batches.per_epoch).tolist(), strict=True))
             row = {"epoch": epoch + 1, "learning_rate": optimiser.param_groups[0]["lr"], **row}
             if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
                 row |= _validate(average.module, validation_set, folder / "pictures" / f"{epoch + 1:03d}.jpg")
             rows.append(row)
-            _save(folder, rows, model, average, optimiser)
+            _save(folder, recipe, rows, model, average, optimiser)
     return pd.DataFrame(rows)
 
 
@@ -291,7 +298,10 @@ def _step(
 
 
 def _validate(model: RetinaFace, dataset: FaceDataset, picture: Path) -> dict[str, float]:
-    """AP at IoU 0.5, median NME of the faces found, and AUC at 10 % with a miss as a failure; draws a picture."""
+    """AP at IoU 0.5, median NME of the faces found, and AUC at 10 % with a miss as a failure; draws a picture.
+
+    AP is NaN where photos are labelled only in part, NME and AUC where no face has landmarks.
+    """
     found, truth, shown = [], [], []
     detector = Detector(model, next(model.parameters()).device)
     for number in range(len(dataset)):
@@ -304,7 +314,7 @@ def _validate(model: RetinaFace, dataset: FaceDataset, picture: Path) -> dict[st
     cv2.imwrite(str(picture), cv2.cvtColor(cv2.hconcat(_same_height(shown)), cv2.COLOR_RGB2BGR))
     table = evaluate_faces(found, truth)
     return {
-        "ap": detection_ap(found, truth),
+        "ap": detection_ap(found, truth) if dataset.complete else float("nan"),
         "nme": float(table["nme"].median()),
         "auc": auc(table["nme"].fillna(np.inf).to_numpy()),
     }
@@ -326,25 +336,40 @@ def _same_height(images: list[np.ndarray]) -> list[np.ndarray]:
     return [cv2.resize(i, (round(i.shape[1] * height / i.shape[0]), height), interpolation=cv2.INTER_AREA) for i in images]
 
 
-def _claim(folder: Path, config: TrainConfig, train_set: FaceDataset) -> None:
-    """Writes ``config.json``, or checks that the one that is there says the same."""
+def _claim(folder: Path, config: TrainConfig, train_set: FaceDataset) -> dict:
+    """Writes ``config.json``, or checks that the one that is there says the same; returns what it says."""
     description = {"config": config.to_dict(), "data": {"images": len(train_set), "fingerprint": fingerprint(train_set)}}
     text, path = json.dumps(description, indent=1), folder / "config.json"
     if path.is_file():
         if json.loads(path.read_text()) != json.loads(text):
             raise ValueError(f"{folder} holds a run of another configuration or other data: take another folder, or delete it")
-        return
-    write_text(path, text)
+    else:
+        write_text(path, text)
+    return json.loads(text)
 
 
-def _save(folder: Path, rows: list[dict], model: RetinaFace, average: AveragedModel, optimiser: torch.optim.Optimizer) -> None:
-    """The checkpoints and the log after an epoch; ``last.pt`` comes last, so that an interruption repeats the epoch."""
-    scores = [row.get("auc", -1.0) for row in rows]
-    if scores[-1] >= 0 and scores[-1] == max(scores):
-        save_model(average.module, folder / "best.pt", epoch=len(rows))
+def _save(
+    folder: Path,
+    recipe: dict,
+    rows: list[dict],
+    model: RetinaFace,
+    average: AveragedModel,
+    optimiser: torch.optim.Optimizer,
+) -> None:
+    """The checkpoints, which say how they were trained, and the log after an epoch. ``last.pt`` decides: without it an
+    interruption repeats the epoch."""
+    scores = [_validation_score(row) for row in rows]
+    if scores[-1] > -math.inf and scores[-1] == max(scores):
+        save_model(average.module, folder / "best.pt", epoch=len(rows), recipe=recipe)
+    states = {"training": model.state_dict(), "averaged": average.n_averaged, "optimiser": optimiser.state_dict()}
+    save_model(average.module, folder / "last.pt", epoch=len(rows), recipe=recipe, rows=rows, **states)
     write_text(folder / "metrics.csv", pd.DataFrame(rows).to_csv(index=False))
-    states = {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
-    save_atomically({"rows": rows, **states}, folder / "last.pt")
+
+
+def _validation_score(row: dict) -> float:
+    """What the best epoch is chosen by: AUC, or AP where there are no landmarks; minus infinity where nothing was measured."""
+    known = [row[name] for name in ("auc", "ap") if math.isfinite(row.get(name, math.nan))]
+    return known[0] if known else -math.inf
 
 
 def main() -> None:
@@ -353,21 +378,26 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(prog="python -m retinalib.train", description=main.__doc__)
     parser.add_argument("folder", type=Path, help="the run's folder; an interrupted run goes on")
-    parser.add_argument("--dataset", default="synthetic", help="synthetic or wflw")
+    parser.add_argument("--dataset", default="synthetic", help="synthetic, wflw (98 landmarks) or wider (five)")
     parser.add_argument("--data-root", help="folder of the data set, by default below data/")
     parser.add_argument("--profile", default="standard", choices=list(PROFILES))
     parser.add_argument("--se-reduction", type=int, help="SE blocks with this reduction; without: no SE")
-    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--epochs", type=int, help="by default those of the profile")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and crops")
     parser.add_argument("--data-seed", type=int, default=0, help="of rendered faces")
-    parser.add_argument("--device")
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
+    parser.add_argument("--workers", type=int, default=1, help="processes that make the crops")
     arguments = parser.parse_args()
-    config = PROFILES[arguments.profile].train_config(arguments.se_reduction, arguments.seed, arguments.epochs)
     place = (arguments.dataset, arguments.data_root, arguments.profile, arguments.data_seed)
-    sets = [open_dataset(*place, split) for split in ("train", "validation")]
-    history = train(config, *sets, arguments.folder, arguments.device, arguments.workers)
-    print(history.dropna().tail(1).to_string(index=False))
+    try:
+        sets = [open_dataset(*place, split) for split in ("train", "validation")]
+        config = PROFILES[arguments.profile].train_config(
+            arguments.se_reduction, arguments.seed, arguments.epochs, schema=sets[0].schema
+        )
+        history = train(config, *sets, arguments.folder, arguments.device, arguments.workers)
+    except (OSError, ValueError, FloatingPointError) as error:
+        raise SystemExit(str(error)) from error
+    print(history.tail(1).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -21,15 +21,19 @@ from retinalib.workspace import PROFILES, PROJECT
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Removes what differs from machine to machine (papermill's notes, timings) and all but the last state of progress bars.
 
-    A bar that was redrawn in pieces is put together first.
+    A bar that was redrawn in pieces is put together first. Of an explorer its picture stays: the widget would ask for a kernel
+    that is no longer there.
     """
-    notebook.metadata.pop("papermill", None)
+    for key in ("papermill", "widgets"):
+        notebook.metadata.pop(key, None)
     for cell in notebook.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
         if "outputs" in cell:
             cell.outputs = _joined(cell.outputs)
         for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output.data.pop("application/vnd.jupyter.widget-view+json", None)
             if output.output_type == "stream":
                 lines = output.text.split("\n")
                 output.text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines)

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retinalib.datasets import synthetic, wflw
+from retinalib.datasets import synthetic, wflw, wider
 from retinalib.datasets.table import FaceDataset
+from retinalib.landmarks import WFLW_98, LandmarkSchema
 
 if TYPE_CHECKING:
     from retinalib.train import TrainConfig
 
 PROJECT = Path(__file__).resolve().parents[1]
-DATASETS = ("synthetic", "wflw")
-_LANDMARK_WEIGHT = 0.25  # 196 coordinates instead of RetinaFace's 10 would drown the other parts of the loss
+DATASETS = ("synthetic", "wflw", "wider")
+_LANDMARK_WEIGHT = {"wider5": 1.0, "wflw98": 0.25}  # 196 coordinates instead of 10 would drown the other parts of the loss
 _PUPIL_WEIGHT = 5.0  # so that the place of the pupil in the eye, what this workbook is about, is felt at all
 _VALIDATION_SHARE = 0.1  # of the training photos, kept from training to watch it and to choose the best epoch
 
@@ -36,20 +37,29 @@ class Profile:
     learning_rate: float
     eye_head: bool = False  # a second look at each eye, see retinalib.eyes
 
-    def train_config(self, se_reduction: int | None = None, seed: int = 0, epochs: int | None = None) -> TrainConfig:
-        """The training run of this profile, with or without SE."""
+    def train_config(
+        self,
+        se_reduction: int | None = None,
+        seed: int = 0,
+        epochs: int | None = None,
+        schema: LandmarkSchema = WFLW_98,
+    ) -> TrainConfig:
+        """The training run of this profile, with or without SE, for the landmarks of ``schema``."""
         from retinalib.loss import LossConfig
         from retinalib.train import TrainConfig
 
+        epochs = epochs or self.epochs
         config = TrainConfig(
             image_size=self.image_size,
-            epochs=epochs or self.epochs,
+            epochs=epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
-            loss=LossConfig(landmark_weight=_LANDMARK_WEIGHT, pupil_weight=_PUPIL_WEIGHT),
+            validate_every=max(1, min(5, epochs // 5)),
+            loss=LossConfig(landmark_weight=_LANDMARK_WEIGHT[schema.name], pupil_weight=_PUPIL_WEIGHT),
             seed=seed,
         )
-        return replace(config, model=replace(config.model, se_reduction=se_reduction, eye_head=self.eye_head))
+        eye_head = self.eye_head and bool(schema.right_eye.lids)
+        return replace(config, model=replace(config.model, schema=schema, se_reduction=se_reduction, eye_head=eye_head))
 
 
 PROFILES = {
@@ -79,10 +89,14 @@ def setup(seed: int) -> None:
 def open_dataset(dataset: str, data_root: str | Path | None, profile: str, seed: int, split: str) -> FaceDataset:
     """The data set of a notebook.
 
-    dataset: "synthetic" (rendered on first use) or "wflw"; data_root: its folder, relative to the project's, or None for
-    ``data/<dataset>``; split: "train", "validation" (a tenth of the official training photos, which "train" leaves out) or
-    "test". Raises ValueError for another
-    name, FileNotFoundError where data are missing, saying where to get them.
+    dataset: "synthetic" (rendered on first use) and "wflw", 98 landmarks, or "wider", 5 landmarks; data_root: its folder,
+    relative to the project's, or None for ``data/<dataset>``; split: "train", "validation" (a tenth of the official training
+    photos, which "train" leaves out) or "test" (WIDER FACE's official validation, since its test has no public truth).
+
+    Where WIDER FACE's box lists lie in WFLW's folder or in ``data/wider/wider_face_split``, they are joined into WFLW: all
+    faces of its photos, not only the labelled ones, then train and measure detection.
+
+    Raises ValueError for another name, FileNotFoundError where data are missing, saying where to get them.
     """
     _check("DATASET", dataset, DATASETS)
     _check("PROFILE", profile, PROFILES)
@@ -92,14 +106,24 @@ def open_dataset(dataset: str, data_root: str | Path | None, profile: str, seed:
     if dataset == "synthetic":
         root = synthetic.make(root, PROFILES[profile].images, seed=seed)
         faces = synthetic.load(root, official)
+    elif dataset == "wflw":
+        faces = wflw.load(root, official, _wider_lists(root))
     else:
-        faces = wflw.load(root, official)
+        faces = wider.load_split(root, official)
     if split == "test":
         return faces
-    names = faces.table["image"].unique()
-    kept_out = names[len(names) - max(1, round(_VALIDATION_SHARE * len(names))) :]
-    chosen = faces.table["image"].isin(kept_out) == (split == "validation")
-    return FaceDataset(faces.table[chosen].reset_index(drop=True), faces.images_root, faces.schema, faces.complete)
+    count = max(1, round(_VALIDATION_SHARE * len(faces)))
+    # WIDER FACE is sorted by event: its share is spread over the list, the others' are the last photos
+    kept_out = faces.names[:: len(faces) // count] if dataset == "wider" else faces.names[len(faces) - count :]
+    return faces.subset(kept_out if split == "validation" else set(faces.names) - set(kept_out))
+
+
+def _wider_lists(root: Path) -> list[Path] | None:
+    """WIDER FACE's box lists in the folder of WFLW, or else in that of WIDER FACE; None where there are none."""
+    for folder in (root, PROJECT / "data/wider/wider_face_split"):
+        if lists := sorted(folder.glob("wider_face_*_bbx_gt.txt")):
+            return lists
+    return None
 
 
 def figures_folder(figures: str | Path | None, dataset: str, profile: str) -> Path:

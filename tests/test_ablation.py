@@ -88,13 +88,33 @@ def test_finished_runs_are_found_again(finished, sets):
 
 def test_a_known_difference_is_found_and_said():
     faces = simulated(effect=1.0)  # one percent of NME
-    runs = pd.DataFrame({"arm": ["a", "b"] * 3, "seed": [0, 0, 1, 1, 2, 2], "ap": [0.5, 0.5, 0.6, 0.61, 0.4, 0.39]})
+    runs = pd.DataFrame(
+        {"arm": ["a", "b"] * 3, "seed": [0, 0, 1, 1, 2, 2], "ap": [0.5, 0.5, 0.6, 0.61, 0.4, 0.39], "photos": 40}
+    )
     table = ablation.compare(faces, runs, ("a", "b")).set_index("measure")
-    assert abs(table.loc["NME", "estimate"] - 1.0) < 0.3 and table.loc["NME", "low"] > 0.3
+    assert abs(table.loc["mean NME", "estimate"] - 1.0) < 0.3 and table.loc["mean NME", "low"] > 0.3
     assert table.loc["AP", "low"] < 0 < table.loc["AP", "high"]
     assert (table["p_holm"] >= table["p_value"]).all()
     said = ablation.verdict(table.reset_index(), "a")
-    assert "**NME worse**" in said and "no difference found in AP" in said and "3 seeds, 40 photos" in said
+    assert "**mean NME worse**" in said and "no difference found in AP" in said and "3 seeds" in said and "40 photos" in said
+
+
+def test_one_seed_gives_no_interval_and_says_so():
+    faces = simulated(effect=0.0)
+    runs = pd.DataFrame({"arm": ["a", "b"], "seed": [0, 0], "ap": [0.5, 0.6], "photos": 40})
+    table = ablation.compare(faces[faces["seed"] == 0], runs, ("a", "b"))
+    assert not len(table) and {"estimate", "p_holm", "photos"} <= set(table)
+    assert "two seeds" in ablation.verdict(table, "a")
+
+
+def test_more_comparisons_ask_for_larger_effects():
+    runs = pd.DataFrame({"arm": list("abc") * 3, "seed": np.repeat([0, 1, 2], 3), "ap": np.nan, "photos": 40})
+    faces = simulated(effect=0.0)
+    third = faces[faces["arm"] == "b"].assign(arm="c")
+    few = ablation.compare(faces, runs, ("a", "b"))
+    many = ablation.compare(pd.concat([faces, third]), runs, ("a", "b", "c"))
+    assert many["arm"].tolist() == ["b"] * 3 + ["c"] * 3
+    assert (many["detectable"][:3].to_numpy() > 1.1 * few["detectable"].to_numpy()).all()
 
 
 def test_missed_faces_enter_the_failure_rate_only():
@@ -102,10 +122,10 @@ def test_missed_faces_enter_the_failure_rate_only():
     missed = (faces["arm"] == "b") & (faces["face"] == 0)
     faces.loc[missed, ["nme", "nme_pupils"]] = np.nan
     faces.loc[missed, "matched"] = False
-    runs = pd.DataFrame({"arm": ["a", "b"] * 3, "seed": [0, 0, 1, 1, 2, 2], "ap": np.nan})
+    runs = pd.DataFrame({"arm": ["a", "b"] * 3, "seed": [0, 0, 1, 1, 2, 2], "ap": np.nan, "photos": 40})
     table = ablation.compare(faces, runs, ("a", "b")).set_index("measure")
     assert table.loc["failure rate", "estimate"] == pytest.approx(50, abs=1)
-    assert abs(table.loc["NME", "estimate"]) < 0.3 and "AP" not in table.index
+    assert abs(table.loc["mean NME", "estimate"]) < 0.3 and "AP" not in table.index
 
 
 def test_tables_are_written_for_paper_page_and_machine(tmp_path):

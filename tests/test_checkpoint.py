@@ -70,3 +70,25 @@ def test_failed_save_leaves_the_old_file(tmp_path):
         save_atomically({"a": lambda: None}, tmp_path / "c.pt")
     assert torch.load(tmp_path / "c.pt", weights_only=True)["a"].tolist() == [1, 1]
     assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"format": "retinalib-1"},
+        {"format": "retinalib-1", "config": {}, "model": {}},
+        {"format": "retinalib-1", "config": {"nonsense": 1}, "model": {}},
+        {"format": "retinalib-1", "config": {"schema": "wflw99"}, "model": {}},
+    ],
+    ids=("no configuration", "no weights", "unknown parameter", "unknown schema"),
+)
+def test_our_damaged_checkpoints_are_named(values, tmp_path):
+    torch.save(values, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"a\.pt is one of our checkpoints, but damaged"):
+        load_model(tmp_path / "a.pt")
+
+
+def test_an_empty_file_is_named(tmp_path):
+    (tmp_path / "a.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"a\.pt is damaged"):
+        load_model(tmp_path / "a.pt")

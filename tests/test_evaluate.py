@@ -1,4 +1,5 @@
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -175,6 +176,19 @@ def test_faces_without_landmarks_are_detected_but_not_scored():
     assert len(evaluate_faces([Faces.empty()], [Faces.empty()])) == 0
 
 
+def test_no_photos_give_an_empty_table_that_can_be_summed_up():
+    table, some = evaluate_faces([], [], []), evaluate_faces(*([f] for f in scene(np.random.default_rng(7))))
+    assert len(table) == 0 and list(table) == list(some) and table["matched"].dtype == bool
+    row = summary(table).iloc[0]
+    assert row["faces"] == 0 and row.drop("faces").isna().all() and list(row.index) == list(summary(some))
+    for by in ("image", ["image", "face"]):
+        groups, like = summary(table, by), summary(some, by)
+        assert len(groups) == 0 and list(groups) == list(like) and groups.index.names == like.index.names
+    assert [len(part) for part in matched_landmarks([], [])] == [0, 0, 0, 0]
+    with pytest.raises(ValueError, match="zip"):
+        evaluate_faces([], [Faces.empty()])
+
+
 def test_mean_shape_ignores_shift_scale_and_rotation():
     rng = np.random.default_rng(5)
     shape = rng.normal(0, 1, (98, 2))
@@ -195,5 +209,12 @@ def test_mean_shape_in_boxes():
     size = true.boxes[:, 2:] - true.boxes[:, :2]
     by_hand = np.mean([(true.landmarks[i] - true.boxes[i, :2]) / size[i] for i in range(3)], axis=0)
     np.testing.assert_allclose(shape, by_hand, rtol=1e-5)
+    flat = Faces([[5, 5, 5, 9], [5, 5, 9, 5]], np.full((2, 98, 2), 7.0))
+    np.testing.assert_array_equal(mean_landmarks_in_box([true, flat, Faces.empty()]), shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(mean_landmarks_in_box([flat])).all() and mean_landmarks_in_box([flat]).shape == (98, 2)
+    with pytest.raises(ValueError, match="at least one photo"):
+        mean_landmarks_in_box([])
     put = put_in_boxes(shape, predicted)
     np.testing.assert_allclose(put.landmarks[0], true.boxes[0, :2] + shape * size[0], rtol=1e-4)

@@ -94,7 +94,9 @@ def test_learns_to_place_the_pupil_of_other_faces():
 
     def batch(seed):
         rng = np.random.default_rng(seed)
-        made = [face(yaw=rng.uniform(-15, 15), gaze=tuple(rng.uniform(-25, 25, 2)), person=int(rng.integers(99))) for _ in range(8)]
+        made = [
+            face(yaw=rng.uniform(-15, 15), gaze=tuple(rng.uniform(-25, 25, 2)), person=int(rng.integers(99))) for _ in range(8)
+        ]
         images = torch.cat([m[0] for m in made]) / 64 - 2
         return images, [m[1] / 160 for m in made], [torch.ones(1, 98, dtype=torch.bool)] * 8
 

@@ -5,7 +5,15 @@ import pytest
 from retinalib.datasets import synthetic
 from retinalib.datasets.head import EYE_RADIUS, Expression, Identity, Pose, average_landmarks, build, gaze_vector
 from retinalib.faces import Faces
-from retinalib.gaze import calibrate, compensated_offset, gaze_angles, gaze_error, head_pose
+from retinalib.gaze import (
+    calibrate,
+    compensated_offset,
+    gaze_angles,
+    gaze_baselines,
+    gaze_error,
+    gaze_in_head,
+    head_pose,
+)
 from retinalib.landmarks import WFLW_98, WIDER_5
 from retinalib.pupils import pupil_offset
 
@@ -87,6 +95,33 @@ def test_error_is_the_angle_between_directions():
     assert gaze_error(tables[0], tables[1], "right")[0] == pytest.approx(30)
     assert gaze_error(tables[0], tables[2], "right")[0] == pytest.approx(20)
     assert gaze_error(tables[1], tables[1], "right")[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_baselines_see_no_pupil():
+    points = np.stack([seen(pose, (15, -8)) for pose in POSES])
+    found = gaze_baselines(points)
+    assert (found["into the camera"].filter(like="gaze") == 0).all(axis=None)
+    head = found["where the head points"]
+    np.testing.assert_allclose(head[["gaze_yaw_left", "gaze_pitch_left"]], head[["gaze_yaw", "gaze_pitch"]])
+    turned = points.copy()
+    turned[:, list(WFLW_98.pupils)] += 50
+    pd.testing.assert_frame_equal(gaze_baselines(turned)["where the head points"], head)
+    np.testing.assert_allclose(head["gaze_yaw_right"], [pose[0] for pose in POSES], atol=4)
+    true = pd.DataFrame({"gaze_yaw_right": [0.0, 30.0], "gaze_pitch_right": [0.0, 0.0]})
+    np.testing.assert_allclose(gaze_error(found["into the camera"][:2], true, "right"), [0, 30], atol=1e-6)
+    assert all(len(table) == 0 for table in gaze_baselines(points[:0]).values())
+
+
+@pytest.mark.parametrize("turn", [(0.0, 0.0), (12.0, -5.0), (-30.0, 20.0)])
+def test_gaze_in_the_head_undoes_the_pose(turn):
+    rows = []
+    for pose in POSES:
+        x, y, z = Pose(*pose).matrix() @ gaze_vector(*turn)
+        pitch = np.degrees(np.arctan2(-y, np.hypot(x, z)))
+        rows.append((*pose, np.degrees(np.arctan2(x, z)), pitch))
+    table = pd.DataFrame(rows, columns=[*ANGLES, "gaze_yaw_left", "gaze_pitch_left"])
+    np.testing.assert_allclose(gaze_in_head(table, "left"), np.tile(turn, (len(POSES), 1)), atol=1e-6)
+    assert gaze_in_head(table[:0], "left").shape == (0, 2)
 
 
 def test_a_turn_of_the_head_alone_leaves_the_compensated_offset(eyeball):

@@ -33,7 +33,7 @@ def test_imports_run_downwards():
         **dict.fromkeys(("evaluate", "pupils"), 3),
         "gaze": 4,
         "detect": 4,
-        "train": 5,
+        **dict.fromkeys(("train", "consistency"), 5),
         "ablation": 6,
         **dict.fromkeys(("plots", "workspace"), 7),
         **dict.fromkeys(("widgets", "workbook", "cli"), 8),

@@ -5,7 +5,18 @@ import pytest
 
 from retinalib.faces import Faces
 from retinalib.landmarks import WFLW_98, WIDER_5
-from retinalib.pupils import baselines, openness, pupil_errors, pupil_offset, pupil_table, refine_pupils
+from retinalib.pupils import (
+    baselines,
+    closed_rates,
+    foreshortened,
+    mean_offsets,
+    openness,
+    pupil_errors,
+    pupil_offset,
+    pupil_table,
+    readable_eyes,
+    refine_pupils,
+)
 from tests.shared import SHARED, needs_shared
 
 
@@ -56,6 +67,49 @@ def test_closed_eyes_are_flagged_and_kept_out():
     assert table["closed_right"].tolist() == [True, False] and table["look_x"].isna().tolist() == [True, False]
     assert not pupil_table(faces, closed=0.01)["closed_left"].any() and table["yaw"].tolist() == [1, 2]
     assert table["eye_width_right"].tolist() == pytest.approx([30, 30])
+
+
+def narrowed(share):
+    """The face with its left eye's width brought to ``share`` of the right one's, lids and pupil with it."""
+    points, eye = face((0.1, 0.05)), WFLW_98.left_eye
+    own = [*eye.lids, eye.pupil]
+    middle = (points[eye.outer, 0] + points[eye.inner, 0]) / 2
+    points[own, 0] = middle + share * (points[own, 0] - middle)
+    return points
+
+
+def test_foreshortened_eyes_are_flagged_and_kept_out():
+    points = np.stack([narrowed(share) for share in (1.0, 0.51, 0.49, 0.01)])
+    assert foreshortened(points, WFLW_98).tolist() == [[False, False], [False, False], [False, True], [False, True]]
+    assert foreshortened(0.06 * points[:1], WFLW_98).tolist() == [[True, True]]  # under two pixels
+    table = pupil_table(Faces(np.zeros((4, 4)), points))
+    assert table["foreshortened_left"].tolist() == [False, False, True, True]
+    assert table["look_x"].tolist() == pytest.approx([0, 0, 0.1, 0.1], abs=1e-6)  # the right eye alone, of the turned ones
+    assert abs(table["offset_y_left"][3]) > 4  # what an eye of no width does to an offset
+
+
+def test_a_turned_face_mirrors_its_foreshortened_eye():
+    faces = Faces(np.zeros((1, 4)), narrowed(0.3)[None])
+    assert pupil_table(faces.flipped(100))["foreshortened_right"].tolist() == [True]
+
+
+def test_readable_eyes_are_open_and_not_foreshortened():
+    points = np.stack([face(opening=0.3), face(opening=0.05), narrowed(0.3), np.full((98, 2), np.nan)])
+    assert readable_eyes(points, WFLW_98).tolist() == [[True, True], [False, False], [True, False], [False, False]]
+    assert readable_eyes(points, WFLW_98, closed=0.31).sum() == 0
+    assert readable_eyes(points[:0], WFLW_98).shape == (0, 2)
+    usual = mean_offsets(np.stack([face((0.1, 0.0)), face((0.3, 0.2)), face((9, 9), 0.05)]), WFLW_98)
+    assert usual["right"] == pytest.approx([0.2, 0.1]) and usual["left"] == pytest.approx([0.2, 0.1])
+
+
+def test_closed_eyes_found_and_open_ones_left_alone():
+    true = np.array([0.05, 0.1, 0.2, 0.3, 0.3, 0.4])
+    rates = closed_rates(true, np.array([0.1, 0.3, 0.1, 0.3, 0.3, 0.4]), 0.12)
+    assert rates["sensitivity"] == 0.5 and rates["specificity"] == 0.75 and rates["balanced accuracy"] == 0.625
+    always_open = closed_rates(true, np.full(6, 0.3), 0.12)
+    assert always_open["sensitivity"] == 0 and always_open["specificity"] == 1 and always_open["balanced accuracy"] == 0.5
+    assert closed_rates(true, np.full(6, 0.3), 0.12, threshold=0.3)["sensitivity"] == 1
+    assert closed_rates(true[:0], true[:0]).isna().all()
 
 
 def test_degenerate_and_empty():

@@ -3,7 +3,18 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from retinalib.statistics import cluster_interval, holm, paired_difference, seed_difference
+from retinalib.statistics import (
+    cluster_bootstrap,
+    cluster_interval,
+    explained_share,
+    holm,
+    in_words,
+    median_difference,
+    paired_difference,
+    rank_correlation,
+    seed_difference,
+    spread,
+)
 
 
 def experiment(effect, seeds, photos, rng, seed_spread=0.2, photo_spread=1.0):
@@ -85,3 +96,49 @@ def test_cluster_interval():
 def test_holm_by_hand():
     np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, 0.5])), [0.04, 0.09, 0.09, 0.5])
     assert len(holm(np.zeros(0))) == 0
+
+
+def test_saying_the_same_of_everybody_explains_nothing():
+    true = np.random.default_rng(0).normal(0.3, 2.0, 4000)
+    assert spread(true) == pytest.approx(2.0, rel=0.05) and np.isnan(spread(true[:0]))
+    assert explained_share(np.column_stack([np.full(4000, 7.0), true])) == pytest.approx(0, abs=1e-12)
+    assert explained_share(np.column_stack([true + 0.5, true])) == pytest.approx(1)
+    noisy = np.column_stack([true + np.random.default_rng(1).normal(0, 1.0, 4000), true])
+    assert explained_share(noisy) == pytest.approx(0.75, abs=0.03)
+    lost = noisy.copy()
+    lost[:40, 0] += 1000  # a few lost faces
+    assert explained_share(lost) == pytest.approx(0.75, abs=0.04)
+    assert explained_share(np.column_stack([-true, true])) == pytest.approx(-3)
+    assert np.isnan(explained_share(np.zeros((0, 2))))
+
+
+def test_rank_correlation():
+    values = np.random.default_rng(0).normal(size=(50, 2))
+    assert rank_correlation(values) == pytest.approx(pd.DataFrame(values).corr("spearman").iloc[0, 1])
+    assert np.isnan(rank_correlation(np.ones((10, 2)))) and np.isnan(rank_correlation(values[:2]))
+
+
+def test_difference_of_medians_is_paired():
+    rng = np.random.default_rng(0)
+    base = rng.normal(5, 3, 300)
+    table = pd.DataFrame({"image": np.repeat(range(100), 3), "a": base, "b": base + 0.5})
+    middle, low, high = median_difference(table, "a", "b")
+    assert middle == pytest.approx(-0.5) and low == pytest.approx(-0.5) and high == pytest.approx(-0.5)
+    assert middle == pytest.approx(table["a"].median() - table["b"].median())
+    assert np.isnan(median_difference(table[:0], "a", "b")).all()
+
+
+def test_bootstrap_resamples_whole_photos():
+    table = pd.DataFrame({"image": np.repeat(list("abcdefgh"), 5), "v": np.repeat(np.arange(8.0), 5)})
+    mean, low, high = cluster_bootstrap(table, ["v"], lambda values: float(values.mean()))
+    assert mean == 3.5 and low < 2.2 and high > 4.8  # eight photos, not forty faces
+    assert cluster_bootstrap(table, ["v"], lambda values: float("nan"))[0] is not None
+    assert np.isnan(cluster_bootstrap(table.assign(v=np.nan), ["v"], lambda values: 1.0)).all()
+
+
+def test_words_follow_the_interval():
+    assert in_words((-1.0, -1.5, -0.5), 4.0, "%").startswith("**smaller** (-1.00 %") and "25% of 4.00 %" in in_words(
+        (-1.0, -1.5, -0.5), 4.0, "%"
+    )
+    assert in_words((1.0, 0.5, 1.5), 4.0, "°").startswith("**larger**")
+    assert in_words((-0.1, -0.5, 0.3), 4.0, "°").startswith("**not clearly different**")

@@ -9,6 +9,8 @@ import torch
 from retinalib.datasets import synthetic
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import load_detector
+from retinalib.landmarks import WIDER_5
+from retinalib.model import ModelConfig
 from retinalib.train import TrainConfig, _Batches, learning_rate_factor, run_folder, to_target, train
 
 CONFIG = TrainConfig(image_size=96, epochs=2, batch_size=4, validate_every=1)
@@ -50,6 +52,46 @@ def test_a_run_is_a_folder(finished, sets):
     assert len(list((folder / "pictures").iterdir())) == 2
     assert TrainConfig.from_dict(json.loads((folder / "config.json").read_text())["config"]) == CONFIG
     assert load_detector(folder, "cpu").model.config == CONFIG.model
+
+
+def test_the_last_state_is_a_detector_too(finished, tmp_path):
+    """A run that was stopped before its first validation can be looked at: with the averaged weights."""
+    (tmp_path / "last.pt").write_bytes((finished[0] / "last.pt").read_bytes())
+    state, model = weights(tmp_path), load_detector(tmp_path, "cpu").model
+    assert all(torch.equal(value, state["model"][name]) for name, value in model.state_dict().items())
+    assert not torch.equal(state["model"]["fpn.merge.0.0.weight"], state["training"]["fpn.merge.0.0.weight"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimiser": "sgd", "learning_rate": 1e-3, "schedule": "step"},
+        {"precision": "bfloat16"},
+        {"model": replace(CONFIG.model, eye_head=True)},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_other_recipes_train(changes, sets, tmp_path):
+    history = train(replace(CONFIG, epochs=1, **changes), *sets, tmp_path, "cpu", workers=0, progress=False)
+    assert np.isfinite(history[["total", "box", "classification", "landmark"]].to_numpy()).all()
+    assert (history["eye"] > 0).all() == ("model" in changes)
+
+
+def test_partly_labelled_photos_have_no_ap(sets, tmp_path):
+    """There, a surplus detection may be a face that nobody labelled; the best epoch is chosen all the same."""
+    partly = [FaceDataset(s.table, s.images_root, s.schema, complete=False) for s in sets]
+    history = train(replace(CONFIG, epochs=1), *partly, tmp_path, "cpu", workers=0, progress=False)
+    assert history["ap"].isna().all() and history["auc"].notna().all() and (tmp_path / "best.pt").is_file()
+
+
+def test_five_landmarks_train(sets, tmp_path):
+    """The same library, another schema: eye centres, nose and mouth corners of the rendered faces."""
+    five = [96, 97, 54, 76, 82]
+    tables = [s.table.assign(landmarks=[points[five] for points in s.table["landmarks"]]) for s in sets]
+    datasets = [FaceDataset(t, s.images_root, WIDER_5) for t, s in zip(tables, sets, strict=True)]
+    config = replace(CONFIG, epochs=1, model=ModelConfig(schema=WIDER_5))
+    history = train(config, *datasets, tmp_path, "cpu", workers=0, progress=False)
+    assert np.isfinite(history["landmark"]).all() and load_detector(tmp_path, "cpu").model.config.schema is WIDER_5
 
 
 def test_a_finished_run_is_only_read(finished, sets):

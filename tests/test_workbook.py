@@ -34,3 +34,18 @@ def test_progress_bars_keep_their_last_state():
     cell.outputs = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in pieces]
     cleaned = clean(nbformat.v4.new_notebook(cells=[cell])).cells[0].outputs
     assert [o.text for o in cleaned] == ["100%\nend\n", "x\n", "y\n"]
+
+
+def test_an_explorer_leaves_its_picture(tmp_path):
+    write(
+        tmp_path / "a.ipynb",
+        "from matplotlib.figure import Figure\n"
+        "from ipywidgets import IntSlider\n"
+        "from retinalib.widgets.explorer import Explorer\n"
+        "Explorer({'k': IntSlider(value=3)}, lambda k: (Figure(figsize=(k, 1)), f'{k} inches'))",
+    )
+    run(tmp_path / "a.ipynb", tmp_path / "b.ipynb")
+    done = nbformat.read(tmp_path / "b.ipynb", 4)
+    (output,) = done.cells[-1].outputs
+    assert set(output.data) == {"image/png", "text/plain"} and output.data["text/plain"] == "3 inches"
+    assert "widgets" not in done.metadata

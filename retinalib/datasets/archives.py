@@ -118,10 +118,10 @@ def prepare(dataset: str, root: str | Path) -> dict[str, int]:
         names = " and ".join(a.name for a in missing)
         raise FileNotFoundError(f"{names} missing in {root}: download from {missing[0].home} and put there; see data/README.md")
     if dataset == "wflw":
-        counts = {s: len(wflw.read_annotations(root / wflw.LISTS.format(split=s))) for s in EXPECTED["wflw"]}
+        tables = {s: wflw.read_annotations(root / wflw.LISTS.format(split=s)) for s in EXPECTED["wflw"]}
     else:
-        lists = {s: root / "wider_face_split" / f"wider_face_{s}_bbx_gt.txt" for s in EXPECTED["wider"]}
-        counts = {s: len(t := wider.read_boxes(path)) + len(t.attrs["set_aside"]) for s, path in lists.items()}
+        tables = {s: wider.read_boxes(root / wider.BOXES.format(split=s)) for s in EXPECTED["wider"]}
+    counts = {s: len(table) + len(table.attrs["set_aside"]) for s, table in tables.items()}
     wrong = [f"{s}: {n:,} instead of {EXPECTED[dataset][s]:,}" for s, n in counts.items() if n != EXPECTED[dataset][s]]
     if wrong:
         raise ValueError(f"the lists in {root} are not the official ones ({'; '.join(wrong)} faces): extract them again")

@@ -31,8 +31,7 @@ def describe_faces(dataset: FaceDataset) -> pd.DataFrame:
     outside the box, or on another landmark of the face), twin (bool, another face of the photo has the same landmarks).
     """
     rows = []
-    places = dataset.table.groupby("image", sort=False).indices.values()
-    for photo, ((height, width), where) in enumerate(zip(image_sizes(dataset), places, strict=True)):
+    for photo, ((height, width), where) in enumerate(zip(image_sizes(dataset), dataset.rows, strict=True)):
         faces = dataset.faces(photo)
         points, boxes = faces.landmarks.astype(float), faces.boxes.astype(float)
         known = np.isfinite(points).all(-1)
@@ -57,7 +56,7 @@ def describe_faces(dataset: FaceDataset) -> pd.DataFrame:
             index=where,
         )
         rows.append(table)
-    return pd.concat(rows).sort_index()
+    return pd.concat([t for t in rows if len(t)] or rows).sort_index()
 
 
 def _repeated(points: np.ndarray) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -16,6 +16,7 @@ ATTRIBUTES = ("pose", "expression", "illumination", "make_up", "occlusion", "blu
 """WFLW's six attributes, boolean columns of its tables."""
 
 BOX = ["x1", "y1", "x2", "y2"]
+MISSING = "its photo is missing"
 _MOST_PIXELS = 200_000_000  # a larger image is refused: its float copy alone would not fit in memory
 
 
@@ -56,48 +57,97 @@ def safe_relative(text: str) -> str:
     return str(path)
 
 
-def usable(table: pd.DataFrame, source: str) -> pd.DataFrame:
-    """The rows whose box has an area and finite corners.
+def read_lines(path: Path, remedy: str) -> list[str]:
+    """The lines of an annotation file; Windows line ends and a byte order mark do not matter.
 
-    The others are set aside: ``table.attrs["set_aside"]`` lists them as (line, reason).
+    Raises FileNotFoundError, ending in ``remedy``, if there is none, or ValueError if it is not UTF-8 text.
     """
-    boxes = table[BOX].to_numpy(float)
-    good = np.isfinite(boxes).all(1) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    kept = table[good].reset_index(drop=True)
-    kept.attrs = {"source": source, "set_aside": [(int(n), "box of no area") for n in table["line"][~good]]}
+    if not path.is_file():
+        raise FileNotFoundError(f"no annotations at {path}: {remedy}; see data/README.md for its place")
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from error
+
+
+def set_aside(table: pd.DataFrame, gone: np.ndarray | pd.Series, reason: str) -> pd.DataFrame:
+    """The rows that are not ``gone`` ((F,) bool); the others are added to ``table.attrs["set_aside"]`` as (line, reason)."""
+    kept = table[~gone].reset_index(drop=True)
+    kept.attrs["set_aside"] = [*table.attrs.get("set_aside", []), *((int(line), reason) for line in table["line"][gone])]
     return kept
 
 
+def set_aside_counts(table: pd.DataFrame) -> str:
+    """What was set aside, by reason, such as "2 (box of no area), 1 (its photo is missing)"; empty if nothing was."""
+    reasons = pd.Series([reason for _, reason in table.attrs.get("set_aside", [])], dtype=object).value_counts(sort=False)
+    return ", ".join(f"{count} ({reason})" for reason, count in reasons.items())
+
+
+def usable(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose box has finite corners and an area; the others are set aside, see :func:`set_aside`."""
+    finite = np.isfinite(table[BOX].to_numpy(float)).all(1)
+    table = set_aside(table, ~finite, "box that is not finite")
+    return set_aside(table, (table["x2"] <= table["x1"]) | (table["y2"] <= table["y1"]), "box of no area")
+
+
+def missing_photos(names: Iterable[str], images_root: str | Path, remedy: str) -> set[str]:
+    """The photos that are no file below ``images_root``. Raises FileNotFoundError, ending in ``remedy``, if none is there."""
+    names = set(names)
+    missing = {name for name in names if not (Path(images_root) / name).is_file()}
+    if names and len(missing) == len(names):
+        raise FileNotFoundError(f"none of the {len(missing)} photos is below {images_root}: {remedy}")
+    return missing
+
+
 def to_faces(rows: pd.DataFrame, schema: LandmarkSchema = WFLW_98) -> Faces:
-    """The faces of one image; columns other than image, box and landmarks become attributes."""
+    """The faces of the rows, of one image as a rule; columns other than image, box and landmarks become attributes."""
     landmarks = np.stack(rows["landmarks"].to_list()) if len(rows) else np.zeros((0, schema.count, 2))
     attributes = rows.drop(columns=["image", "landmarks", *BOX])
     return Faces(rows[BOX].to_numpy(np.float32), landmarks, attributes=attributes, schema=schema)
 
 
 class FaceDataset(Sequence):
-    """The photos of a table: ``dataset[i]`` is (image RGB uint8 (H, W, 3), its ``Faces``), in order of first appearance.
+    """The photos of a table: ``dataset[i]`` is (image RGB uint8 (H, W, 3), its ``Faces``).
 
-    Landmarks are visible where they are known and within the image. complete: False if the photos hold faces that nobody
-    labelled. Reading a photo raises what :func:`read_image` raises.
+    complete: False if the photos hold faces that nobody labelled. names: the photos in order, those without any face among
+    them; by default those of the table, in order of first appearance. ``names[i]`` is a photo's path below ``images_root``,
+    ``rows[i]`` its rows in the table. Landmarks are visible where they are known and within the image. Raises ValueError if
+    names lack a photo of the table; reading a photo raises what :func:`read_image` raises.
     """
 
     def __init__(
-        self, table: pd.DataFrame, images_root: str | Path, schema: LandmarkSchema = WFLW_98, complete: bool = True
+        self,
+        table: pd.DataFrame,
+        images_root: str | Path,
+        schema: LandmarkSchema = WFLW_98,
+        complete: bool = True,
+        names: Iterable[str] | None = None,
     ) -> None:
         self.table, self.images_root, self.schema, self.complete = table, Path(images_root), schema, complete
-        groups = table.groupby("image", sort=False).indices
-        self.names = list(groups)
-        self._faces = [to_faces(table.iloc[rows], schema) for rows in groups.values()]
+        rows = table.groupby("image", sort=False).indices
+        self.names = list(rows if names is None else names)
+        if lacking := rows.keys() - set(self.names):
+            raise ValueError(f"names lack {len(lacking)} photos of the table, such as {min(lacking)}")
+        self.rows = [rows.get(name, np.zeros(0, int)) for name in self.names]
+        bare = table.copy(deep=False)
+        bare.attrs = {}  # pandas would copy them with every photo
+        self._faces = to_faces(bare, schema)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, number: int) -> tuple[np.ndarray, Faces]:
-        image, faces = read_image(self.images_root / self.names[number]), self._faces[number]
+        image, faces = read_image(self.images_root / self.names[number]), self.faces(number)
         inside = ((faces.landmarks >= 0) & (faces.landmarks <= [image.shape[1], image.shape[0]])).all(-1)
         return image, Faces(faces.boxes, faces.landmarks, inside, faces.scores, faces.attributes, self.schema)
 
     def faces(self, number: int) -> Faces:
         """The faces of a photo without reading it; landmarks out of the image count as visible."""
-        return self._faces[number]
+        return self._faces[self.rows[number]]
+
+    def subset(self, names: Iterable[str]) -> FaceDataset:
+        """The same with these photos only, in the order of the data set."""
+        wanted = set(names)
+        table = self.table[self.table["image"].isin(wanted)].reset_index(drop=True)
+        kept = [name for name in self.names if name in wanted]
+        return FaceDataset(table, self.images_root, self.schema, self.complete, kept)

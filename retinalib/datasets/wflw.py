@@ -1,8 +1,9 @@
 """WFLW (Wu et al., "Look at Boundary", CVPR 2018): 98 landmarks, six attributes, 7,500 training and 2,500 test faces.
 
-What happens to bad rows: a line with another number of columns than 207, or with letters where numbers belong, stops the
-reading with file and line, since such a file is damaged; a row that can be read but has a box of no area, or whose photo is
-missing, is set aside and counted in ``table.attrs["set_aside"]``, with one warning. Landmarks that are not finite become NaN.
+What happens to bad rows: a line with another number of columns than 207, with letters where numbers belong, or with an
+attribute other than 0 and 1 stops the reading with file and line, since such a file is damaged; a row that can be read but
+has a box of no area, or whose photo is missing, is set aside and counted in ``table.attrs["set_aside"]``, with one warning
+from :func:`load`. Landmarks that are not finite become NaN.
 """
 
 from __future__ import annotations
@@ -16,7 +17,19 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from retinalib.datasets import wider
-from retinalib.datasets.table import ATTRIBUTES, BOX, FaceDataset, safe_relative, usable
+from retinalib.datasets.table import (
+    ATTRIBUTES,
+    BOX,
+    MISSING,
+    FaceDataset,
+    missing_photos,
+    read_lines,
+    safe_relative,
+    set_aside,
+    set_aside_counts,
+    usable,
+)
+from retinalib.faces import box_iou
 from retinalib.files import write_text
 from retinalib.landmarks import WFLW_98
 
@@ -31,18 +44,15 @@ def read_annotations(path: str | Path) -> pd.DataFrame:
     """An official list of 207 columns as a table, a row a face.
 
     Columns: image, line (from 1), x1 y1 x2 y2 (pixels), the six attributes (bool), landmarks ((98, 2) float32 each, pixels).
-    Windows line ends, a byte order mark, tabs and blank lines are accepted. Raises FileNotFoundError, or ValueError naming
-    file and line.
+    Windows line ends, a byte order mark, tabs and blank lines are accepted. Rows whose box has no area are set aside, see
+    :func:`retinalib.datasets.table.usable`. Raises FileNotFoundError, or ValueError naming file and line.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no annotations at {path}: WFLW is to be had from {HOME}; see data/README.md for its place")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    return usable(_parse(Path(path)))
+
+
+def _parse(path: Path) -> pd.DataFrame:
     numbers, images, where = [], [], []
-    for line, text in enumerate(lines, 1):
+    for line, text in enumerate(read_lines(path, f"WFLW is to be had from {HOME}"), 1):
         columns = text.split(maxsplit=_COLUMNS - 1)  # a name may hold blanks
         if not columns:
             continue
@@ -51,6 +61,8 @@ def read_annotations(path: str | Path) -> pd.DataFrame:
         try:
             numbers.append(np.array(columns[:-1], float))
             images.append(safe_relative(columns[-1].strip()))
+            if not set(numbers[-1][-len(ATTRIBUTES) :]) <= {0, 1}:
+                raise ValueError(f"the six attributes must be 0 or 1, not {' '.join(columns[-1 - len(ATTRIBUTES) : -1])}")
         except ValueError as error:
             raise ValueError(f"{path}, line {line}: {error}") from error
         where.append(line)
@@ -63,7 +75,7 @@ def read_annotations(path: str | Path) -> pd.DataFrame:
     table[BOX] = values[:, 2 * _COUNT : 2 * _COUNT + 4]
     table[list(ATTRIBUTES)] = values[:, 2 * _COUNT + 4 :] != 0
     table["landmarks"] = list(points)
-    return usable(table, str(path))
+    return table
 
 
 def _is_number(text: str) -> bool:
@@ -96,25 +108,24 @@ def load(root: str | Path, split: str, wider_boxes: str | Path | Sequence[str | 
     Training photos that the test list also names are set aside, so that no test photo is ever trained on. wider_boxes: the
     official WIDER FACE box lists with the same photos; every box is then a face, those that WFLW labels with their landmarks
     (and WIDER's box), and the data set is complete if the lists know all its photos. Without them it is not: WFLW labels
-    only some faces of a photo.
-    Raises FileNotFoundError saying what is missing and where to get it.
+    only some faces of a photo. Boxes of no area in WIDER's lists are left out.
+    Raises FileNotFoundError saying what is missing and where to get it, and ValueError if no face is left.
     """
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got '{split}'")
     root = Path(root)
-    table = read_annotations(root / LISTS.format(split=split))
-    aside = list(table.attrs["set_aside"])
-    test_list = root / LISTS.format(split="test")
+    path, images = root / LISTS.format(split=split), root / IMAGES
+    table, test_list = read_annotations(path), root / LISTS.format(split="test")
     if split == "train" and test_list.is_file():
-        table = _without(table, set(read_annotations(test_list)["image"]), "its photo is in the test list", aside)
-    images = root / IMAGES
-    missing = {name for name in table["image"].unique() if not (images / name).is_file()}
-    if len(missing) == table["image"].nunique():
-        raise FileNotFoundError(f"none of the {len(missing)} photos is below {images}: get WFLW_images.tar.gz from {HOME}")
-    table = _without(table, missing, "its photo is missing", aside)
+        shared = shared_images(table, _parse(test_list))
+        table = set_aside(table, table["image"].isin(shared), "its photo is in the test list")
+    if not len(table):
+        raise ValueError(f"{path}: no face is left, for all are set aside: {set_aside_counts(table)}")
+    missing = missing_photos(table["image"], images, f"get WFLW_images.tar.gz from {HOME}")
+    table = set_aside(table, table["image"].isin(missing), MISSING)
+    aside = table.attrs["set_aside"]
     if aside:
-        reasons = pd.Series([reason for _, reason in aside]).value_counts()
-        said = ", ".join(f"{count} ({reason})" for reason, count in reasons.items())
+        said = set_aside_counts(table)
         warnings.warn(f"{split} faces set aside: {said}; table.attrs['set_aside'] lists them", stacklevel=2)
     complete = wider_boxes is not None
     if wider_boxes is not None:
@@ -133,12 +144,6 @@ def load(root: str | Path, split: str, wider_boxes: str | Path | Sequence[str | 
     return FaceDataset(table, images, WFLW_98, complete)
 
 
-def _without(table: pd.DataFrame, images: set[str], reason: str, aside: list) -> pd.DataFrame:
-    gone = table["image"].isin(images)
-    aside += [(int(line), reason) for line in table["line"][gone]]
-    return table[~gone].reset_index(drop=True)
-
-
 def join_wider(table: pd.DataFrame, boxes: pd.DataFrame, iou: float = 0.3) -> pd.DataFrame:
     """WFLW's faces with WIDER FACE's boxes, and WIDER's other faces of the same photos without landmarks.
 
@@ -150,7 +155,7 @@ def join_wider(table: pd.DataFrame, boxes: pd.DataFrame, iou: float = 0.3) -> pd
     corners = table[BOX].to_numpy(float, copy=True)
     for image, rows in table.groupby("image", sort=False).indices.items():
         theirs = boxes.iloc[by_image.get(image, [])]
-        overlap = _iou(corners[rows], theirs[BOX].to_numpy(float))
+        overlap = box_iou(corners[rows], theirs[BOX].to_numpy(float))
         pairs = [(a, b) for a, b in zip(*linear_sum_assignment(-overlap), strict=True) if overlap[a, b] >= iou]
         for a, b in pairs:
             corners[rows[a]] = theirs[BOX].iloc[b]
@@ -160,11 +165,3 @@ def join_wider(table: pd.DataFrame, boxes: pd.DataFrame, iou: float = 0.3) -> pd
     rest = rest[["image", "line", *BOX]].assign(**dict.fromkeys(ATTRIBUTES, False))
     rest["landmarks"] = [np.full((_COUNT, 2), np.nan, np.float32)] * len(rest)
     return pd.concat([table, rest], ignore_index=True) if len(rest) else table
-
-
-def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(N, 4) and (M, 4) boxes x1 y1 x2 y2 to (N, M)."""
-    size = (np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])).clip(min=0)
-    shared = size.prod(-1)
-    areas = [(x[:, 2:] - x[:, :2]).prod(-1) for x in (a, b)]
-    return shared / (areas[0][:, None] + areas[1][None] - shared)

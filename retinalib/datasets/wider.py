@@ -1,26 +1,37 @@
 """WIDER FACE (Yang et al., CVPR 2016): the official box lists, and the five landmarks that RetinaFace added to them.
 
 What happens to bad rows: a line that is not what its place in the file asks for stops the reading with file and line; a box
-of no area (the official lists have some) is set aside and counted in ``table.attrs["set_aside"]``.
+of no area (the official lists have some), and a face whose photo is missing, is set aside and counted in
+``table.attrs["set_aside"]``, with one warning from :func:`load`. A photo that has no face at all is kept: every detection on
+it is a mistake.
 """
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from retinalib.datasets.table import BOX, FaceDataset, safe_relative, usable
+from retinalib.datasets.table import (
+    BOX,
+    MISSING,
+    FaceDataset,
+    missing_photos,
+    read_lines,
+    safe_relative,
+    set_aside,
+    set_aside_counts,
+    usable,
+)
 from retinalib.landmarks import WIDER_5
 
 HOME = "http://shuoyang1213.me/WIDERFACE/"
-
-
-def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no annotations at {path}: WIDER FACE is to be had from {HOME}; see data/README.md")
-    return path.read_text(encoding="utf-8-sig").splitlines()
+LABELS_HOME = "https://github.com/deepinsight/insightface/tree/master/detection/retinaface"
+BOXES = "wider_face_split/wider_face_{split}_bbx_gt.txt"
+LABELS = "retinaface_gt_v1.1/{split}/label.txt"
+IMAGES = "WIDER_{split}/images"
 
 
 def _numbers(path: Path, line: int, text: str, counts: tuple[int, ...]) -> np.ndarray:
@@ -33,25 +44,32 @@ def _numbers(path: Path, line: int, text: str, counts: tuple[int, ...]) -> np.nd
         raise ValueError(f"{path}, line {line}: {error}") from error
 
 
-def _table(rows: list[tuple[str, int, np.ndarray, np.ndarray]], path: Path) -> pd.DataFrame:
-    """Rows of (image, line, x y w h, (5, 2) landmarks)."""
+def _table(rows: list[tuple[str, int, np.ndarray, np.ndarray]], photos: dict[str, int], path: Path) -> pd.DataFrame:
+    """Rows of (image, line, x y w h, (5, 2) landmarks), and the lines that name the photos."""
+    if not photos:
+        raise ValueError(f"{path} lists no photos")
     table = pd.DataFrame({"image": [r[0] for r in rows], "line": [r[1] for r in rows]})
     corners = np.array([r[2] for r in rows], float).reshape(-1, 4)
     table[BOX] = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], 1)
     table["landmarks"] = [r[3] for r in rows]
-    return usable(table, str(path))
+    peopled = set(table["image"])
+    table = usable(table)
+    table.attrs["no_faces"] = [(line, name) for name, line in photos.items() if name not in peopled]
+    return table
 
 
 def read_boxes(path: str | Path) -> pd.DataFrame:
     """An official ``wider_face_*_bbx_gt.txt`` as a table, a row a face.
 
     The file names a photo, then the number of its faces, then a face a line: x y w h in pixels, and in the full lists six more
-    numbers, which are not kept. A photo of no faces has one line of zeros. Columns: image, line (from 1), x1 y1 x2 y2,
-    landmarks (unknown: (5, 2) NaN). Raises FileNotFoundError, or ValueError naming file and line.
+    numbers, which are not kept. A photo of no faces has one line of zeros; ``table.attrs["no_faces"]`` lists such photos as
+    (line, image). Columns: image, line (from 1), x1 y1 x2 y2 (pixels), landmarks (unknown: (5, 2) NaN). Windows line ends,
+    a byte order mark, tabs and blank lines between photos are accepted. Raises FileNotFoundError, or ValueError naming file
+    and line.
     """
     path = Path(path)
-    lines = _lines(path)
-    rows, unknown, at = [], np.full((WIDER_5.count, 2), np.nan, np.float32), 0
+    lines = read_lines(path, f"WIDER FACE is to be had from {HOME}")
+    rows, photos, unknown, at = [], {}, np.full((WIDER_5.count, 2), np.nan, np.float32), 0
     while at < len(lines):
         if not lines[at].strip():
             at += 1
@@ -61,8 +79,9 @@ def read_boxes(path: str | Path) -> pd.DataFrame:
         except ValueError as error:
             raise ValueError(f"{path}, line {at + 1}: {error}") from error
         count = lines[at + 1].strip() if at + 1 < len(lines) else ""
-        if not count.isdigit():
-            raise ValueError(f"{path}, line {at + 2}: the number of faces of {image} belongs here, not '{count[:40]}'")
+        if not (count.isascii() and count.isdigit()):
+            raise ValueError(f"{path}, line {at + 2}: the number of faces of {image[:80]} belongs here, not '{count[:40]}'")
+        photos.setdefault(image, at + 1)
         faces = max(int(count), 1)  # a photo of none still has a line of zeros
         if int(count) == 0 and (at + 2 >= len(lines) or set(lines[at + 2].split()) != {"0"}):
             faces = 0
@@ -71,19 +90,19 @@ def read_boxes(path: str | Path) -> pd.DataFrame:
         for line in range(at + 2, at + 2 + int(count)):
             rows.append((image, line + 1, _numbers(path, line + 1, lines[line], (4, 10))[:4], unknown))
         at += 2 + faces
-    return _table(rows, path)
+    return _table(rows, photos, path)
 
 
 def read_labels(path: str | Path) -> pd.DataFrame:
     """RetinaFace's ``label.txt`` as a table, a row a face, with five landmarks.
 
     The file names a photo as ``# path``, then a face a line: x y w h, in training lists followed by x y and a number for each
-    of five points and a blur score. A point with a negative coordinate is unknown (NaN). Columns as of :func:`read_boxes`.
-    Raises FileNotFoundError, or ValueError naming file and line.
+    of five points and a blur score. A point with a negative coordinate is unknown (NaN). Columns and attrs as of
+    :func:`read_boxes`. Raises FileNotFoundError, or ValueError naming file and line.
     """
     path = Path(path)
-    rows, image = [], None
-    for line, text in enumerate(_lines(path), 1):
+    rows, photos, image = [], {}, None
+    for line, text in enumerate(read_lines(path, f"RetinaFace's labels are to be had from {LABELS_HOME}"), 1):
         if not text.strip():
             continue
         if text.startswith("#"):
@@ -91,6 +110,7 @@ def read_labels(path: str | Path) -> pd.DataFrame:
                 image = safe_relative(text[1:].strip())
             except ValueError as error:
                 raise ValueError(f"{path}, line {line}: {error}") from error
+            photos.setdefault(image, line)
             continue
         if image is None:
             raise ValueError(f"{path}, line {line}: a face before any photo was named ('# path')")
@@ -98,12 +118,50 @@ def read_labels(path: str | Path) -> pd.DataFrame:
         points = np.full((WIDER_5.count, 2), np.nan, np.float32)
         if len(values) > 4:
             points = values[4 : 4 + 3 * WIDER_5.count].reshape(-1, 3)[:, :2].astype(np.float32)
-            points[(points < 0).any(1)] = np.nan
+            points[~(points >= 0).all(1) | ~np.isfinite(points).all(1)] = np.nan
         rows.append((image, line, values[:4], points))
-    return _table(rows, path)
+    return _table(rows, photos, path)
 
 
 def load(annotations: str | Path, images_root: str | Path) -> FaceDataset:
-    """The photos of a box list (``*_bbx_gt.txt``) or of a ``label.txt`` with five landmarks; every face is labelled."""
-    reader = read_labels if Path(annotations).name == "label.txt" else read_boxes
-    return FaceDataset(reader(annotations), images_root, WIDER_5)
+    """The photos of a box list (``*_bbx_gt.txt``) or of a ``label.txt`` with five landmarks, in its order.
+
+    Every face is labelled with a box, so the data set is complete, and photos without faces belong to it; a photo all of whose
+    faces were set aside does not. Raises FileNotFoundError if no photo is there, ValueError if no photo is left.
+    """
+    path = Path(annotations)
+    table = (read_labels if path.name == "label.txt" else read_boxes)(path)
+    bare = table.attrs["no_faces"]
+    names = [*table["image"], *(name for _, name in bare)]
+    if not names:
+        raise ValueError(f"{path}: no face is left, for all are set aside: {set_aside_counts(table)}")
+    missing = missing_photos(names, images_root, f"get WIDER_train.zip and WIDER_val.zip from {HOME}")
+    table = set_aside(table, table["image"].isin(missing), MISSING)
+    table.attrs["set_aside"] += [(line, MISSING) for line, name in bare if name in missing]
+    if table.attrs["set_aside"]:
+        warnings.warn(f"{path.name}: set aside {set_aside_counts(table)}; table.attrs['set_aside'] lists them", stacklevel=2)
+    lines = [*zip(table["line"], table["image"], strict=True), *((line, name) for line, name in bare if name not in missing)]
+    return FaceDataset(table, images_root, WIDER_5, names=dict.fromkeys(name for _, name in sorted(lines)))
+
+
+def load_split(root: str | Path, split: str) -> FaceDataset:
+    """The "train" photos below ``root``, or as "test" the official validation's, in the official layout.
+
+    Annotations are RetinaFace's ``label.txt`` where it is there, else the official box list, with a warning for "train", since
+    no landmarks are learned then. (RetinaFace published landmarks of training photos only: test photos have boxes.) Raises
+    FileNotFoundError saying what is missing and where to get it, and what :func:`load` raises.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', got '{split}'")
+    root, folder = Path(root), {"train": "train", "test": "val"}[split]
+    labels, boxes = root / LABELS.format(split=folder), root / BOXES.format(split=folder)
+    if labels.is_file():
+        return load(labels, root / IMAGES.format(split=folder))
+    if not boxes.is_file():
+        raise FileNotFoundError(
+            f"neither {labels} (from {LABELS_HOME}) nor {boxes} (wider_face_split.zip from {HOME}) is there: "
+            "data/README.md says where they belong"
+        )
+    if split == "train":
+        warnings.warn(f"{labels} is missing: boxes only, no landmarks are trained; see data/README.md", stacklevel=2)
+    return load(boxes, root / IMAGES.format(split=folder))

@@ -35,7 +35,7 @@ def size_classes(sizes: pd.Series) -> pd.Series:
     """Sizes in half-octave classes named by their bounds, ordered."""
     low, high = np.floor(2 * np.log2(sizes.min())), np.floor(2 * np.log2(sizes.max())) + 1
     edges = 2 ** (np.arange(low, high + 1) / 2)
-    labels = [f"{a:.0f}–{b:.0f}" for a, b in pairwise(edges)]
+    labels = ["–".join(f"{edge:.0f}" if edge >= 4 else f"{edge:.2g}" for edge in pair) for pair in pairwise(edges)]
     return pd.cut(sizes, edges, right=False, labels=labels)
 
 

@@ -181,16 +181,19 @@ def shape_figure(shapes: np.ndarray, mean: np.ndarray, schema: LandmarkSchema, s
 def pupil_figure(pupils: pd.DataFrame) -> Figure:
     """Where the pupils lie within the eyes, and how open the eyes are.
 
-    pupils: a table of :func:`retinalib.pupils.pupil_table`.
+    pupils: a table of :func:`retinalib.pupils.pupil_table`. Foreshortened eyes are in neither panel,
+    closed ones not in the left one.
     """
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", width_ratios=(1.5, 1))
-    lids = pupils[["openness_right", "openness_left"]]
+    turned = pupils[["foreshortened_right", "foreshortened_left"]].to_numpy()
+    lids = pupils[["openness_right", "openness_left"]].mask(turned)
     at = np.linspace(-0.5, 0.5, 50)
     lid = 0.6 * np.nanmedian(lids) * (1 - 4 * at**2)  # parabolas whose mean opening at the three lid points is the median
     left.fill_between(at, -lid, lid, color="0.9", lw=0)
     left.plot([-0.5, 0.5], [0, 0], ls="", marker="o", color="black", ms=4)
     for side, colour in (("right", PALETTE[0]), ("left", PALETTE[1])):
-        offsets = pupils[[f"offset_x_{side}", f"offset_y_{side}"]].to_numpy()
+        shown = pupils[~pupils[f"closed_{side}"] & ~pupils[f"foreshortened_{side}"]]
+        offsets = shown[[f"offset_x_{side}", f"offset_y_{side}"]].to_numpy()
         left.scatter(*offsets.T, s=9, color=colour, alpha=0.4, lw=0, rasterized=True, label=f"{side} eye")
         shown = lids[f"openness_{side}"].clip(upper=0.8)
         bins = np.linspace(0, 0.8, 33)

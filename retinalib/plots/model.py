@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+
+from retinalib.faces import Faces
+from retinalib.landmarks import Eye
+from retinalib.plots.style import PALETTE, PREDICTION, TRUTH
+from retinalib.pupils import level_eye
 
 
 def cost_figure(costs: pd.DataFrame) -> Figure:
@@ -31,7 +38,8 @@ def receptive_field_figure(
 ) -> Figure:
     """How much each pixel matters to the central cell of each level, with that level's anchors drawn in.
 
-    fields: stride -> (S, S), the largest 1; widths: stride -> pixels; anchors: stride -> sizes in pixels.
+    fields: stride -> (S, S), the cell in the middle, the largest 1; widths: stride -> pixels; anchors: stride -> their sizes in
+    pixels.
     """
     fig, axes = plt.subplots(1, len(fields), figsize=(3.2 * len(fields), 3.6), layout="constrained")
     for ax, (stride, field) in zip(axes, fields.items(), strict=True):
@@ -40,7 +48,7 @@ def receptive_field_figure(
         shown = ax.imshow(np.sqrt(field), cmap="mako", extent=extent, vmin=0, vmax=1)
         for size in anchors[stride]:
             ax.add_patch(plt.Rectangle((-size / 2, -size / 2), size, size, fill=False, color="#E69F00", lw=1.2))
-        ax.set(title=f"stride {stride}: 95 % within {widths[stride]} px", xlabel="pixels from the cell")
+        ax.set(title=f"stride {stride}: 95 % within {widths[stride]} px", xlabel="pixels from the cell's middle")
         ax.grid(False)
     fig.colorbar(shown, ax=axes, label="influence (square root, relative)", shrink=0.8)
     return fig
@@ -79,4 +87,24 @@ def excitation_spread_figure(table: pd.DataFrame) -> Figure:
     fig, ax = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
     sns.scatterplot(table, x="mean", y="spread", hue="level", style="level", ax=ax, s=30)
     ax.set(xlabel="mean excitation of a channel", ylabel="standard deviation over images", xlim=(0, 1), ylim=(0, None))
+    return fig
+
+
+def second_look_figure(image: np.ndarray, eyes: Sequence[Eye], truth: Faces, first: Faces, second: Faces) -> Figure:
+    """Both eyes of a face, level and close up: the first look (orange) and the second (blue) over the truth (green).
+
+    image: (H, W, 3) uint8; truth, first, second: one face each, in its pixels.
+    """
+    fig, axes = plt.subplots(1, len(eyes), figsize=(4.6 * len(eyes), 3.2), layout="constrained", squeeze=False)
+    for ax, eye, side in zip(axes[0], eyes, ("right eye", "left eye"), strict=True):
+        crop, matrix = level_eye(image, truth.landmarks[0], eye, (180, 108))
+        ax.imshow(crop, extent=(0, crop.shape[1], crop.shape[0], 0))
+        looks = (("true", truth, TRUTH, "o"), ("first look", first, PALETTE[1], "x"), ("second look", second, PREDICTION, "+"))
+        for name, faces, colour, marker in looks:
+            lids, pupil = (faces.landmarks[0, i] @ matrix[:, :2].T + matrix[:, 2] for i in (list(eye.lids), [eye.pupil]))
+            ax.plot(*np.concatenate([lids, lids[:1]]).T, color=colour, lw=1.2)
+            style = {"mfc": "none"} if marker == "o" else {}
+            ax.plot(*pupil.T, marker, color=colour, ms=10, mew=1.8, ls="none", label=name, **style)
+        ax.set(xlim=(0, crop.shape[1]), ylim=(crop.shape[0], 0), xticks=[], yticks=[], title=side)
+    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return fig

@@ -14,7 +14,8 @@ from retinalib.plots.style import PALETTE
 def difference_figure(differences: pd.DataFrame) -> Figure:
     """Differences to the baseline with their intervals, a panel a measure, a row an arm.
 
-    differences: columns arm, measure, estimate, low, high (in the measure's unit) and better ("lower" or "higher").
+    differences: columns arm, measure, unit, estimate, low, high (in that unit), p_holm (corrected for the number of
+    comparisons; orange: under 0.05) and better ("lower" or "higher").
     """
     measures = differences["measure"].unique()
     rows = differences["arm"].nunique()
@@ -23,7 +24,8 @@ def difference_figure(differences: pd.DataFrame) -> Figure:
     )
     for ax, measure in zip(np.atleast_1d(axes), measures, strict=True):
         part = differences[differences["measure"] == measure]
-        clear = (part["low"] > 0) | (part["high"] < 0)
+        clear, better = part["p_holm"] < 0.05, part["better"].iloc[0]
+        unit = f" in {part['unit'].iloc[0]}" if part["unit"].iloc[0] else ""
         for place, (row, sure) in enumerate(zip(part.itertuples(), clear, strict=True)):
             colour = PALETTE[5] if sure else PALETTE[0]
             ax.plot([row.low, row.high], [place, place], color=colour, lw=2, solid_capstyle="butt")
@@ -31,7 +33,7 @@ def difference_figure(differences: pd.DataFrame) -> Figure:
         ax.axvline(0, color="0.3", lw=1)
         reach = np.nanmax(np.abs(part[["low", "high"]].replace([np.inf, -np.inf], np.nan).to_numpy())) * 1.15
         ax.set(xlim=(-reach, reach), ylim=(len(part) - 0.5, -0.5), yticks=range(len(part)), yticklabels=part["arm"])
-        ax.set(title=measure, xlabel=f"difference ({part['better'].iloc[0]} is better)")
+        ax.set(title=measure, xlabel=f"difference{unit} ({better} is better)")
     return fig
 
 

@@ -9,31 +9,37 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-_PARTS = {"box": "box", "classification": "face or not", "landmark": "landmarks"}
+_PARTS = {"box": "box", "classification": "face or not", "landmark": "landmarks", "pupil": "pupil", "eye": "second look"}
 
 
 def loss_figure(history: pd.DataFrame) -> Figure:
     """The parts of the loss over the epochs, a panel a part, a line a run. history: a row an epoch, with a column run."""
-    fig, axes = plt.subplots(1, len(_PARTS), figsize=(10, 3.2), layout="constrained")
-    for ax, (column, title) in zip(axes, _PARTS.items(), strict=True):
-        sns.lineplot(history, x="epoch", y=column, hue="run", style="run", ax=ax, legend=column == "landmark")
-        ax.set(title=title, xlabel="epoch", ylabel="loss, per positive anchor", ylim=(0, None))
+    parts = [column for column in _PARTS if (history[column] != 0).any()]  # what the run does not have is 0 throughout
+    fig, axes = plt.subplots(1, len(parts), figsize=(2.6 * len(parts) + 1, 2.8), layout="constrained")
+    for ax, column in zip(axes, parts, strict=True):
+        sns.lineplot(history, x="epoch", y=column, hue="run", style="run", ax=ax, legend=column == parts[-1])
+        ax.set(title=_PARTS[column], xlabel="epoch", ylabel="loss" if column == parts[0] else "", ylim=(0, None))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[-1].legend(title="", frameon=False)
     return fig
 
 
 def validation_figure(history: pd.DataFrame) -> Figure:
-    """AP, median NME and AUC on the validation photos, at the epochs that have them; a line a run."""
-    measured = history.dropna(subset=["ap"])
-    fig, axes = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
-    scaled = measured.assign(nme=100 * measured["nme"])
-    panels = (("ap", "AP at IoU 0.5"), ("nme", "median NME of found faces (%)"), ("auc", "AUC at 10 %, misses failed"))
-    for ax, (column, label) in zip(axes, panels, strict=True):
+    """AP, median NME and AUC on the validation photos, at the epochs that have them; a line a run. What is not known is left
+    out, such as AP where photos are labelled in part."""
+    panels = {"ap": "AP at IoU 0.5", "nme": "median NME of found faces (%)", "auc": "AUC at 10 %, misses failed"}
+    panels = {column: label for column, label in panels.items() if history[column].notna().any()}
+    measured = history.dropna(subset=list(panels), how="all")
+    fig, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels) + 0.4, 3.2), layout="constrained", squeeze=False)
+    axes, scaled = axes[0], measured.assign(nme=100 * measured["nme"])
+    for ax, (column, label) in zip(axes, panels.items(), strict=True):
         sns.lineplot(
-            scaled, x="epoch", y=column, hue="run", style="run", markers=True, dashes=False, ax=ax, legend=column == "auc"
+            scaled, x="epoch", y=column, hue="run", style="run", markers=True, dashes=False, ax=ax, legend=ax is axes[-1]
         )
-        ax.set(xlabel="epoch", ylabel=label, ylim=(0, None))
+        ax.set(xlabel="epoch", ylabel=label, xlim=(0, None), ylim=(0, 1.04) if column == "ap" else (0, None))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[-1].legend(title="", frameon=False)
     return fig
 
@@ -43,7 +49,7 @@ def weight_figure(history: pd.DataFrame, weights: dict[str, float]) -> Figure:
     fig, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
     parts = [weight * history[part] for part, weight in weights.items()]
     ax.stackplot(history["epoch"], *parts, labels=[f"{_PARTS[p]} × {w:g}" for p, w in weights.items()], alpha=0.85)
-    ax.set(xlabel="epoch", ylabel="share in the total loss", xlim=(history["epoch"].min(), history["epoch"].max()))
+    ax.set(xlabel="epoch", ylabel="weighted part of the loss", xlim=(history["epoch"].min(), history["epoch"].max()))
     ax.legend(frameon=False, loc="upper right")
     return fig
 

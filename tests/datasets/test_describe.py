@@ -51,6 +51,15 @@ def test_a_row_a_face(dataset):
     assert table["share"].iloc[3] == pytest.approx(30 / np.sqrt(4000))
 
 
+def test_photos_without_faces_have_no_row(dataset):
+    names = ["none.png", *dataset.names]
+    assert cv2.imwrite(str(dataset.images_root / "none.png"), np.zeros((9, 9, 3), np.uint8))
+    table = describe_faces(FaceDataset(dataset.table, dataset.images_root, names=names))
+    assert table["photo"].tolist() == [1, 1, 1, 2] and table["photo"].dtype == int
+    alone = describe_faces(FaceDataset(dataset.table.iloc[:0], dataset.images_root, names=["none.png"]))
+    assert len(alone) == 0 and list(alone) == list(table)
+
+
 def test_rows_are_those_of_the_table(dataset):
     """Also where the faces of a photo do not stand together in the list."""
     table = dataset.table.iloc[[3, 1, 0, 2]].iloc[[1, 0, 2, 3]].reset_index(drop=True)

@@ -3,7 +3,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retinalib.datasets.table import FaceDataset, read_image, safe_relative, to_faces
+from retinalib.datasets.table import (
+    BOX,
+    FaceDataset,
+    missing_photos,
+    read_image,
+    safe_relative,
+    set_aside,
+    set_aside_counts,
+    to_faces,
+    usable,
+)
+from retinalib.workspace import PROJECT
 
 
 @pytest.fixture
@@ -85,3 +96,62 @@ def test_no_rows():
     columns = ["image", "line", "x1", "y1", "x2", "y2", "landmarks"]
     empty = pd.DataFrame(columns=columns)
     assert len(FaceDataset(empty, ".")) == 0 and len(to_faces(empty)) == 0
+    assert len(usable(empty.astype(dict.fromkeys(BOX, float)))) == 0 and set_aside_counts(empty) == ""
+
+
+def test_own_annotations_as_the_data_page_says(tmp_path, picture, monkeypatch):
+    code = (PROJECT / "data/README.md").read_text(encoding="utf-8").split("```python")[1].split("```")[0]
+    (tmp_path / "data/mine/photos").mkdir(parents=True)
+    for name in ("one", "empty"):
+        assert cv2.imwrite(str(tmp_path / f"data/mine/photos/{name}.jpg"), picture)
+    monkeypatch.chdir(tmp_path)
+    values = {}
+    exec(code, values)
+    assert [len(faces) for _, faces in values["dataset"]] == [1, 0] and values["faces"].landmarks.shape == (1, 5, 2)
+
+
+def rows(names, boxes):
+    table = pd.DataFrame(np.array(boxes, float).reshape(-1, 4), columns=BOX)
+    table.insert(0, "image", names)
+    table.insert(1, "line", range(1, len(table) + 1))
+    table["landmarks"] = [np.zeros((98, 2), np.float32)] * len(table)
+    return table
+
+
+def test_what_is_set_aside_says_why():
+    table = rows(list("abcde"), [[0, 0, 9, 9], [0, 0, np.nan, 9], [5, 0, 5, 9], [0, 9, 9, 3], [0, 0, np.inf, 9]])
+    kept = usable(table)
+    assert kept["image"].tolist() == ["a"] and kept.index.tolist() == [0]
+    assert kept.attrs["set_aside"] == [
+        (2, "box that is not finite"),
+        (5, "box that is not finite"),
+        (3, "box of no area"),
+        (4, "box of no area"),
+    ]
+    none = set_aside(kept, kept["image"] == "a", "its photo is missing")
+    assert len(none) == 0 and len(kept.attrs["set_aside"]) == 4  # the table before stays as it is
+    assert set_aside_counts(none) == "2 (box that is not finite), 2 (box of no area), 1 (its photo is missing)"
+
+
+def test_missing_photos(tmp_path):
+    (tmp_path / "a.png").touch()
+    assert missing_photos(["a.png", "b.png", "b.png"], tmp_path, "get it") == {"b.png"}
+    assert missing_photos([], tmp_path, "get it") == set()
+    with pytest.raises(FileNotFoundError, match=r"none of the 1 photos is below .*: get it"):
+        missing_photos(["b.png", "b.png"], tmp_path, "get it")
+
+
+def test_photos_without_faces_stay(tmp_path, picture):
+    table = rows(["b.png", "d.png", "b.png"], [[0, 0, 9, 9], [0, 0, 8, 8], [0, 0, 7, 7]])
+    names = ["a.png", "b.png", "c.png", "d.png"]
+    for name in names:
+        cv2.imwrite(str(tmp_path / name), picture)
+    dataset = FaceDataset(table, tmp_path, names=names)
+    assert dataset.names == names and [len(faces) for _, faces in dataset] == [0, 2, 0, 1]
+    assert [r.tolist() for r in dataset.rows] == [[], [0, 2], [], [1]]
+    assert dataset.faces(0).landmarks.shape == (0, 98, 2) and dataset[0][0].shape == (20, 30, 3)
+    part = dataset.subset(["d.png", "a.png"])
+    assert part.names == ["a.png", "d.png"] and part.table["x2"].tolist() == [8] and part.rows[1].tolist() == [0]
+    assert len(dataset.subset([])) == 0
+    with pytest.raises(ValueError, match=r"names lack 1 photos of the table, such as d\.png"):
+        FaceDataset(table, tmp_path, names=["b.png"])

@@ -55,6 +55,14 @@ def test_round_trip(tmp_path, lines):
     pd.testing.assert_frame_equal(again.drop(columns="landmarks"), table.drop(columns="landmarks"))
 
 
+def test_an_unknown_landmark_comes_back_unknown(tmp_path, lines):
+    table = wflw.read_annotations(write(tmp_path, "\n".join(lines)))
+    table["landmarks"][1][5] = np.nan
+    wflw.write_annotations(table, tmp_path / "again.txt")
+    again = wflw.read_annotations(tmp_path / "again.txt")
+    assert np.isnan(again["landmarks"][1]).any(1).nonzero()[0].tolist() == [5]
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -63,6 +71,8 @@ def test_round_trip(tmp_path, lines):
         (lambda s: s.replace(s.split()[5], "x7.5", 1), "line 2: could not convert string to float: 'x7.5'"),
         (lambda s: s.replace("0--A/a.jpg", "../../secret.jpg"), r"line 2: the image path '\.\./\.\./secret\.jpg' leads out"),
         (lambda s: s.replace("0--A/a.jpg", "/secret.jpg"), "line 2: the image path '/secret.jpg' leads out"),
+        (lambda s: s.replace(" 0 1 0 0 0 1 ", " 0 7 0 0 0 1 "), "line 2: the six attributes must be 0 or 1, not 0 7 0 0 0 1"),
+        (lambda s: s.replace(" 0 1 0 0 0 1 ", " 0 1 nan 0 0 1 "), "line 2: the six attributes must be 0 or 1, not 0 1 nan"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path, lines, change, message):
@@ -86,6 +96,8 @@ def test_boxes_of_no_area_are_set_aside_and_points_that_are_none_unknown(tmp_pat
     table = wflw.read_annotations(write(tmp_path, text))
     assert table["line"].tolist() == [2] and table.attrs["set_aside"] == [(1, "box of no area"), (3, "box of no area")]
     assert np.isnan(table["landmarks"][0]).any(1).tolist() == [True] + [False] * 97
+    table = wflw.read_annotations(write(tmp_path, line(rng, box=("nan", 20, 30, 90))))
+    assert len(table) == 0 and table.attrs["set_aside"] == [(1, "box that is not finite")]
 
 
 def official(tmp_path, train, test, images):
@@ -120,6 +132,34 @@ def test_no_photo_at_all_says_where_to_get_them(tmp_path):
     official(tmp_path, [], [line(np.random.default_rng(3), "a/2.jpg")], [])
     with pytest.raises(FileNotFoundError, match=r"none of the 1 photos is below .*WFLW_images"):
         wflw.load(tmp_path, "test")
+
+
+def test_no_face_left_says_why(tmp_path):
+    rng = np.random.default_rng(4)
+    flat = line(rng, "a/1.jpg", box=(10, 20, 10, 90))
+    official(tmp_path, [flat, line(rng, "a/2.jpg")], [line(rng, "a/2.jpg")], ["a/1.jpg", "a/2.jpg"])
+    message = r"_train\.txt: no face is left, for all are set aside: 1 \(box of no area\), 1 \(its photo is in the test list\)"
+    with pytest.raises(ValueError, match=message):
+        wflw.load(tmp_path, "train")
+    official(tmp_path, [], [flat], ["a/1.jpg"])
+    with pytest.raises(ValueError, match=r"_test\.txt: no face is left, for all are set aside: 1 \(box of no area\)"):
+        wflw.load(tmp_path, "test")
+
+
+def test_a_test_photo_is_not_trained_on_although_its_test_face_is_set_aside(tmp_path):
+    rng = np.random.default_rng(5)
+    test = [line(rng, "a/2.jpg", box=(10, 20, 10, 90)), line(rng, "a/3.jpg")]
+    official(tmp_path, [line(rng, "a/1.jpg"), line(rng, "a/2.jpg")], test, ["a/1.jpg", "a/2.jpg", "a/3.jpg"])
+    with pytest.warns(UserWarning, match="in the test list"):
+        assert wflw.load(tmp_path, "train").names == ["a/1.jpg"]
+
+
+def test_a_photo_that_is_none_is_named_when_it_is_read(tmp_path):
+    official(tmp_path, [], [line(np.random.default_rng(6), "a/1.jpg")], ["a/1.jpg"])
+    (tmp_path / wflw.IMAGES / "a/1.jpg").write_text("no picture")
+    dataset = wflw.load(tmp_path, "test")
+    with pytest.raises(ValueError, match=r"a/1\.jpg is not an image"):
+        dataset[0]
 
 
 @needs_shared

@@ -1,3 +1,6 @@
+import warnings
+
+import cv2
 import numpy as np
 import pytest
 
@@ -29,6 +32,18 @@ def test_boxes(tmp_path):
     assert table["image"].tolist() == ["0--A/one.jpg", "0--A/one.jpg", "1--B/flat.jpg"] and table["line"].tolist() == [3, 4, 11]
     assert table.loc[0, ["x1", "y1", "x2", "y2"]].tolist() == [10, 20, 40, 60]
     assert table.attrs["set_aside"] == [(10, "box of no area")] and np.isnan(table["landmarks"][0]).all()
+    assert table.attrs["no_faces"] == [(5, "0--A/none.jpg")]
+
+
+def test_line_ends_marks_tabs_and_blank_lines_do_not_matter(tmp_path):
+    plain = wider.read_boxes(write(tmp_path, BOXES))
+    head, rest = BOXES.split("0--A/none.jpg")
+    odd = "\ufeff" + (head.replace("10 20 30 40", "10\t20\t30\t40") + "\n0--A/none.jpg" + rest).replace("\n", "\r\n")
+    path = tmp_path / "odd.txt"
+    path.write_bytes(odd.encode())
+    table = wider.read_boxes(path)
+    assert table["image"].tolist() == plain["image"].tolist() and table["line"].tolist() == [3, 4, 12]
+    np.testing.assert_array_equal(table[["x1", "y1", "x2", "y2"]], plain[["x1", "y1", "x2", "y2"]])
 
 
 @pytest.mark.parametrize(
@@ -40,6 +55,8 @@ def test_boxes(tmp_path):
         ("a/b.jpg\n1\n1 2 3\n", "line 3: 3 numbers, where 4 or 10 belong"),
         ("a/b.jpg\n1\n1 2 x 4\n", "line 3: could not convert"),
         ("../b.jpg\n1\n1 2 3 4\n", "line 1: the image path"),
+        ("a/b.jpg\n²\n1 2 3 4\n", "line 2: the number of faces of a/b.jpg belongs here, not '²'"),
+        ("a/b.jpg\n1\n1 2 3 4\n5 6 7 8\nc.jpg\n", "line 5: the number of faces of 5 6 7 8 belongs here, not 'c.jpg'"),
     ],
 )
 def test_damaged_lists_are_named(tmp_path, text, message):
@@ -49,12 +66,13 @@ def test_damaged_lists_are_named(tmp_path, text, message):
 
 def test_five_point_labels(tmp_path):
     points = "12 22 0.0 28 22 0.0 20 30 0.0 -1 -1 -1 25 38 0.0"
-    text = f"# 0--A/one.jpg\n10 20 30 40 {points} 0.82\n10 20 30 40 {'-1 -1 -1 ' * 5}0.5\n# 0--A/two.jpg\n1 2 3 4\n"
+    text = f"# 0--A/one.jpg\n10 20 30 40 {points} 0.82\n10 20 30 40 {'-1 -1 -1 ' * 5}0.5\n# 0--A/two.jpg\n1 2 3 4\n# c.jpg\n"
     table = wider.read_labels(write(tmp_path, text, "label.txt"))
     assert table["image"].tolist() == ["0--A/one.jpg", "0--A/one.jpg", "0--A/two.jpg"]
     assert np.isnan(table["landmarks"][0]).any(1).tolist() == [False, False, False, True, False]
     assert table["landmarks"][0][4].tolist() == [25, 38]
     assert np.isnan(table["landmarks"][1]).all() and np.isnan(table["landmarks"][2]).all()
+    assert table.attrs["no_faces"] == [(6, "c.jpg")]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +87,44 @@ def test_damaged_labels_are_named(tmp_path, text, message):
 def test_missing_and_empty(tmp_path):
     with pytest.raises(FileNotFoundError, match="WIDER FACE is to be had from"):
         wider.read_boxes(tmp_path / "none.txt")
-    assert len(wider.read_boxes(write(tmp_path, ""))) == 0 and len(wider.read_labels(write(tmp_path, ""))) == 0
+    for read in (wider.read_boxes, wider.read_labels):
+        with pytest.raises(ValueError, match=r"list\.txt lists no photos"):
+            read(write(tmp_path, "\n\n"))
+        (tmp_path / "latin.txt").write_bytes(b"a/\xfcber.jpg\n1\n1 2 3 4\n")
+        with pytest.raises(ValueError, match=r"latin\.txt is not UTF-8 text \(byte 2\)"):
+            read(tmp_path / "latin.txt")
+
+
+def photos(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(folder / name), np.zeros((60, 80, 3), np.uint8))
+
+
+def test_missing_photos_are_counted_and_photos_without_faces_stay(tmp_path):
+    path = write(tmp_path, BOXES.replace("0--A/none.jpg", "0--A/gone.jpg\n1\n1 2 3 4\n0--A/lost.jpg\n0\n0--A/none.jpg"))
+    photos(tmp_path, "0--A/one.jpg", "0--A/none.jpg", "1--B/flat.jpg")
+    with pytest.warns(UserWarning, match=r"list\.txt: set aside 1 \(box of no area\), 2 \(its photo is missing\)"):
+        dataset = wider.load(path, tmp_path)
+    assert dataset.names == ["0--A/one.jpg", "0--A/none.jpg", "1--B/flat.jpg"] and dataset.complete
+    assert dataset.table.attrs["set_aside"] == [
+        (15, "box of no area"),
+        (7, "its photo is missing"),
+        (8, "its photo is missing"),
+    ]
+    assert [len(faces) for _, faces in dataset] == [2, 0, 1] and dataset[1][1].schema.name == "wider5"
+
+
+def test_lists_of_nothing_usable(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none of the 3 photos is below .*: get WIDER_train\.zip"):
+        wider.load(write(tmp_path, BOXES), tmp_path)
+    photos(tmp_path, "flat.jpg", "none.jpg")
+    with pytest.raises(ValueError, match=r"no face is left, for all are set aside: 1 \(box of no area\)"):
+        wider.load(write(tmp_path, "flat.jpg\n1\n1 2 0 5\n"), tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset = wider.load(write(tmp_path, "none.jpg\n0\n"), tmp_path)
+    assert dataset.names == ["none.jpg"] and len(dataset.table) == 0 and len(dataset[0][1]) == 0
 
 
 @needs_shared

@@ -1,4 +1,4 @@
-"""The figures of chapters 1 and 2 are drawn from tables small and empty, and say what the tables say."""
+"""The figures of chapters 1, 2 and 6 are drawn from tables small and empty, and say what the tables say."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 
 from retinalib.faces import Faces
 from retinalib.landmarks import WFLW_98
-from retinalib.plots import anchors, faces
+from retinalib.plots import anchors, faces, pupils
 from retinalib.plots.style import use_style
 from retinalib.pupils import pupil_table
 
@@ -108,3 +108,100 @@ def test_anchor_figures():
     anchors.match_figure(np.zeros((96, 96, 3), np.uint8), face, np.zeros((0, 4)), np.zeros(0, int), "no anchors")
     table = pd.DataFrame({"design": ["a", "b"], "input": 320, "missed": 0.0, "iou": 0.5, "positives": 3, "anchors": 4200})
     anchors.alternatives_figure(table)
+
+
+def test_foreshortened_and_closed_eyes_are_not_among_the_pupils():
+    points = np.random.default_rng(0).uniform(0, 100, (20, 98, 2))
+    table = pupil_table(Faces(np.zeros((20, 4)), points))
+    fig = faces.pupil_figure(table)
+    for collection, side in zip(fig.axes[0].collections[-2:], ("right", "left"), strict=True):
+        shown = ~table[f"closed_{side}"] & ~table[f"foreshortened_{side}"]
+        assert len(collection.get_offsets()) == shown.sum() < 20
+
+
+def offsets(n=60, seed=0):
+    rng = np.random.default_rng(seed)
+    true = rng.normal(0, 0.1, n)
+    axis = np.where(np.arange(n) % 2, "x (towards the nose)", "y (up)")
+    return pd.DataFrame(
+        {"axis": axis, "true": true, "predicted": true + rng.normal(0, 0.02, n), "size": rng.uniform(30, 200, n)}
+    )
+
+
+def test_offsets_and_agreement():
+    table = offsets(600)
+    fig = pupils.offset_figure(table)
+    ticks = fig.axes[-1].get_yticks()
+    assert np.allclose([ticks.min(), ticks.max()], np.log2([table["size"].min(), table["size"].max()]))  # no white ends
+    assert "ρ = 0.9" in fig.axes[0].get_title(loc="left") and "n = 300" in fig.axes[0].get_title(loc="left")
+    table.loc[1, "predicted"] = 50.0  # a lost face must not blow up the axes
+    fig = pupils.agreement_figure(table)
+    assert all(max(np.abs(ax.get_xlim())) < 1 and max(np.abs(ax.get_ylim())) < 1 for ax in fig.axes)
+    assert [ax.texts[0].get_text().partition(" of ")[2] for ax in fig.axes] == ["300 eyes outside"] * 2
+    assert int(fig.axes[0].texts[0].get_text().split()[0]) >= 1
+    pupils.offset_figure(table[:0])
+    pupils.agreement_figure(table[:0])
+
+
+def test_worst_eye_names_its_thresholds():
+    fig = pupils.worst_eye_figure({"network": np.array([0.01, 0.2, np.nan]), "guess": np.full(3, np.nan)}, {"pupil": 0.05})
+    ax = fig.axes[0]
+    assert ax.get_ylabel() == "share of all faces" and [t.get_text() for t in ax.texts] == ["pupil 0.05"]
+    assert ax.lines[0].get_ydata()[-1] == pytest.approx(2 / 3)  # the miss counts
+    pupils.worst_eye_figure({"network": np.zeros(0)}, {})
+
+
+def test_errors_by_size():
+    columns = ["band", "method", "estimate", "low", "high"]
+    levels = pd.DataFrame([("small", "network", 4.0, 3.0, 5.0), ("small", "guess", 5.0, 4.5, 6.0)], columns=columns)
+    gaps = pd.DataFrame([("small", "network", -1.0, -2.0, -0.5)], columns=columns)
+    fig = pupils.error_by_size_figure(levels, gaps, "guess")
+    assert [t.get_text() for t in fig.axes[0].get_legend().get_texts()] == ["network", "guess"]
+    assert "guess" in fig.axes[1].get_title(loc="left")
+    pupils.error_by_size_figure(levels[:0].assign(band=[]), gaps[:0], "guess")
+
+
+def test_eyes_outside_the_tile_are_marked():
+    crop = np.zeros((72, 120, 3), np.uint8)
+    fig = pupils.eye_sheet([(crop, np.array([60.0, 36]), np.array([300.0, -5]), "250%")] * 2, columns=3)
+    mark = fig.axes[0].lines[-1]
+    assert mark.get_xydata().tolist() == [[120, 0]] and mark.get_marker() == ">"
+    assert fig.axes[0].get_title() == "250%, outside"
+    pupils.eye_sheet([])
+
+
+def test_compensation_with_and_without_gaze():
+    rng = np.random.default_rng(0)
+    yaw, turn = rng.uniform(-40, 40, 50), rng.uniform(-20, 20, 50)
+    table = pd.DataFrame({"yaw": yaw, "in_head": turn, "offset": turn / 100, "kind": "as it is"})
+    fig = pupils.compensation_figure(table)
+    assert [t.get_text() for t in fig.axes[0].get_legend().get_texts()] == ["as it is: ρ = 1.00"]
+    assert len(fig.axes[1].collections[0].get_offsets()) == (np.abs(turn) < pupils.STRAIGHT).sum()
+    fig = pupils.compensation_figure(table.assign(in_head=np.nan))
+    assert len(fig.axes[1].collections[0].get_offsets()) == 50
+
+
+def test_openness_left_right_trust_and_gaze():
+    fig = pupils.openness_figure(np.array([0.05, 0.2, 0.3]), np.array([0.3, 0.2, 0.3]), 0.12)
+    assert fig.axes[1].get_title(loc="left") == "Finding the 1 closed eyes of 3"
+    pupils.openness_figure(np.zeros(0), np.zeros(0), 0.12)
+    table = pupil_table(Faces(np.zeros((30, 4)), shapes()[1]))
+    fig = pupils.left_right_figure({"true": table, "none": table[:0]})
+    assert fig.axes[0].get_xlim() == fig.axes[2].get_xlim()  # so that the two can be compared
+    error = np.arange(10.0)
+    fig = pupils.trust_figure(pd.DataFrame({"perfect": error, "unknown": np.nan}), error)
+    perfect, unknown, itself = (line.get_ydata() for line in fig.axes[0].lines)
+    assert np.array_equal(perfect, itself) and perfect[0] < perfect[-1] == unknown[-1]
+    pupils.trust_figure(pd.DataFrame({"perfect": error[:0]}), error[:0])
+    looks = {"true": np.zeros((2, 2)), "measured": np.full((2, 2), 20.0)}
+    fig = pupils.gaze_plate([np.zeros((40, 40, 3), np.uint8)], [np.full((2, 2), 20.0)], [looks], ["off by 3°"])
+    assert fig.axes[0].get_title() == "off by 3°"
+    assert [t.get_text() for t in fig.legends[0].get_texts()] == ["true gaze", "measured gaze"]
+    pupils.gaze_plate([], [], [], [])
+
+
+def test_lifelike():
+    tables = {"real": pd.DataFrame({"a": [0.0, 1, 2]}), "rendered": pd.DataFrame({"a": [10.0, 11, 12]})}
+    fig = pupils.lifelike_figure(tables, {"a": "something (°)"})
+    assert fig.axes[0].get_title(loc="left") == "KS 1.00"
+    pupils.lifelike_figure({name: table[:0] for name, table in tables.items()}, {"a": "nothing"})

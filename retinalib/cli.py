@@ -1,0 +1,265 @@
+"""The command ``retinalib``: faces in photos, data sets, checkpoints.
+
+What goes wrong is said in one sentence, with exit code 2 if nothing was done, and 1 if something was found wrong on the way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from retinalib.datasets import synthetic, wflw
+from retinalib.datasets.describe import describe_faces
+from retinalib.datasets.table import ATTRIBUTES, BOX, FaceDataset, read_image
+from retinalib.faces import Faces
+from retinalib.files import write_bytes, write_text
+
+PICTURE = ".faces.png"  # ends the names of the pictures that are written
+PHOTO_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+_MOST_SAID = 20  # things wrong with a data set
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+def _sentence(error: Exception) -> str:
+    """What an exception says, on one line."""
+    return " ".join(str(error).split())
+
+
+class _Failure(click.ClickException):
+    exit_code = 2
+
+
+class _Group(click.Group):
+    """Says in a sentence what the library raises."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except (OSError, ValueError) as error:
+            raise _Failure(_sentence(error)) from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def main() -> None:
+    """RetinaFace with 98 landmarks: finds faces and measures their pupils."""
+
+
+@main.command()
+@click.argument("photos", nargs=-1, required=True, metavar="PHOTO…", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=_FOLDER, help="Folder for the pictures, faces.csv and faces.json.")
+@click.option("--checkpoint", default="rendered98", show_default=True, help="A shipped name, a run folder or a file.")
+@click.option("--score-threshold", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Least score of a face.")
+def detect(photos: tuple[Path, ...], out: Path, checkpoint: str, score_threshold: float) -> None:
+    """Finds the faces of photos, or of all photos below a folder.
+
+    Writes each photo with its faces drawn in, faces.csv (a row a face: box, score, and with 98 landmarks what the pupils
+    say) and faces.json (landmarks as well). A photo that can't be read is named, and the others go on.
+    """
+    paths = find_photos(photos)
+    from retinalib.detect import load_detector  # torch takes seconds to load, and a wrong path should not
+
+    detector = load_detector(checkpoint)
+    schema = detector.model.config.schema
+    tables, records, failed = [face_table(Faces.empty(schema))], [], 0
+    names = picture_names(paths)
+    for path in tqdm(paths, desc="detecting", unit="photo", disable=None):
+        try:
+            image = read_image(path, honour_exif=True)
+            faces = detector.detect(image, score_threshold)
+            picture = annotated(image, faces)
+        except (OSError, ValueError) as error:
+            failed += 1
+            with tqdm.external_write_mode():
+                click.echo(f"left out: {_sentence(error)}", err=True)
+            continue
+        write_bytes(out / names[path], picture)
+        photo = os.fsencode(path).decode(errors="replace")  # a name may be no UTF-8
+        if len(faces):
+            tables.append(face_table(faces).assign(photo=photo, picture=names[path]))
+        size = {"height": image.shape[0], "width": image.shape[1]}
+        records.append({"photo": photo, "picture": names[path], **size, "faces": face_records(faces)})
+    table = pd.concat(tables[1:], ignore_index=True) if tables[1:] else tables[0].assign(photo="", picture="")
+    table = table[["photo", "picture", *tables[0]]]
+    write_text(out / "faces.csv", table.round(4).to_csv(index=False))
+    about = {"checkpoint": checkpoint, "score_threshold": score_threshold, "schema": schema.name}
+    write_text(out / "faces.json", json.dumps({**about, "photos": records}, indent=1, ensure_ascii=False, allow_nan=False))
+    click.echo(f"photos: {len(records)}, faces: {len(table)}, written to {out}")
+    if failed:
+        click.echo(f"photos that could not be read: {failed} of {len(paths)}", err=True)
+        sys.exit(1)
+
+
+def find_photos(paths: Sequence[Path]) -> list[Path]:
+    """The files named, and the image files below the folders named, each once; pictures that this command wrote are no photos.
+
+    Raises ValueError for a folder without any.
+    """
+    found: list[Path] = []
+    for path in paths:
+        below = [path]
+        if path.is_dir():
+            files = (p for p in path.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file())
+            below = sorted(p for p in files if not p.name.endswith(PICTURE))
+            if not below:
+                raise ValueError(f"there is no photo in {path}")
+        found += below
+    return list(dict.fromkeys(found))
+
+
+def picture_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """A file name for the picture of each photo; of several with one name, the later ones get a number."""
+    names, taken = {}, set()
+    for path in paths:
+        name, number = path.stem + PICTURE, 1
+        while name.casefold() in taken:  # some file systems take A.png for a.png
+            number += 1
+            name = f"{path.stem}-{number}{PICTURE}"
+        taken.add(name.casefold())
+        names[path] = name
+    return names
+
+
+def face_table(faces: Faces) -> pd.DataFrame:
+    """A row a face: its number, box and score, and the columns of :func:`retinalib.pupils.pupil_table` where there are lids."""
+    from retinalib.pupils import pupil_table
+
+    table = pd.DataFrame({"face": np.arange(len(faces))})
+    table[BOX] = faces.boxes
+    table["score"] = faces.scores
+    if not faces.schema.right_eye.lids:
+        return table
+    return pd.concat([table, pupil_table(faces).drop(columns="score")], axis=1)
+
+
+def face_records(faces: Faces) -> list[dict]:
+    """Plain values for JSON: box, score, landmarks and whether they lie in the photo, in pixels to the hundredth."""
+    rows = zip(faces.boxes, faces.scores, faces.landmarks, faces.visible, strict=True)
+    return [
+        {
+            "box": np.round(box.astype(float), 2).tolist(),
+            "score": round(float(score), 4),
+            "landmarks": np.round(points.astype(float), 2).tolist(),
+            "visible": visible.tolist(),
+        }
+        for box, score, points, visible in rows
+    ]
+
+
+def annotated(image: np.ndarray, faces: Faces) -> bytes:
+    """The photo with its faces drawn in, as a PNG of the photo's size, or 800 pixels on the longer side if that is more."""
+    from matplotlib.figure import Figure
+
+    from retinalib.plots.style import draw_faces, png
+
+    height, width = image.shape[:2]
+    longest = max(height, width)
+    figure = Figure(figsize=(10 * width / longest, 10 * height / longest))
+    draw_faces(figure.add_axes((0, 0, 1, 1)), image, predicted=faces)
+    return png(figure, dpi=max(longest, 800) / 10)
+
+
+@main.command()
+def checkpoints() -> None:
+    """Lists the checkpoints that come with the project."""
+    from retinalib.checkpoint import load_model, read
+    from retinalib.detect import CHECKPOINTS, available_detectors
+
+    rows = []
+    for name in available_detectors():
+        path = CHECKPOINTS / f"{name}.pt"
+        model = load_model(path)
+        config, values = model.config, sum(p.numel() for p in model.parameters())
+        se = "–" if config.se_reduction is None else f"reduction {config.se_reduction}"
+        size = f"{path.stat().st_size / 1e6:.1f} MB"
+        rows.append((name, config.backbone, config.schema.name, se, read(path).get("epoch", "–"), f"{values:,}", size))
+    if not rows:
+        raise ValueError(f"there is no checkpoint in {CHECKPOINTS}")
+    columns = ["name", "backbone", "landmarks", "SE", "epoch", "parameters", "file"]
+    click.echo(pd.DataFrame(rows, columns=columns).to_string(index=False))
+
+
+@main.group(cls=_Group)
+def datasets() -> None:
+    """Renders, checks or describes a data set in WFLW's layout."""
+
+
+@datasets.command()
+@click.argument("root", type=_FOLDER)
+@click.option(
+    "--images", default=2500, show_default=True, type=click.IntRange(min=2), help="Pictures, a fifth of them to test."
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--size", default=320, show_default=True, type=click.IntRange(min=64), help="Pixels a side.")
+def make(root: Path, images: int, seed: int, size: int) -> None:
+    """Renders faces with known pose and gaze into a folder of their own below ROOT, and prints its name."""
+    click.echo(synthetic.make(root, images, seed, size, progress=sys.stderr.isatty()))
+
+
+@datasets.command()
+@click.argument("root", type=_FOLDER)
+def check(root: Path) -> None:
+    """Reads the lists in ROOT (train, test or both) and every photo they name; exit code 1 if anything is wrong."""
+    lists = {split: root / wflw.LISTS.format(split=split) for split in ("train", "test")}
+    present = {split: path for split, path in lists.items() if path.is_file()} or lists
+    tables = {split: wflw.read_annotations(path) for split, path in present.items()}
+    shared = wflw.shared_images(*tables.values()) if len(tables) == 2 else []
+    wrong = [f"{name} is in the train and in the test list" for name in shared]
+    for split, table in tables.items():
+        wrong += [f"{split} list, line {line}: {reason}" for line, reason in table.attrs["set_aside"]]
+        photos = table["image"].unique()
+        for name in tqdm(photos, desc=split, unit="photo", disable=None):
+            try:
+                read_image(root / wflw.IMAGES / name)
+            except (OSError, ValueError) as error:
+                wrong.append(_sentence(error))
+        click.echo(f"{split}: photos {len(photos):,}, faces {len(table):,}")
+    for sentence in wrong[:_MOST_SAID]:
+        click.echo(sentence, err=True)
+    if wrong:
+        click.echo(f"things wrong: {len(wrong):,}, the first {min(len(wrong), _MOST_SAID)} of them above", err=True)
+        sys.exit(1)
+    click.echo("nothing wrong")
+
+
+@datasets.command()
+@click.argument("root", type=_FOLDER)
+@click.option("--split", default="train", show_default=True, type=click.Choice(["train", "test"]))
+def describe(root: Path, split: str) -> None:
+    """Prints what the data set in ROOT holds: faces, sizes, attributes, and what is odd about them."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        dataset = wflw.load(root, split)
+    for warning in said:
+        click.echo(str(warning.message), err=True)
+    click.echo(description(dataset).to_string(header=False))
+
+
+def description(dataset: FaceDataset) -> pd.Series:
+    """A data set in some numbers, name -> text."""
+    table = describe_faces(dataset)
+    small, middle, large = table["size"].quantile([0.05, 0.5, 0.95])
+    rows = {
+        "photos": f"{len(dataset):,}",
+        "faces": f"{len(table):,}",
+        "most faces in a photo": f"{table['faces'].max()}",
+        "face size (px), 5 %, median, 95 %": f"{small:.0f}, {middle:.0f}, {large:.0f}",
+    }
+    flags = {name.replace("_", "-"): dataset.table[name].astype(bool) for name in ATTRIBUTES if name in dataset.table}
+    odd = {
+        "with landmarks outside the photo": table["outside_photo"] > 0,
+        "with landmarks outside the box": table["outside_box"] > 0,
+        "with landmarks on another one": table["repeated"] > 0,
+        "labelled twice": table["twin"],
+    }
+    return pd.Series(rows | {name: f"{flag.sum():,} ({flag.mean():.1%})" for name, flag in {**flags, **odd}.items()})

@@ -1,0 +1,97 @@
+"""The explorer of chapter 1: the faces of a data set, one at a time, chosen by what they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from ipywidgets import Button, Checkbox, Dropdown, IntRangeSlider, IntSlider, Text
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from retinalib.datasets.describe import describe_faces
+from retinalib.datasets.table import ATTRIBUTES, FaceDataset
+from retinalib.faces import Faces
+from retinalib.plots.style import crop_face, draw_faces
+from retinalib.widgets.explorer import Explorer, nothing, panels
+
+_ODD = {
+    "outside_photo": "{} landmarks outside the photo",
+    "outside_box": "{} landmarks outside the box",
+    "repeated": "{} landmarks on another one",
+    "twin": "labelled twice",
+}
+
+
+def dataset_browser(dataset: FaceDataset) -> Explorer:
+    """Shows one face after the other: its photo with all boxes, and the face with its landmarks, a colour a region.
+
+    Filters: one of WFLW's attributes, face size, a part of the photo's name, and whether anything is odd about the face (see
+    :func:`retinalib.datasets.describe.describe_faces`). A single region can be shown, and the numbers of its landmarks.
+    """
+    if not len(dataset.table):
+        raise ValueError("the data set holds no face to look at")
+    names = [name for name in ATTRIBUTES if name in dataset.table]
+    table = pd.concat([describe_faces(dataset), dataset.table[["image", *names]].reset_index(drop=True)], axis=1)
+    odd_face = (table[list(_ODD)] > 0).any(axis=1)
+    choices = [("any", "any"), *((n.replace("_", "-"), n) for n in names), ("none of them", "none")]
+    smallest, largest = int(np.floor(table["size"].min())), int(np.ceil(table["size"].max()))
+
+    def chosen(attribute: str, sizes: tuple[int, int], text: str, odd: bool) -> pd.DataFrame:
+        keep = table["size"].between(*sizes) & table["image"].str.contains(text, case=False, regex=False)
+        if attribute in names:
+            keep &= table[attribute].astype(bool)
+        elif attribute == "none":
+            keep &= ~table[names].astype(bool).any(axis=1)
+        return table[keep & odd_face] if odd else table[keep]
+
+    def draw(
+        attribute: str, sizes: tuple[int, int], text: str, odd: bool, region: str, numbers: bool, face: int
+    ) -> tuple[Figure, str]:
+        rows = chosen(attribute, sizes, text, odd)
+        if not len(rows):
+            return nothing("no face is left: widen the filters"), f"0 of {len(table)} faces"
+        place = min(face, len(rows))
+        row = rows.iloc[place - 1]
+        image, faces = dataset[row["photo"]]
+        figure, (left, right) = panels([3.5, 3.5], 3.7)
+        draw_faces(left, image, faces, landmarks=False)
+        x1, y1, x2, y2 = faces.boxes[row["face"]]
+        left.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="#E69F00", lw=2.2))
+        left.set_title(row["image"].rpartition("/")[2], fontsize=8)
+        crop, close = crop_face(image, faces, row["face"], 400)
+        draw_faces(right, crop, _only(close, region), boxes=False, regions=True, numbers=numbers)
+        right.set_title(f"{row['size']:.0f} px, face {row['face'] + 1} of {row['faces']} in the photo", fontsize=8)
+        said = [n.replace("_", "-") for n in names if row[n]] or (["no attribute"] if names else [])
+        said += [what.format(int(row[column])) for column, what in _ODD.items() if row[column]]
+        return figure, f"{place} of {len(rows)} faces" + (": " + ", ".join(said) if said else "")
+
+    controls = {
+        "attribute": Dropdown(options=choices, description="attribute"),
+        "sizes": IntRangeSlider(value=(smallest, largest), min=smallest, max=largest, description="size (px)"),
+        "text": Text(placeholder="part of the photo's name", description="name"),
+        "odd": Checkbox(description="odd faces only", indent=False),
+        "region": Dropdown(options=["all", *dataset.schema.regions], description="region"),
+        "numbers": Checkbox(description="numbers", indent=False),
+        "previous": Button(description="previous"),
+        "face": IntSlider(value=1, min=1, max=len(table), description="face"),
+        "next": Button(description="next"),
+    }
+    explorer = Explorer(controls, draw)
+
+    def narrow(_: object) -> None:
+        filters = {name: controls[name].value for name in ("attribute", "sizes", "text", "odd")}
+        with explorer.held():
+            controls["face"].max = max(1, len(chosen(**filters)))
+            controls["face"].value = 1
+
+    for name in ("attribute", "sizes", "text", "odd"):
+        controls[name].observe(narrow, "value")
+    for name, step in (("previous", -1), ("next", 1)):
+        controls[name].on_click(lambda _, step=step: setattr(controls["face"], "value", controls["face"].value + step))
+    return explorer
+
+
+def _only(face: Faces, region: str) -> Faces:
+    """The face with the landmarks of one region, or of all."""
+    shown = np.array([region in ("all", name) for name in face.schema.region_of()])
+    return Faces(face.boxes, np.where(shown[None, :, None], face.landmarks, np.nan), face.visible, schema=face.schema)

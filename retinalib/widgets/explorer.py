@@ -1,0 +1,92 @@
+"""``Explorer``: controls over a picture that follows them; what all explorers share."""
+
+from __future__ import annotations
+
+import base64
+import html
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ipywidgets import HTML, Box, Image, Layout, VBox, Widget
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from retinalib.plots.style import png
+
+
+class Explorer(VBox):
+    """Controls, a sentence, and a picture that is drawn anew when a control changes.
+
+    controls: name -> widget, shown in this order; draw: takes the values of those that its parameters name and returns a figure
+    and a sentence on it. ``controls[name].value = …`` does in code what a hand does on the screen; ``picture.value`` holds
+    the PNG, ``sentence.value`` the sentence as HTML.
+
+    In a notebook that is shown without a kernel, as on a code host, the last picture stands in for the widget.
+    """
+
+    def __init__(self, controls: dict[str, Widget], draw: Callable[..., tuple[Figure, str]]) -> None:
+        self.controls, self._draw, self._drawn, self._held = controls, draw, {}, False
+        self.sentence, self.picture = HTML(), Image(format="png", layout=Layout(max_width="100%", object_fit="contain"))
+        super().__init__([Box(list(controls.values()), layout=Layout(flex_flow="row wrap")), self.sentence, self.picture])
+        self._followed = list(inspect.signature(draw).parameters)
+        for name in self._followed:
+            controls[name].observe(lambda _: self._follow(), "value")
+        self._redraw()
+
+    def values(self) -> dict[str, Any]:
+        """What the controls say that the picture follows, by name."""
+        return {name: self.controls[name].value for name in self._followed}
+
+    def update(self) -> None:
+        """Draws the picture for the controls as they are. What can't be drawn is said: the next photo may be readable."""
+        try:
+            self._redraw()
+        except (OSError, ValueError) as error:
+            self.picture.value = png(nothing("nothing to show"))
+            self.say(str(error))
+
+    def _redraw(self) -> None:
+        self._drawn = self.values()
+        figure, sentence = self._draw(**self._drawn)
+        self.picture.value = png(figure)
+        self.say(sentence)
+
+    def _follow(self) -> None:
+        if not self._held and self.values() != self._drawn:
+            self.update()
+
+    def say(self, sentence: str) -> None:
+        """Shows a sentence over the picture."""
+        self.sentence.value = html.escape(sentence)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Several controls change, the picture is drawn once, at the end."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        self._follow()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        bundle["text/plain"] = html.unescape(self.sentence.value)
+        return {**bundle, "image/png": base64.b64encode(self.picture.value).decode()}
+
+
+def panels(widths: Sequence[float], height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with panels beside each other, in inches. Pyplot does not know it, so that nothing shows it a second time."""
+    figure = Figure(figsize=(sum(widths), height), layout="constrained")
+    grid = figure.add_gridspec(1, len(widths), width_ratios=widths)
+    return figure, [figure.add_subplot(cell) for cell in grid]
+
+
+def nothing(sentence: str) -> Figure:
+    """An empty figure that says why it is empty."""
+    figure, (ax,) = panels([6], 1.5)
+    ax.axis("off")
+    ax.text(0.5, 0.5, sentence, ha="center", va="center")
+    return figure

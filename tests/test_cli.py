@@ -1,0 +1,141 @@
+"""The command ``retinalib``, as a user meets it."""
+
+import json
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from retinalib.checkpoint import save_model
+from retinalib.cli import find_photos, main, picture_names
+from retinalib.datasets import wflw
+from retinalib.datasets.synthetic import render_face
+from retinalib.landmarks import WIDER_5
+from retinalib.model import ModelConfig, RetinaFace
+
+
+def call(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def photo(path, person=0, size=160):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), render_face(size=size, person=person)[0][..., ::-1])
+    return path
+
+
+def test_detects_and_writes(tmp_path):
+    photos = [photo(tmp_path / "a" / "face.png"), photo(tmp_path / "b" / "face.png", person=3)]
+    empty = tmp_path / "nobody.png"
+    cv2.imwrite(str(empty), np.full((90, 120, 3), 128, np.uint8))
+    out = tmp_path / "out"
+    result = call("detect", *photos, empty, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert sorted(p.name for p in out.iterdir()) == [
+        "face-2.faces.png", "face.faces.png", "faces.csv", "faces.json", "nobody.faces.png",
+    ]  # fmt: skip
+    table = pd.read_csv(out / "faces.csv")
+    assert table["photo"].tolist() == [str(p) for p in photos]
+    assert table["picture"].tolist() == ["face.faces.png", "face-2.faces.png"]
+    assert {"x1", "score", "offset_x_right", "openness_left", "inter_pupil"} <= set(table)
+    known = json.loads((out / "faces.json").read_text())
+    assert [len(p["faces"]) for p in known["photos"]] == [1, 1, 0] and known["schema"] == "wflw98"
+    face = known["photos"][0]["faces"][0]
+    assert np.shape(face["landmarks"]) == (98, 2) and face["box"][0] == pytest.approx(table["x1"][0], abs=0.01)
+    true = render_face(size=160)[1]
+    assert np.abs(np.array(face["landmarks"]) - true.landmarks[0]).mean() < 5
+    drawn = cv2.imread(str(out / "face.faces.png"))
+    assert drawn.shape == (800, 800, 3)  # a small photo is enlarged, so that its points can be seen
+    plain = cv2.resize(cv2.imread(str(photos[0])), (800, 800))
+    assert 0.005 < (np.abs(drawn.astype(int) - plain).max(-1) > 60).mean() < 0.3
+    assert cv2.imread(str(out / "nobody.faces.png")).shape == (600, 800, 3)
+
+
+def test_a_bad_photo_is_named_and_the_others_go_on(tmp_path):
+    good, bad = photo(tmp_path / "good.png"), tmp_path / "bad.jpg"
+    bad.write_bytes(b"not a photo")
+    result = call("detect", bad, good, tmp_path / "gone.png", "--out", tmp_path / "out", "--score-threshold", 0.3)
+    assert result.exit_code == 1
+    assert "bad.jpg is not an image that can be read (11 bytes)" in result.stderr
+    assert "gone.png" in result.stderr and "could not be read: 2 of 3" in result.stderr
+    assert len(pd.read_csv(tmp_path / "out" / "faces.csv")) == 1
+    result = call("detect", bad, "--out", tmp_path / "none")
+    assert result.exit_code == 1
+    table = pd.read_csv(tmp_path / "none" / "faces.csv")
+    assert not len(table) and "offset_x_right" in table  # the columns are there all the same
+
+
+def test_five_landmarks_have_no_pupil_columns(tmp_path):
+    save_model(RetinaFace(ModelConfig(schema=WIDER_5)), tmp_path / "five.pt")
+    options = ("--out", tmp_path / "out", "--checkpoint", tmp_path / "five.pt", "--score-threshold", 0)
+    result = call("detect", photo(tmp_path / "a.png", size=64), *options)
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(tmp_path / "out" / "faces.csv")
+    assert len(table) and list(table) == ["photo", "picture", "face", "x1", "y1", "x2", "y2", "score"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("detect", "{}/a.png", "--out", "{}/out", "--checkpoint", "nobody"), "no detector 'nobody'"),
+        (("detect", "{}/a.png", "--out", "{}/out", "--checkpoint", "{}/a.png"), "damaged or not a checkpoint"),
+        (("detect", "{}/empty", "--out", "{}/out"), "there is no photo in"),
+        (("detect", "{}/a.png", "--out", "{}/a.png"), "is a file"),
+        (("detect", "{}/a.png", "--out", "{}/out", "--score-threshold", "2"), "not in the range"),
+        (("detect", "--out", "{}/out"), "Missing argument"),
+        (("datasets", "check", "{}/empty"), "no annotations at"),
+        (("datasets", "describe", "{}/empty"), "no annotations at"),
+        (("datasets", "make", "{}/new", "--images", "2"), "leave nothing to train or to test with"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_sentence(arguments, sentence, tmp_path):
+    photo(tmp_path / "a.png", size=64)
+    (tmp_path / "empty").mkdir()
+    result = call(*(a.format(tmp_path) for a in arguments))
+    assert result.exit_code == 2 and not (tmp_path / "out").exists()
+    assert sentence in result.stderr and "Traceback" not in result.output
+    assert result.stderr.strip().splitlines()[-1].startswith("Error: ")
+
+
+def test_photos_below_folders_and_their_names(tmp_path):
+    for name in ("x/b.JPG", "x/a.png", "y/A.jpg", "x/a.faces.png", "x/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_photos([tmp_path, tmp_path / "x" / "a.png"])
+    assert [p.relative_to(tmp_path).as_posix() for p in found] == ["x/a.png", "x/b.JPG", "y/A.jpg"]
+    assert list(picture_names(found).values()) == ["a.faces.png", "b.faces.png", "A-2.faces.png"]
+
+
+def test_datasets(tmp_path):
+    made = call("datasets", "make", tmp_path, "--images", 5, "--size", 96, "--seed", 4)
+    assert made.exit_code == 0, made.output
+    root = made.stdout.strip()
+    checked = call("datasets", "check", root)
+    assert checked.exit_code == 0 and "test: photos 1, faces" in checked.stdout and "nothing wrong" in checked.stdout
+    train = wflw.read_annotations(tmp_path / root / wflw.LISTS.format(split="train"))
+    described = call("datasets", "describe", root)
+    assert described.exit_code == 0
+    numbers = dict(line.rsplit(None, 1) for line in described.stdout.splitlines()[:2])
+    assert numbers == {"photos": "4", "faces": str(len(train))}
+    (tmp_path / root / wflw.LISTS.format(split="test")).rename(tmp_path / "test.txt")
+    alone = call("datasets", "check", root)
+    assert alone.exit_code == 0 and "train: photos 4" in alone.stdout and "test" not in alone.stdout
+    (tmp_path / root / wflw.LISTS.format(split="train")).rename(tmp_path / root / wflw.LISTS.format(split="test"))
+    wflw.write_annotations(train, tmp_path / root / wflw.LISTS.format(split="train"))
+    twice = call("datasets", "check", root)
+    assert twice.exit_code == 1 and f"{min(train['image'])} is in the train and in the test list" in twice.stderr
+    (tmp_path / root / wflw.LISTS.format(split="test")).unlink()
+    damaged = tmp_path / root / wflw.IMAGES / train["image"][0]
+    damaged.write_bytes(damaged.read_bytes()[:50])
+    checked = call("datasets", "check", root)
+    assert checked.exit_code == 1 and f"{damaged} is not an image" in checked.stderr and "nothing wrong" not in checked.stdout
+
+
+def test_checkpoints():
+    result = call("checkpoints")
+    assert result.exit_code == 0
+    rows = {line.split()[0]: line for line in result.stdout.splitlines()[1:]}
+    assert "mobilenet0.25" in rows["rendered98"] and "wflw98" in rows["rendered98"]
+    assert "reduction 16" in rows["rendered98-se16"] and "reduction" not in rows["rendered98"]

@@ -1,0 +1,289 @@
+"""The explorers are driven by their controls' values, as a hand would."""
+
+import base64
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from retinalib.anchors import AnchorConfig
+from retinalib.datasets import synthetic
+from retinalib.datasets.table import FaceDataset
+from retinalib.detect import Detector, load_detector
+from retinalib.faces import Faces
+from retinalib.gaze import Eyeball
+from retinalib.landmarks import WIDER_5
+from retinalib.model import ModelConfig, RetinaFace
+from retinalib.reach import fitted, reach
+from retinalib.widgets import (
+    anchor_explorer,
+    dataset_browser,
+    detection_explorer,
+    feature_viewer,
+    pupil_explorer,
+    training_view,
+)
+from retinalib.widgets.anchors import ladder
+
+EYEBALL = Eyeball((0.0, 0.0, -0.08), 0.13)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    root = synthetic.make(tmp_path_factory.mktemp("faces"), 14, seed=2, size=160, workers=1, progress=False)
+    return synthetic.load(root, "train")
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return load_detector("rendered98", "cpu")
+
+
+class Listening:
+    """A detector that notes what it is asked, and may answer with what it is given."""
+
+    def __init__(self, detector, answer=None):
+        self.model, self.detector, self.answer, self.asked = detector.model, detector, answer, []
+
+    def detect(self, image, *options):
+        self.asked.append((image.shape, *options))
+        return self.detector.detect(image, *options) if self.answer is None else self.answer
+
+
+def changes(explorer, **values):
+    """Sets controls one after the other; each must change the picture, which stays a PNG."""
+    for name, value in values.items():
+        before = explorer.picture.value
+        explorer.controls[name].value = value
+        assert explorer.picture.value != before, f"{name} = {value} changes nothing"
+        assert bytes(explorer.picture.value).startswith(b"\x89PNG")
+
+
+def test_two_explorers_need_no_torch():
+    code = "import sys; from retinalib.widgets import dataset_browser, training_view; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+def test_a_host_without_widgets_gets_the_picture(dataset):
+    explorer = dataset_browser(dataset)
+    changes(explorer, face=2)
+    bundle = explorer._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert base64.b64decode(bundle["image/png"]) == explorer.picture.value
+    assert bundle["text/plain"].startswith(f"2 of {len(dataset.table)} faces")
+
+
+def test_browsing(dataset):
+    explorer, table = dataset_browser(dataset), dataset.table
+    controls, count = explorer.controls, len(table)
+    assert explorer.sentence.value.startswith(f"1 of {count} faces")
+    first = explorer.picture.value
+    controls["next"].click()
+    assert controls["face"].value == 2 and explorer.picture.value != first
+    controls["previous"].click()
+    controls["previous"].click()  # there is none before the first
+    assert controls["face"].value == 1 and explorer.picture.value == first
+    changes(explorer, face=count, numbers=True, region="left eye")
+
+
+def test_filters_and_their_counts(dataset):
+    explorer, table = dataset_browser(dataset), dataset.table
+    controls = explorer.controls
+    name = max(("pose", "expression", "occlusion", "make_up"), key=lambda n: table[n].sum())
+    extent = table[["x2", "y2"]].to_numpy() - table[["x1", "y1"]].to_numpy()
+    size = np.sqrt(extent.prod(1))
+    controls["attribute"].value = name
+    assert 0 < table[name].sum() < len(table)
+    assert explorer.sentence.value.startswith(f"1 of {table[name].sum()} faces") and controls["face"].max == table[name].sum()
+    controls["attribute"].value = "none"
+    plain = ~table[["pose", "expression", "illumination", "make_up", "occlusion", "blur"]].any(axis=1)
+    assert explorer.sentence.value.startswith(f"1 of {plain.sum()} faces: no attribute")
+    controls["attribute"].value = "any"
+    middle = int(np.median(size))
+    controls["sizes"].value = (controls["sizes"].min, middle)
+    assert explorer.sentence.value.startswith(f"1 of {(size <= middle).sum()} faces")
+    controls["sizes"].value = (controls["sizes"].min, controls["sizes"].max)
+    controls["text"].value = "COUPLE"
+    couples = table["image"].str.contains("Couple").sum()
+    assert explorer.sentence.value.startswith(f"1 of {couples} faces")
+    controls["text"].value = "(no such"
+    assert explorer.sentence.value == f"0 of {len(table)} faces"
+    controls["next"].click()
+    controls["text"].value = ""
+    assert explorer.sentence.value.startswith(f"1 of {len(table)} faces")
+
+
+def test_odd_faces_only(dataset):
+    table = dataset.table.copy()
+    points = [p.copy() for p in table["landmarks"]]
+    points[3][10] = -40, 5
+    table["landmarks"] = points
+    explorer = dataset_browser(FaceDataset(table, dataset.images_root))
+    explorer.controls["odd"].value = True
+    before = int(re.match(r"1 of (\d+) faces", explorer.sentence.value)[1])
+    plain = dataset_browser(dataset)
+    plain.controls["odd"].value = True
+    assert before == 1 + int(re.match(r"\d+ of (\d+) faces", plain.sentence.value)[1])
+    said = []
+    for place in range(1, before + 1):
+        explorer.controls["face"].value = place
+        said.append(explorer.sentence.value)
+    assert any("1 landmarks outside the photo, 1 landmarks outside the box" in sentence for sentence in said)
+
+
+def test_a_photo_that_is_gone_is_named(dataset, tmp_path):
+    table = pd.concat([dataset.table[dataset.table["image"] == name] for name in dataset.names[:2]])
+    for name in table["image"].unique():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((dataset.images_root / name).read_bytes())
+    explorer = dataset_browser(FaceDataset(table.reset_index(drop=True), tmp_path))
+    (tmp_path / dataset.names[1]).unlink()
+    explorer.controls["face"].value = len(table)
+    assert "no image at" in explorer.sentence.value and dataset.names[1] in explorer.sentence.value
+    explorer.controls["face"].value = 1
+    assert explorer.sentence.value.startswith("1 of")
+
+
+def test_the_ladder_of_anchors():
+    assert ladder((8, 16, 32), 16, 2, 2.0) == AnchorConfig()
+    assert ladder((16, 32), 10, 1, 3.0).sizes == ((10,), (30,))
+
+
+def test_anchors(dataset):
+    explorer = anchor_explorer(dataset)
+    changes(explorer, image_size=160, threshold=0.6, strides="4, 8, 16, 32", per_cell=1, ratio=2.83, smallest=32, face=1)
+    faces = [fitted(dataset.faces(n), (160, 160), 160) for n in range(len(dataset))]
+    table = reach(faces, 160, ladder((4, 8, 16, 32), 32, 1, 2.83), 0.6, 0.2)
+    shares = [f"{(table['kind'] == kind).mean():.1%} {kind}" for kind in ("matched", "kept", "missed")]
+    assert explorer.sentence.value.startswith(f"{len(table)} faces: {', '.join(shares)}.")
+    assert f"{40 * 40 + 20 * 20 + 10 * 10 + 5 * 5:,} an image" in explorer.sentence.value
+
+
+def test_anchors_say_how_many_faces_stand_for_all(dataset, monkeypatch):
+    monkeypatch.setattr("retinalib.widgets.anchors._MOST_FACES", len(dataset.table) // 2)
+    used = sum(len(dataset.faces(n)) for n in range(0, len(dataset), 3))
+    assert len(dataset.table) % 2  # so that every third photo is taken
+    assert anchor_explorer(dataset).sentence.value.startswith(f"{used} of {len(dataset.table)} faces")
+
+
+def test_features_with_se(dataset):
+    explorer = feature_viewer(load_detector("rendered98-se16", "cpu"), dataset)
+    changes(explorer, photo=2, level=32, show="before SE", order="by number", channel=5)
+    assert "stride 32: 64 channels of 5 × 5 cells; channel 4, rank" in explorer.sentence.value
+    assert "excitation" in explorer.sentence.value
+    changes(explorer, show="after SE", order="strongest first", channel=1)
+    assert ", rank 1, " in explorer.sentence.value
+
+
+def test_features_without_se(dataset, detector):
+    explorer = feature_viewer(detector.model, [dataset[0][0]])
+    changes(explorer, level=16, order="strongest first", channel=64)
+    assert "rank 64, mean |activation|" in explorer.sentence.value
+
+
+def test_detections_of_two_detectors(dataset, detector, tmp_path):
+    three = synthetic.render_face(size=160)[1][[0, 0, 0]]
+    three.scores = np.array([0.95, 0.5, 0.1], np.float32)
+    real, given = Listening(detector), Listening(detector, three)
+    explorer = detection_explorer({"real": real, "given": given}, dataset)
+    assert "given finds 2 with a score of at least 0.50" in explorer.sentence.value
+    changes(explorer, photo=3, landmarks=False, truth=False)
+    asked = len(given.asked)
+    changes(explorer, score=0.05)
+    assert "given finds 3 with a score of at least 0.05" in explorer.sentence.value
+    changes(explorer, score=0.9)
+    assert len(given.asked) == asked  # the score asks no detector anything
+    explorer.controls["nms"].value = 0.7
+    explorer.controls["photo"].value = 1
+    explorer.controls["photo"].value = 3
+    assert real.asked[asked:] == [((160, 160, 3), 0.05, 0.7)] * 2  # photo 3, photo 1, and no third time
+    explorer.controls["photo"].value = 1
+    found = detector.detect(dataset[0][0], 0.9, 0.7)
+    name = dataset.names[0].rpartition("/")[2]
+    assert explorer.sentence.value.startswith(name) and f"real finds {len(found)}, given finds 1 " in explorer.sentence.value
+    explorer.controls["file"].value = str(tmp_path / "new" / "picture")
+    explorer.controls["save"].click()
+    assert (tmp_path / "new" / "picture.png").read_bytes() == explorer.picture.value
+    explorer.controls["file"].value = str(tmp_path / "new" / "picture.png" / "deeper.png")
+    explorer.controls["save"].click()
+    assert "the picture was not saved" in explorer.sentence.value
+
+
+def test_upload(dataset, detector):
+    explorer = detection_explorer({"rendered98": detector}, dataset)
+    before = explorer.picture.value
+    image = synthetic.render_face(size=160, person=4)[0]
+    data = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+    explorer.controls["upload"].value = (_file("me.png", data[:200]),)
+    assert explorer.sentence.value == "me.png is not an image that can be read (200 bytes)"
+    assert explorer.picture.value == before
+    explorer.controls["upload"].value = (_file("me.png", data),)
+    assert explorer.sentence.value == "your photo: rendered98 finds 1 with a score of at least 0.50"
+    assert explorer.picture.value != before
+    changes(explorer, landmarks=False, photo=2)
+    assert dataset.names[1].rpartition("/")[2] in explorer.sentence.value
+
+
+def _file(name, data):
+    return {
+        "name": name,
+        "type": "image/png",
+        "size": len(data),
+        "content": memoryview(data),
+        "last_modified": datetime.now(UTC),
+    }
+
+
+def test_one_or_two_detectors(dataset, detector):
+    with pytest.raises(ValueError, match="one or two detectors, got 3"):
+        detection_explorer(dict.fromkeys("abc", detector), dataset)
+
+
+def test_pupils(detector):
+    explorer = pupil_explorer(detector, EYEBALL)
+    changes(explorer, yaw=15, pitch=5, roll=-10, gaze_yaw=20, gaze_pitch=-5, lids=0.8, person=3, size=192)
+    assert "found with a score of" in explorer.sentence.value
+
+
+def test_pupils_of_a_detector_that_knows_the_truth_and_of_one_that_finds_nothing(detector):
+    _, truth = synthetic.render_face(gaze=(12, 0), size=256)
+    explorer = pupil_explorer(Listening(detector, truth), EYEBALL)
+    explorer.controls["gaze_yaw"].value = 12
+    degrees = [float(d) for d in re.findall(r"([\d.]+)°", explorer.sentence.value)]
+    assert len(degrees) == 2 and max(degrees) < 8  # the geometry's own error
+    explorer.controls["gaze_yaw"].value = -30
+    assert min(float(d) for d in re.findall(r"([\d.]+)°", explorer.sentence.value)) > 30
+    explorer = pupil_explorer(Listening(detector, Faces.empty()), EYEBALL)
+    assert explorer.sentence.value == "no face found with a score of at least 0.3"
+    with pytest.raises(ValueError, match="98 landmarks, this one has 5"):
+        pupil_explorer(Detector(RetinaFace(ModelConfig(schema=WIDER_5)), "cpu"), EYEBALL)
+
+
+def test_training(tmp_path):
+    run, other = tmp_path / "no-se-0", tmp_path / "se16-0"
+    explorer = training_view([run, other])
+    assert explorer.sentence.value == "no-se-0: no epoch yet; se16-0: no epoch yet"
+    rows = pd.DataFrame({"epoch": [1, 2], "total": [9.0, 7.5], "landmark": [5.0, 4.0]})
+    run.mkdir()
+    rows.to_csv(run / "metrics.csv", index=False)
+    before = explorer.picture.value
+    explorer.update()
+    assert explorer.picture.value != before
+    assert explorer.sentence.value == "no-se-0: epoch 2, loss 7.50; se16-0: no epoch yet"
+    before = explorer.picture.value
+    rows.assign(ap=[np.nan, 0.5], nme=[np.nan, 0.12]).to_csv(run / "metrics.csv", index=False)
+    (run / "pictures").mkdir()
+    cv2.imwrite(str(run / "pictures" / "002.jpg"), np.full((60, 200, 3), 90, np.uint8))
+    (run / "pictures" / "004.jpg").write_bytes(b"half a pict")
+    explorer.controls["refresh"].click()
+    assert explorer.picture.value != before
+    assert "no-se-0: epoch 2, loss 7.50, AP 0.500, NME 12.0%" in explorer.sentence.value
+    changes(explorer, run=1)  # which has no picture yet
+    training_view(str(run))
+    with pytest.raises(ValueError, match="no run folder"):
+        training_view([])
