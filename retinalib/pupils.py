@@ -71,8 +71,8 @@ def foreshortened(landmarks: np.ndarray, schema: LandmarkSchema) -> np.ndarray:
     """(N, 2) bool: whether the right and the left eye of (N, L, 2) landmarks are too turned away for offset and openness.
 
     Both are in units of the eye's width, and the width of the far eye goes to zero in profile: offsets of several eye widths
-    are then the rule. The yardstick is the other eye, so that neither a face's size nor the shape of a person's eyes matters; the
-    distance of the outer canthi is none, because it shrinks in profile as well. Half of the other eye's width
+    are then the rule. The yardstick is the other eye, so that neither a face's size nor the shape of a person's eyes matters;
+    the distance of the outer canthi is none, because it shrinks in profile as well. Half of the other eye's width
     (``FORESHORTENED``) is reached at a yaw of 35° to 45°. In WFLW's test faces the vertical offset has a standard deviation of
     0.07 eye widths where the other eye is about as wide; turning the head looks nobody's eyes up or down, yet it has doubled to
     0.14 where half the width is left, and is 0.33 under 0.3 of it. Eyes under ``SMALLEST_EYE`` pixels, or without a width,
@@ -91,7 +91,7 @@ def readable_eyes(landmarks: np.ndarray, schema: LandmarkSchema, closed: float =
 
 
 def closed_rates(true: np.ndarray, predicted: np.ndarray, closed: float = CLOSED, threshold: float | None = None) -> pd.Series:
-    """How well predicted openness (N,) of at most ``threshold`` (by default ``closed``) finds the eyes whose true openness is at
+    """How well predicted openness (N,) of at most ``threshold`` (by default ``closed``) finds the eyes whose true one is at
     most ``closed``: sensitivity (of closed eyes, the share found), specificity (of open eyes, the share left alone), balanced
     accuracy (their mean; 0.5 says nothing). NaN without such eyes."""
     shut, said = np.asarray(true) <= closed, np.asarray(predicted) <= (closed if threshold is None else threshold)

@@ -123,10 +123,13 @@ def cluster_bootstrap(
         return float("nan"), float("nan"), float("nan")
     values = known[columns].to_numpy(float)
     codes = pd.factorize(known[cluster], sort=True)[0]
-    groups = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(groups), size=(rounds, len(groups)))
-    repeated = [statistic(values[np.concatenate([groups[i] for i in row])]) for row in drawn]
+    grouped, sizes = values[np.argsort(codes, kind="stable")], np.bincount(codes)
+    starts = np.cumsum(sizes) - sizes
+    repeated = []
+    for photos in np.random.default_rng(seed).integers(len(sizes), size=(rounds, len(sizes))):
+        size = sizes[photos]
+        rows = np.repeat(starts[photos] - (np.cumsum(size) - size), size) + np.arange(size.sum())
+        repeated.append(statistic(grouped[rows]))
     low, high = (
         np.nanquantile(repeated, [(1 - level) / 2, (1 + level) / 2]) if np.isfinite(repeated).any() else (np.nan, np.nan)
     )
@@ -145,8 +148,9 @@ def in_words(difference: tuple[float, float, float], reference: float, unit: str
     """A difference with its interval in words, also as a share of the error it is held against: the sentence of a result."""
     estimate, low, high = difference
     word = "smaller" if high < 0 else "larger" if low > 0 else "not clearly different"
-    share = f"{abs(estimate) / reference:.0%} of {reference:.2f} {unit}" if reference > 0 else "no error to compare with"
-    return f"**{word}** ({estimate:+.2f} {unit}, 95 % interval {low:+.2f} to {high:+.2f}; {share})"
+    unit = unit if unit == "°" else f" {unit}"
+    share = f"; {100 * abs(estimate) / reference:.0f} % of the other's {reference:.2f}{unit}" if reference > 0 else ""
+    return f"**{word}** (by {estimate:+.2f}{unit}, 95 % interval {low:+.2f} to {high:+.2f}{share})"
 
 
 def spread(values: np.ndarray) -> float:

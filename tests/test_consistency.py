@@ -14,7 +14,7 @@ PUPILS = list(WFLW_98.pupils)
 class Painted:
     """Stands for a detector: reports the face of each image as it is there, mirrored if the image is, and ``wrong`` of it."""
 
-    def __init__(self, points, size, wrong=0.0, head=object()):
+    def __init__(self, points, size, wrong=0.0, head="some head"):
         self.points, self.size, self.wrong = points, size, wrong
         self.model = type("Model", (), {"eye_head": head})()
 
@@ -56,7 +56,7 @@ def test_a_mirrored_photo_is_mirrored_back(photos):
 
 def test_the_second_look_is_put_back():
     detector = Painted(face(), 100)
-    head = detector.model.eye_head
+    head = detector.model.eye_head = object()
     assert len(consistency.first_look(detector, [np.full((9, 9, 3), 255, np.uint8)], 0.5)) == 1
     assert detector.model.eye_head is head
     detector.detect = lambda *_: 1 / 0

@@ -137,8 +137,8 @@ def test_bootstrap_resamples_whole_photos():
 
 
 def test_words_follow_the_interval():
-    assert in_words((-1.0, -1.5, -0.5), 4.0, "%").startswith("**smaller** (-1.00 %") and "25% of 4.00 %" in in_words(
-        (-1.0, -1.5, -0.5), 4.0, "%"
-    )
-    assert in_words((1.0, 0.5, 1.5), 4.0, "°").startswith("**larger**")
+    said = in_words((-1.0, -1.5, -0.5), 4.0, "%")
+    assert said == "**smaller** (by -1.00 %, 95 % interval -1.50 to -0.50; 25 % of the other's 4.00 %)"
+    assert in_words((1.0, 0.5, 1.5), 4.0, "°").startswith("**larger** (by +1.00°,")
+    assert in_words((1.0, 0.5, 1.5), 0.0, "°").endswith("+0.50 to +1.50)")
     assert in_words((-0.1, -0.5, 0.3), 4.0, "°").startswith("**not clearly different**")

@@ -39,7 +39,8 @@ def worst_eye_figure(errors: dict[str, np.ndarray], thresholds: dict[str, float]
 
 
 def offset_figure(table: pd.DataFrame) -> Figure:
-    """Predicted against true offsets in the eye frame, x and y. table: columns axis, true, predicted, size (pixels)."""
+    """Predicted against true offsets in the eye frame, x and y, with Spearman's ρ. table: columns axis, true, predicted, size
+    (pixels)."""
     fig, axes = plt.subplots(1, 2, figsize=(8.6, 4), layout="constrained")
     sizes = np.log2(table["size"])
     norm = plt.Normalize(sizes.min(), sizes.max()) if len(table) else None
@@ -50,7 +51,7 @@ def offset_figure(table: pd.DataFrame) -> Figure:
         ax.plot([-reach, reach], [-reach, reach], color="0.4", lw=1)
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
         ax.set(xlabel="true (eye widths)", ylabel="predicted (eye widths)")
-        ax.set_title(f"{axis}: Spearman's ρ = {both.corr('spearman').iloc[0, 1]:.2f}, n = {len(both)} eyes", fontsize=9)
+        ax.set_title(f"{axis}: ρ = {both.corr('spearman').iloc[0, 1]:.2f}, {len(both)} eyes", fontsize=9)
     if len(table):
         bar = fig.colorbar(plt.cm.ScalarMappable(norm, "mako_r"), ax=axes, label="face size (pixels)", shrink=0.85)
         ticks = np.linspace(sizes.min(), sizes.max(), 5)
@@ -107,8 +108,8 @@ def error_by_size_figure(table: pd.DataFrame, differences: pd.DataFrame, best: s
 
 
 def agreement_figure(table: pd.DataFrame) -> Figure:
-    """The error of the offset against the mean of both (Bland and Altman 1986), with its median, and the 2.5 % and 97.5 % quantiles
-    as limits of agreement (their 1999 paper, for errors that are not normal). table: columns axis, true, predicted."""
+    """The error of the offset against the mean of both (Bland and Altman 1986), with its median, and the 2.5 % and 97.5 %
+    quantiles as limits of agreement (their 1999 paper, for errors that are not normal). table: columns axis, true, predicted."""
     fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)
     limit = 2 * float(np.quantile((table["predicted"] - table["true"]).abs(), 0.95)) if len(table) else 1.0
     for ax, (axis, part) in zip(axes, table.dropna().groupby("axis", sort=True), strict=False):
@@ -164,7 +165,7 @@ def compensation_figure(table: pd.DataFrame) -> Figure:
         own = straight[straight["kind"] == kind]
         axes[1].scatter(own["yaw"], own["offset"], **options)
         bands = own.groupby((own["yaw"] / 10).round() * 10)["offset"].agg(["median", "size"])
-        bands = bands[bands["size"] >= 5]
+        bands = bands[bands["size"] >= 10]
         label = f"{kind}: spread {own['offset'].std():.3f}"
         axes[1].plot(bands.index, bands["median"], "o-", color=PALETTE[place], ms=5, mec="white", label=label)
     reach = 1.2 * float(table["offset"].abs().quantile(0.99)) if len(table) else 1.0
@@ -233,12 +234,13 @@ def lifelike_figure(tables: dict[str, pd.DataFrame], labels: dict[str, str]) -> 
         low, high = np.quantile(everything, [0.005, 0.995]) if len(everything) else (0, 1)
         for place, (name, own) in enumerate(values.items()):
             options = {"binrange": (low, high), "bins": 24, "stat": "density", "element": "step", "alpha": 0.25}
-            sns.histplot(x=own, ax=ax, color=PALETTE[place], label=f"{name} ({len(own)})", **options)
+            sns.histplot(x=own, ax=ax, color=PALETTE[place], label=name, **options)
+        counts = ", ".join(str(len(own)) for own in values.values())
         ax.set(xlabel=label, ylabel="density")
         if all(len(own) for own in values.values()):
-            ax.set_title(f"KS {ks_2samp(*values.values()).statistic:.2f}", fontsize=9)
-        if len(everything):
-            ax.legend(fontsize=7.5)
+            ax.set_title(f"KS {ks_2samp(*values.values()).statistic:.2f} (n = {counts})", fontsize=9)
+    handles, names = axes.flat[0].get_legend_handles_labels()
+    fig.legend(handles, names, loc="outside lower center", ncols=2)
     return fig
 
 
@@ -271,7 +273,7 @@ def gaze_plate(
     crops: (h, w, 3); eyes: (2, 2) pupils in the crop; looks: "true" and "measured", (2, 2) yaw and pitch of both eyes, degrees.
     """
     rows = max(1, -(-len(crops) // columns))
-    fig, axes = plt.subplots(rows, columns, figsize=(1.8 * columns, 2 * rows + 0.3), squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.7 * rows + 0.3), squeeze=False, layout="constrained")
     for ax in axes.flat:
         ax.axis("off")
     for ax, crop, starts, directions, title in zip(axes.flat, crops, eyes, looks, titles, strict=False):

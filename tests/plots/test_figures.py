@@ -133,7 +133,7 @@ def test_offsets_and_agreement():
     fig = pupils.offset_figure(table)
     ticks = fig.axes[-1].get_yticks()
     assert np.allclose([ticks.min(), ticks.max()], np.log2([table["size"].min(), table["size"].max()]))  # no white ends
-    assert "ρ = 0.9" in fig.axes[0].get_title(loc="left") and "n = 300" in fig.axes[0].get_title(loc="left")
+    assert "ρ = 0.9" in fig.axes[0].get_title(loc="left") and "300 eyes" in fig.axes[0].get_title(loc="left")
     table.loc[1, "predicted"] = 50.0  # a lost face must not blow up the axes
     fig = pupils.agreement_figure(table)
     assert all(max(np.abs(ax.get_xlim())) < 1 and max(np.abs(ax.get_ylim())) < 1 for ax in fig.axes)
@@ -203,5 +203,5 @@ def test_openness_left_right_trust_and_gaze():
 def test_lifelike():
     tables = {"real": pd.DataFrame({"a": [0.0, 1, 2]}), "rendered": pd.DataFrame({"a": [10.0, 11, 12]})}
     fig = pupils.lifelike_figure(tables, {"a": "something (°)"})
-    assert fig.axes[0].get_title(loc="left") == "KS 1.00"
+    assert fig.axes[0].get_title(loc="left") == "KS 1.00 (n = 3, 3)"
     pupils.lifelike_figure({name: table[:0] for name, table in tables.items()}, {"a": "nothing"})
