@@ -99,7 +99,7 @@ def cluster_interval(
 
 
 def median_difference(
-    table: pd.DataFrame, first: str, second: str, cluster: str = "image", level: float = 0.95, rounds: int = 2000
+    table: pd.DataFrame, first: str, second: str, cluster: str = "image", level: float = 0.95, rounds: int = 1000
 ) -> tuple[float, float, float]:
     """Median of ``first`` minus median of ``second`` with its interval; both medians are of the same resampled photos."""
     return cluster_bootstrap(table, [first, second], _median_gap, cluster, level, rounds)
@@ -137,11 +137,17 @@ def cluster_bootstrap(
 
 
 def _median(values: np.ndarray) -> float:
-    return float(np.median(values[:, 0]))
+    return _middle(values[:, 0])
 
 
 def _median_gap(values: np.ndarray) -> float:
-    return float(np.median(values[:, 0]) - np.median(values[:, 1]))
+    return _middle(values[:, 0]) - _middle(values[:, 1])
+
+
+def _middle(values: np.ndarray) -> float:
+    """The median, without what makes NumPy's slow on few values: it is taken thousands of times."""
+    ordered, count = np.sort(values), len(values)
+    return float(ordered[(count - 1) // 2] + ordered[count // 2]) / 2
 
 
 def in_words(difference: tuple[float, float, float], reference: float, unit: str) -> str:

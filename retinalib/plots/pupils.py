@@ -109,7 +109,10 @@ def error_by_size_figure(table: pd.DataFrame, differences: pd.DataFrame, best: s
 
 def agreement_figure(table: pd.DataFrame) -> Figure:
     """The error of the offset against the mean of both (Bland and Altman 1986), with its median, and the 2.5 % and 97.5 %
-    quantiles as limits of agreement (their 1999 paper, for errors that are not normal). table: columns axis, true, predicted."""
+    quantiles as limits of agreement (their 1999 paper, for errors that are not normal).
+
+    table: columns axis, true, predicted.
+    """
     fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)
     limit = 2 * float(np.quantile((table["predicted"] - table["true"]).abs(), 0.95)) if len(table) else 1.0
     for ax, (axis, part) in zip(axes, table.dropna().groupby("axis", sort=True), strict=False):
@@ -140,8 +143,11 @@ def eye_sheet(crops: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, str]], c
         size = np.array([crop.shape[1], crop.shape[0]], float)
         ax.imshow(crop, extent=(0, size[0], size[1], 0))
         ax.plot(*true, "o", mfc="none", mec=TRUTH, ms=9, mew=1.6)
-        inside = ((predicted >= 0) & (predicted <= size)).all()
-        mark = {"marker": "+", "ms": 10, "mew": 1.8} if inside else {"marker": "<>"[int(predicted[0] > size[0] / 2)], "ms": 7}
+        beyond = predicted - np.clip(predicted, 0, size)
+        inside, axis = not beyond.any(), int(np.abs(beyond).argmax())
+        mark = (
+            {"marker": "+", "ms": 10, "mew": 1.8} if inside else {"marker": ("<>", "^v")[axis][int(beyond[axis] > 0)], "ms": 7}
+        )
         ax.plot(*np.clip(predicted, 0, size), mec=PREDICTION, mfc=PREDICTION, clip_on=False, **mark)
         ax.set(xlim=(0, size[0]), ylim=(size[1], 0))
         ax.set_title(title if inside else f"{title}, outside", fontsize=8, loc="center")
@@ -166,7 +172,7 @@ def compensation_figure(table: pd.DataFrame) -> Figure:
         axes[1].scatter(own["yaw"], own["offset"], **options)
         bands = own.groupby((own["yaw"] / 10).round() * 10)["offset"].agg(["median", "size"])
         bands = bands[bands["size"] >= 10]
-        label = f"{kind}: spread {own['offset'].std():.3f}"
+        label = f"{kind}: standard deviation {own['offset'].std():.3f}"
         axes[1].plot(bands.index, bands["median"], "o-", color=PALETTE[place], ms=5, mec="white", label=label)
     reach = 1.2 * float(table["offset"].abs().quantile(0.99)) if len(table) else 1.0
     axes[0].set(xlabel="true gaze seen from the head (°, to the image's right)", ylim=(-reach, reach))
