@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -81,7 +82,7 @@ def train_all(
     if device.type != "cpu":
         workers = min(8, os.cpu_count() or 1)
         return [train(config, train_set, validation_set, folder, device, workers) for folder, config in configs.items()]
-    missing = {folder: config for folder, config in configs.items() if _epochs([folder]) < config.epochs}
+    missing = {f: config for f, config in configs.items() if sum(map(len, _logs([f]).values())) < config.epochs}
     if missing:
         _side_by_side(missing, train_set, validation_set, min(processes or os.cpu_count() or 1, len(missing)))
     return [train(config, train_set, validation_set, folder, device) for folder, config in configs.items()]  # only read
@@ -102,8 +103,10 @@ def _side_by_side(
                 done, waiting = wait(waiting, timeout=1)
                 for job in done:
                     job.result()
-                bar.set_postfix(_losses(configs), refresh=False)
-                bar.update(_epochs(configs) - bar.n)
+                logs = _logs(configs)
+                losses = {name.rpartition("-")[0]: f"{log['total'].iloc[-1]:.1f}" for name, log in logs.items()}
+                bar.set_postfix(losses, refresh=False)
+                bar.update(sum(map(len, logs.values())) - bar.n)
         except BaseException:  # an interruption, too: the runs keep their finished epochs
             pool.shutdown(wait=False, cancel_futures=True)
             for child in multiprocessing.active_children():
@@ -116,15 +119,10 @@ def _one_thread() -> None:
     cv2.setNumThreads(0)
 
 
-def _epochs(folders: Iterable[Path]) -> int:
-    """Finished epochs of all runs."""
-    return sum(len(pd.read_csv(log)) for folder in folders if (log := folder / "metrics.csv").is_file())
-
-
-def _losses(folders: Iterable[Path]) -> dict[str, str]:
-    """The last epoch's loss of each unfinished or finished run that has one, by arm and seed."""
-    logs = {folder.name.rpartition("-")[0]: log for folder in folders if (log := folder / "metrics.csv").is_file()}
-    return {name: f"{pd.read_csv(log)['total'].iloc[-1]:.1f}" for name, log in logs.items()}
+def _logs(folders: Iterable[Path]) -> dict[str, pd.DataFrame]:
+    """The finished epochs of each run that has any, by its folder's name."""
+    logs = {folder.name: folder / "metrics.csv" for folder in folders}
+    return {name: pd.read_csv(log) for name, log in logs.items() if log.is_file()}
 
 
 def detect_all(detector: Detector, dataset: FaceDataset) -> list[Faces]:
@@ -195,31 +193,27 @@ def compare(faces: pd.DataFrame, runs: pd.DataFrame, arms: Sequence[str]) -> pd.
     rate over all. A measure is left out where fewer than two photos have it in both arms for at least two seeds; with one seed
     the table is empty.
     """
-    tables, changes = {}, {}
+    planned: list[tuple] = []  # arm, measure, unit, better, and how the difference is found
     for arm in arms[1:]:
         pair = faces[faces["arm"].isin([arms[0], arm])]
         found = pair[pair.groupby(["seed", "image", "face"])["matched"].transform("all")]
-        measures = {
-            ("mean NME", "% of inter-ocular"): found.assign(value=100 * found["nme"]),
-            ("mean pupil error", "% of inter-ocular"): found.assign(value=100 * found[_PUPILS])
-            if _PUPILS in found
-            else found[:0],
-            ("failure rate", "% of faces"): pair.assign(value=100.0 * ~(pair["nme"] <= THRESHOLD)),
-        }
-        tables |= {(arm, *key): table for key, table in measures.items() if _comparable(table)}
+        measures = [
+            ("mean NME", "% of inter-ocular", found.assign(value=100 * found["nme"])),
+            ("failure rate", "% of faces", pair.assign(value=100.0 * ~(pair["nme"] <= THRESHOLD))),
+        ]
+        if _PUPILS in found:
+            measures.insert(1, ("mean pupil error", "% of inter-ocular", found.assign(value=100 * found[_PUPILS])))
+        for measure, unit, table in measures:
+            if _comparable(table):
+                planned.append((arm, measure, unit, "lower", partial(paired_difference, table, "value", arms[0], arm)))
         ap = runs.pivot(index="seed", columns="arm", values="ap")
         change = (ap[arm] - ap[arms[0]]).to_numpy()
         if len(change) >= 2 and np.isfinite(change).all():
-            changes[arm] = change
-    many = len(tables) + len(changes)
-    photos = int(runs["photos"].max()) if len(runs) else 0
-    rows = [(*key, "lower", *paired_difference(table, "value", arms[0], key[0], many)) for key, table in tables.items()] + [
-        (arm, "AP", "", "higher", *seed_difference(change, photos, many)) for arm, change in changes.items()
-    ]
+            planned.append((arm, "AP", "", "higher", partial(seed_difference, change, int(runs["photos"].max()))))
+    rows = [(*said, *difference(comparisons=len(planned))) for *said, difference in planned]
     result = pd.DataFrame(rows, columns=["arm", "measure", "unit", "better", *Difference._fields])
     result.insert(result.columns.get_loc("p_value") + 1, "p_holm", holm(result["p_value"].to_numpy()))
-    order = {arm: place for place, arm in enumerate(arms)}
-    return result.sort_values("arm", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+    return result
 
 
 def _comparable(pairs: pd.DataFrame) -> bool:
@@ -237,7 +231,8 @@ def verdict(differences: pd.DataFrame, baseline: str) -> str:
         said = []
         for row in part.itertuples():
             unit = f" {row.unit}" if row.unit else ""
-            numbers = f"{row.estimate:+.3g}{unit}, 95 % interval {row.low:+.3g} to {row.high:+.3g}, {row.photos} photos"
+            estimate = row.estimate if abs(row.estimate) > 1e-9 else 0.0  # equal up to rounding
+            numbers = f"{estimate:+.3g}{unit}, 95 % interval {row.low:+.3g} to {row.high:+.3g}, {row.photos} photos"
             if row.p_holm >= 0.05 or row.low <= 0 <= row.high:
                 said.append(
                     f"no difference found in {row.measure} ({numbers}; one of {row.detectable:.2g} would probably have shown)"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from retinalib.files import replacing
 from retinalib.landmarks import SCHEMAS
 from retinalib.model import REFERENCE_NORMALISATION, ModelConfig, RetinaFace
 
@@ -36,17 +37,10 @@ _RENAMED = (
 
 def save_atomically(values: dict, path: str | Path) -> None:
     """``torch.save`` to a temporary name, then renamed: at ``path`` there is the old file or the new one, never half of one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(values, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        torch.save(values, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read(path: str | Path) -> dict:
@@ -57,8 +51,7 @@ def read(path: str | Path) -> dict:
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is damaged or not a checkpoint of tensors alone: {said}") from error
+        raise ValueError(f"{path} is damaged or not a checkpoint of tensors alone: {_line(error, 0)}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}, not a checkpoint")
     return values
@@ -81,7 +74,7 @@ def load_model(path: str | Path) -> RetinaFace:
         model = RetinaFace(ModelConfig.from_dict(values["config"]))
         model.load_state_dict(values["model"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} is one of our checkpoints, but damaged or of another version: {_first(error)}") from error
+        raise ValueError(f"{path} is one of our checkpoints, but damaged or of another version: {_line(error, 1)}") from error
     return model.eval()
 
 
@@ -94,10 +87,10 @@ def load_reference_checkpoint(path: str | Path) -> RetinaFace:
     return _from_reference(read(path), path)
 
 
-def _first(error: Exception) -> str:
-    """What an error says, in a line; of load_state_dict's lists the first entry."""
+def _line(error: Exception, number: int) -> str:
+    """One line of what an error says, or its last; line 1 of load_state_dict's lists is the first entry."""
     lines = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[min(1, len(lines) - 1)].strip()}"
+    return f"{type(error).__name__}: {lines[min(number, len(lines) - 1)].strip()}"
 
 
 def _from_reference(values: dict, path: str | Path) -> RetinaFace:
@@ -125,5 +118,5 @@ def _from_reference(values: dict, path: str | Path) -> RetinaFace:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit RetinaFace with {config.backbone}: {_first(error)}") from error
+        raise ValueError(f"{path} does not fit RetinaFace with {config.backbone}: {_line(error, 1)}") from error
     return model.eval()

@@ -17,14 +17,12 @@ End to end, for one network that detects and gives landmarks
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.io import loadmat
-from scipy.spatial import procrustes
 
 from retinalib.faces import Faces, box_iou
 from retinalib.landmarks import WFLW_98, LandmarkSchema
@@ -338,52 +336,3 @@ def summary(table: pd.DataFrame, by: str | list[str] | None = None) -> pd.DataFr
     result = pd.DataFrame(rows).T
     result.index.names = [by] if isinstance(by, str) else by
     return result.astype({"faces": int})
-
-
-# -------------------------------------------------------------------------------------------------------------- a baseline
-
-
-def mean_shape(landmarks: np.ndarray, iterations: int = 10) -> np.ndarray:
-    """(L, 2) mean of (N, L, 2) shapes after generalised Procrustes alignment (Gower 1975), centred, of unit norm, upright as
-    the average of the faces."""
-    shapes = np.asarray(landmarks, float)
-    shapes = shapes[np.isfinite(shapes).all((1, 2))]
-    if not len(shapes):
-        raise ValueError("mean_shape needs at least one face with all landmarks known")
-    shapes = shapes - shapes.mean(1, keepdims=True)
-    shapes /= np.linalg.norm(shapes, axis=(1, 2), keepdims=True)
-    mean = shapes.mean(0)
-    for _ in range(iterations):
-        u, _, vt = np.linalg.svd(shapes.transpose(0, 2, 1) @ mean)
-        mean = (shapes @ (u @ vt)).mean(0)
-        mean /= np.linalg.norm(mean)
-    return mean
-
-
-def procrustes_distance(a: np.ndarray, b: np.ndarray, schema: LandmarkSchema = WFLW_98) -> float:
-    """Mean distance of two (L, 2) shapes after the best shift, scale and rotation, a fraction of the inter-ocular distance."""
-    first, second, _ = procrustes(a, b)
-    right, left = schema.inter_ocular
-    return float(np.linalg.norm(first - second, axis=1).mean() / np.linalg.norm(first[right] - first[left]))
-
-
-def mean_landmarks_in_box(faces: Sequence[Faces]) -> np.ndarray:
-    """(L, 2) mean position of each landmark in its face's box, fractions of width and height: what a predictor that sees
-    nothing but the box would say. Boxes of no area don't count; a landmark that no face has is NaN. Raises ValueError without
-    any photo."""
-    if not len(faces):
-        raise ValueError("mean_landmarks_in_box needs at least one photo")
-    boxes = np.concatenate([f.boxes for f in faces])[:, None]
-    points = np.concatenate([f.landmarks for f in faces])
-    sound = (boxes[..., 2:] > boxes[..., :2]).all((1, 2))
-    boxes, points = boxes[sound], points[sound]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
-        return np.nanmean((points - boxes[..., :2]) / (boxes[..., 2:] - boxes[..., :2]), axis=0)
-
-
-def put_in_boxes(shape: np.ndarray, faces: Faces) -> Faces:
-    """The same faces with the landmarks of ``shape`` (see :func:`mean_landmarks_in_box`) put into their boxes."""
-    boxes = faces.boxes[:, None]
-    points = boxes[..., :2] + shape * (boxes[..., 2:] - boxes[..., :2])
-    return Faces(faces.boxes, points, None, faces.scores, faces.attributes, faces.schema)

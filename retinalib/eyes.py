@@ -47,8 +47,7 @@ def eye_frames(points: Tensor, eye: Eye) -> Tensor:
     """
     lids = points[:, : len(eye.lids)]
     x = lids[:, eye.lids.index(eye.inner)] - lids[:, eye.lids.index(eye.outer)]
-    side = 1.0 if eye.outer < eye.inner else -1.0  # as in pupils.eye_frame
-    y = side * torch.stack([x[:, 1], -x[:, 0]], -1)
+    y = eye.handedness * torch.stack([x[:, 1], -x[:, 0]], -1)
     return torch.stack([x, y, lids.mean(1)], -1)
 
 

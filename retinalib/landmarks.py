@@ -25,6 +25,12 @@ class Eye:
     upper: tuple[int, ...] = ()
     lower: tuple[int, ...] = ()
 
+    @property
+    def handedness(self) -> int:
+        """1 for the right eye, -1 for the left: the side of the way from the outer to the inner canthus on which the upper lid
+        of an upright face lies, 1 for its left. The right eye is numbered from its outer canthus, the left from its inner."""
+        return 1 if self.outer < self.inner else -1
+
 
 @dataclass(frozen=True, repr=False)
 class LandmarkSchema:

@@ -32,8 +32,8 @@ def _eyes(schema: LandmarkSchema) -> dict[str, Eye]:
 def eye_frame(landmarks: np.ndarray, eye: Eye) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The frame of one eye in (N, L, 2) landmarks: origin (N, 2), x and y axes (N, 2) of unit length, eye width (N,).
 
-    y is the side of x on which the upper lid of an upright face lies: to its left for the left eye, whose outer canthus
-    is at the image's right, and to its right for the other. Degenerate eyes (canthi in one place) give NaN.
+    y is perpendicular to x on the side on which the upper lid of an upright face lies, see :class:`retinalib.landmarks.Eye`.
+    Degenerate eyes (canthi in one place) give NaN.
     """
     landmarks = np.asarray(landmarks, float)
     outer, inner = landmarks[:, eye.outer], landmarks[:, eye.inner]
@@ -41,8 +41,7 @@ def eye_frame(landmarks: np.ndarray, eye: Eye) -> tuple[np.ndarray, np.ndarray, 
     width = np.linalg.norm(across, axis=1)
     width = np.where(width > 0, width, np.nan)
     x = across / width[:, None]
-    side = 1.0 if eye.outer < eye.inner else -1.0  # the right eye is numbered from its outer canthus, the left from its inner
-    y = side * np.stack([x[:, 1], -x[:, 0]], 1)
+    y = eye.handedness * np.stack([x[:, 1], -x[:, 0]], 1)
     return (outer + inner) / 2, x, y, width
 
 

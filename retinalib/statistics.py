@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -95,14 +95,27 @@ def cluster_interval(
     table: pd.DataFrame, value: str, cluster: str = "image", level: float = 0.95, rounds: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:
     """Median of ``value`` with a percentile interval, resampling whole clusters (photos)."""
-    return cluster_bootstrap(table, [value], _median, cluster, level, rounds, seed)
+    return cluster_bootstrap(table, [value], np.median, cluster, level, rounds, seed)
 
 
 def median_difference(
     table: pd.DataFrame, first: str, second: str, cluster: str = "image", level: float = 0.95, rounds: int = 1000
 ) -> tuple[float, float, float]:
     """Median of ``first`` minus median of ``second`` with its interval; both medians are of the same resampled photos."""
-    return cluster_bootstrap(table, [first, second], _median_gap, cluster, level, rounds)
+
+    def gap(values: np.ndarray) -> float:
+        one, other = np.median(values, axis=0)
+        return one - other
+
+    return cluster_bootstrap(table, [first, second], gap, cluster, level, rounds)
+
+
+def medians_against(table: pd.DataFrame, first: str, others: Sequence[str]) -> pd.DataFrame:
+    """Medians of the columns ``first`` and ``others`` with their intervals over photos (median, low, high), and by how much the
+    median of ``first`` is more than each (difference, its low, its high; NaN for itself); a row a column."""
+    rows = {name: (*cluster_interval(table, name), *median_difference(table, first, name)) for name in others}
+    rows = {first: (*cluster_interval(table, first), np.nan, np.nan, np.nan)} | rows
+    return pd.DataFrame(rows, index=["median", "low", "high", "difference", "its low", "its high"]).T
 
 
 def cluster_bootstrap(
@@ -136,20 +149,6 @@ def cluster_bootstrap(
     return float(statistic(values)), float(low), float(high)
 
 
-def _median(values: np.ndarray) -> float:
-    return _middle(values[:, 0])
-
-
-def _median_gap(values: np.ndarray) -> float:
-    return _middle(values[:, 0]) - _middle(values[:, 1])
-
-
-def _middle(values: np.ndarray) -> float:
-    """The median, without what makes NumPy's slow on few values: it is taken thousands of times."""
-    ordered, count = np.sort(values), len(values)
-    return float(ordered[(count - 1) // 2] + ordered[count // 2]) / 2
-
-
 def in_words(difference: tuple[float, float, float], reference: float, unit: str) -> str:
     """A difference with its interval in words, also as a share of the error it is held against: the sentence of a result."""
     estimate, low, high = difference
@@ -178,7 +177,7 @@ def rank_correlation(values: np.ndarray) -> float:
     """Spearman's ρ of (N, 2) values; NaN under three rows or for constants."""
     if len(values) < 3 or (np.ptp(values, axis=0) == 0).any():
         return float("nan")
-    return float(np.corrcoef(stats.rankdata(values, axis=0).T)[0, 1])
+    return float(stats.spearmanr(values).statistic)
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

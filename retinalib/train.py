@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -21,20 +20,22 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from retinalib.anchors import anchor_grid
-from retinalib.augment import AugmentConfig, augment
+from retinalib.augment import AugmentConfig
+from retinalib.batches import AugmentedPhotos, Batches, collate, start_worker
 from retinalib.checkpoint import read, save_atomically, save_model
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector
-from retinalib.evaluate import auc, detection_ap, evaluate_faces, mean_landmarks_in_box
+from retinalib.evaluate import auc, detection_ap, evaluate_faces
 from retinalib.eyes import eye_loss
 from retinalib.faces import Faces
-from retinalib.files import write_text
+from retinalib.files import write_bytes, write_text
 from retinalib.loss import LossConfig, Parts, Target, multi_task_loss
 from retinalib.model import ModelConfig, RetinaFace
+from retinalib.shapes import mean_landmarks_in_box
 
 _VALIDATION_SCORE = 0.05  # detections from this score on enter the validation's AP
 _VALIDATION_PICTURES = 4
@@ -103,57 +104,6 @@ def fingerprint(dataset: FaceDataset) -> str:
     return digest.hexdigest()[:16]
 
 
-class _Augmented(Dataset):
-    """Augmented training images, addressed by (epoch, number): each draws from a generator of its own."""
-
-    def __init__(self, source: FaceDataset, config: TrainConfig) -> None:
-        self.source, self.config = source, config
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target, str]:
-        epoch, number = key
-        image, faces = self.source[number]
-        rng = np.random.default_rng([self.config.seed, epoch, number])
-        image, faces = augment(image, faces, self.config.image_size, rng, self.config.augment)
-        return torch.from_numpy(image), to_target(faces, image.shape[:2], self.source.complete), self.source.names[number]
-
-
-def to_target(faces: Faces, size: tuple[int, int], complete: bool = True) -> Target:
-    """Faces in the pixels of an image of ``size`` (height, width) as what the loss compares with."""
-    pixels = np.array([size[1], size[0]], np.float32)
-    arrays = (faces.boxes / np.tile(pixels, 2), faces.landmarks / pixels, faces.visible)
-    return Target(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays), complete)
-
-
-class _Batches:
-    """Batches of (epoch, number) from ``first_epoch`` on, each epoch in an order of its own."""
-
-    def __init__(self, images: int, config: TrainConfig, first_epoch: int) -> None:
-        self.images, self.config, self.first_epoch = images, config, first_epoch
-
-    @property
-    def per_epoch(self) -> int:
-        return max(1, self.images // self.config.batch_size)
-
-    def __len__(self) -> int:
-        return self.per_epoch * (self.config.epochs - self.first_epoch)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for epoch in range(self.first_epoch, self.config.epochs):
-            order = np.random.default_rng([self.config.seed, epoch]).permutation(self.images).tolist()
-            for start in range(0, self.per_epoch * self.config.batch_size, self.config.batch_size):
-                yield [(epoch, number) for number in order[start : start + self.config.batch_size]]
-
-
-def _collate(items: list[tuple[Tensor, Target, str]]) -> tuple[Tensor, list[Target], list[str]]:
-    images, targets, names = zip(*items, strict=True)
-    return torch.stack(images).permute(0, 3, 1, 2), list(targets), list(names)
-
-
-def _worker_start(_: int) -> None:
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-
-
 def learning_rate_factor(step: int, steps: int, config: TrainConfig) -> float:
     """The share of ``config.learning_rate`` at ``step`` of ``steps``."""
     warmup = max(1, round(config.warmup * steps))
@@ -214,15 +164,15 @@ def train(
         model.load_state_dict(state["training"])
         optimiser.load_state_dict(state["optimiser"])
 
-    batches = _Batches(len(train_set), config, first_epoch=len(rows))
+    batches = Batches(len(train_set), config.batch_size, config.seed, config.epochs, first_epoch=len(rows))
     steps = batches.per_epoch * config.epochs
     step = batches.per_epoch * len(rows)
     loader = DataLoader(
-        _Augmented(train_set, config),
+        AugmentedPhotos(train_set, config.image_size, config.augment, config.seed),
         batch_sampler=batches,
-        collate_fn=_collate,
+        collate_fn=collate,
         num_workers=workers,
-        worker_init_fn=_worker_start,
+        worker_init_fn=start_worker,
         pin_memory=device.type == "cuda",
     )
     anchors = anchor_grid(config.image_size, config.image_size, config.model.anchors).to(device)
@@ -310,8 +260,8 @@ def _validate(model: RetinaFace, dataset: FaceDataset, picture: Path) -> dict[st
         truth.append(faces)
         if number < _VALIDATION_PICTURES:
             shown.append(_draw(image, faces, found[-1]))
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(picture), cv2.cvtColor(cv2.hconcat(_same_height(shown)), cv2.COLOR_RGB2BGR))
+    coded = cv2.imencode(picture.suffix, cv2.cvtColor(cv2.hconcat(_same_height(shown)), cv2.COLOR_RGB2BGR))[1]
+    write_bytes(picture, coded.tobytes())
     table = evaluate_faces(found, truth)
     return {
         "ap": detection_ap(found, truth) if dataset.complete else float("nan"),

@@ -27,9 +27,10 @@ def test_imports_run_downwards():
     floors = {
         **dict.fromkeys(("landmarks", "files"), 0),
         "faces": 0.5,
-        **dict.fromkeys(("datasets", "anchors", "eyes", "statistics"), 1),
+        **dict.fromkeys(("datasets", "anchors", "eyes", "shapes", "statistics"), 1),
         **dict.fromkeys(("augment", "model", "reach"), 2),
         **dict.fromkeys(("loss", "checkpoint", "anatomy"), 3),
+        "batches": 4,
         **dict.fromkeys(("evaluate", "pupils"), 3),
         "gaze": 4,
         "detect": 4,

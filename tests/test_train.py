@@ -11,7 +11,7 @@ from retinalib.datasets.table import FaceDataset
 from retinalib.detect import load_detector
 from retinalib.landmarks import WIDER_5
 from retinalib.model import ModelConfig
-from retinalib.train import TrainConfig, _Batches, learning_rate_factor, run_folder, to_target, train
+from retinalib.train import TrainConfig, learning_rate_factor, run_folder, train
 
 CONFIG = TrainConfig(image_size=96, epochs=2, batch_size=4, validate_every=1)
 
@@ -170,29 +170,12 @@ def test_unknown_parameters_are_refused():
         TrainConfig.from_dict({"learnin_rate": 1})
 
 
-def test_batches_hold_each_image_once_an_epoch():
-    batches = list(_Batches(10, replace(CONFIG, batch_size=5), first_epoch=0))
-    assert len(batches) == 4
-    for epoch in range(2):
-        keys = [key for batch in batches[2 * epoch : 2 * epoch + 2] for key in batch]
-        assert sorted(keys) == [(epoch, n) for n in range(10)]
-    assert list(_Batches(10, replace(CONFIG, batch_size=5), first_epoch=1)) == batches[2:]
-
-
 def test_learning_rate():
     cosine = [learning_rate_factor(s, 100, CONFIG) for s in range(100)]
     assert cosine[0] == 0.2 and cosine[4] == cosine[5] == 1 and cosine[99] < 0.001
     assert cosine[5:] == sorted(cosine[5:], reverse=True)
     step = [learning_rate_factor(s, 100, replace(CONFIG, schedule="step", warmup=0)) for s in range(100)]
     assert sorted(set(step)) == [0.01, 0.1, 1.0] and step[98] == 0.01
-
-
-def test_targets_are_fractions(sets):
-    image, faces = sets[0][0]
-    target = to_target(faces, image.shape[:2])
-    height, width = image.shape[:2]
-    np.testing.assert_allclose(target.boxes.numpy() * [width, height, width, height], faces.boxes, atol=1e-3)
-    assert target.landmarks.shape == (len(faces), 98, 2) and target.visible.dtype == torch.bool
 
 
 def test_an_empty_data_set_is_named(sets, tmp_path):

@@ -20,15 +20,12 @@ from retinalib.gaze import Eyeball
 from retinalib.landmarks import WIDER_5
 from retinalib.model import ModelConfig, RetinaFace
 from retinalib.reach import fitted, reach
-from retinalib.widgets import (
-    anchor_explorer,
-    dataset_browser,
-    detection_explorer,
-    feature_viewer,
-    pupil_explorer,
-    training_view,
-)
-from retinalib.widgets.anchors import ladder
+from retinalib.widgets.anchors import anchor_explorer, ladder
+from retinalib.widgets.dataset import dataset_browser
+from retinalib.widgets.detection import detection_explorer
+from retinalib.widgets.features import feature_viewer
+from retinalib.widgets.pupils import pupil_explorer
+from retinalib.widgets.training import training_view
 
 EYEBALL = Eyeball((0.0, 0.0, -0.08), 0.13)
 
@@ -65,7 +62,7 @@ def changes(explorer, **values):
 
 
 def test_two_explorers_need_no_torch():
-    code = "import sys; from retinalib.widgets import dataset_browser, training_view; sys.exit('torch' in sys.modules)"
+    code = "import sys; from retinalib.widgets import dataset, training; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
 

@@ -28,7 +28,7 @@ from retinalib.datasets.head import BASIS, Expression, Head, Identity, Pose, bui
 from retinalib.datasets.render import Light, Look, paint_head
 from retinalib.datasets.table import ATTRIBUTES, BOX, FaceDataset
 from retinalib.faces import Faces
-from retinalib.files import write_text
+from retinalib.files import write_bytes, write_text
 from retinalib.landmarks import WFLW_98
 
 _VERSION = 1  # of the renderer: another one makes other pictures, hence another folder
@@ -275,12 +275,9 @@ def _draw_chunk(folder: str, configuration: dict, first: int, last: int, train: 
         event = _EVENTS[min(max(len(faces), 1), 3)]
         name = f"{event}/{event.replace('--', '_')}_{index:06d}.jpg"
         path = Path(folder) / wflw.IMAGES / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         quality = int(np.random.default_rng([configuration["seed"], 9, index]).integers(62, 96))
         coded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_bytes(coded.tobytes())
-        os.replace(temporary, path)
+        write_bytes(path, coded.tobytes())
         for number, face in enumerate(faces):
             split = "train" if in_train else "test"
             rows.append({"image": name, "face": number, "split": split, **face, "landmarks": face["landmarks"].tolist()})

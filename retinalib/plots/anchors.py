@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
@@ -120,26 +121,29 @@ def positives_figure(tables: dict[int, pd.DataFrame]) -> Figure:
     return fig
 
 
+def draw_coverage(ax: Axes, table: pd.DataFrame) -> None:
+    """Stacked bars of what becomes of the faces of each size class. table: of :func:`retinalib.reach.reach`."""
+    classes = size_classes(table["size"])
+    shares = pd.crosstab(classes, table["kind"], normalize="index").reindex(columns=list(KINDS), fill_value=0)
+    bottom = np.zeros(len(shares))
+    for kind, colour in KINDS.items():
+        ax.bar(range(len(shares)), shares[kind], bottom=bottom, color=colour, label=_LABELS[kind], width=0.85)
+        bottom += shares[kind].to_numpy()
+    for x, n in enumerate(classes.value_counts().reindex(shares.index)):
+        ax.annotate(str(n), (x, 1.01), ha="center", fontsize=7)
+    ax.set_xticks(range(len(shares)), shares.index, rotation=60, fontsize=7)
+    ax.set(xlabel="face size (pixels of the input)", ylim=(0, 1.07))
+    ax.grid(axis="x", visible=False)
+
+
 def coverage_figure(tables: dict[int, pd.DataFrame]) -> Figure:
     """What becomes of the faces of each size class, a panel for each input size."""
     fig, axes = plt.subplots(
         1, len(tables), figsize=(2 + 2.6 * len(tables), 3.6), layout="constrained", sharey=True, squeeze=False
     )
     for ax, (pixels, table) in zip(axes[0], tables.items(), strict=True):
-        shares = pd.crosstab(size_classes(table["size"]), table["kind"], normalize="index").reindex(
-            columns=list(KINDS), fill_value=0
-        )
-        count = size_classes(table["size"]).value_counts().reindex(shares.index)
-        bottom = np.zeros(len(shares))
-        for kind, colour in KINDS.items():
-            ax.bar(range(len(shares)), shares[kind], bottom=bottom, color=colour, label=_LABELS[kind], width=0.85)
-            bottom += shares[kind].to_numpy()
-        for x, n in enumerate(count):
-            ax.annotate(str(n), (x, 1.01), ha="center", fontsize=7)
-        ax.set_xticks(range(len(shares)), shares.index, rotation=60, fontsize=7)
-        ax.set(xlabel="face size (pixels of the input)", ylim=(0, 1.07))
+        draw_coverage(ax, table)
         ax.set_title(f"{pixels} px input", fontsize=9)
-        ax.grid(axis="x", visible=False)
     axes[0, 0].set_ylabel("share of the faces (numbers: faces)")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=3)
@@ -205,18 +209,28 @@ def match_figure(image: np.ndarray, face: Faces, anchors: np.ndarray, strides: n
     image: (S, S, 3) uint8; anchors: (N, 4) x1 y1 x2 y2 pixels and their (N,) strides.
     """
     fig, axes = plt.subplots(1, 2, figsize=(8.6, 4.3), layout="constrained")
-    used = sorted(set(strides.tolist()))
-    colours = dict(zip(used, ("#E69F00", "#56B4E9", "#CC79A7", "#F0E442"), strict=False))
     for ax in axes:
-        draw_faces(ax, image, face, landmarks=False)
-        for (x1, y1, x2, y2), stride in zip(anchors, strides, strict=True):
-            box = plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=colours[int(stride)], lw=1.2, alpha=0.9)
-            ax.add_patch(box)
-            ax.plot((x1 + x2) / 2, (y1 + y2) / 2, marker="o", ms=2.5, color=colours[int(stride)])
-    x1, y1, x2, y2 = face.boxes[0]
-    half = 0.75 * max(x2 - x1, y2 - y1)
-    axes[1].set(xlim=((x1 + x2) / 2 - half, (x1 + x2) / 2 + half), ylim=((y1 + y2) / 2 + half, (y1 + y2) / 2 - half))
+        draw_match(ax, image, face, anchors, strides)
+    look_closer(axes[1], face)
     axes[0].set_title(title, fontsize=9)
-    marks = [plt.Line2D([], [], color=colours[s]) for s in used]
-    axes[1].legend(marks, [f"stride {s}" for s in used], loc="upper right", frameon=True)
+    if len(anchors):
+        axes[1].legend(loc="upper right", frameon=True)
     return fig
+
+
+def draw_match(ax: Axes, image: np.ndarray, face: Faces, anchors: np.ndarray, strides: np.ndarray) -> None:
+    """One face with the anchors that answer for it, a colour a stride, as in :func:`match_figure`."""
+    draw_faces(ax, image, face, landmarks=False)
+    for stride, colour in zip(sorted(set(strides.tolist())), ("#E69F00", "#56B4E9", "#CC79A7", "#F0E442"), strict=False):
+        own = anchors[strides == stride]
+        squares = [plt.Rectangle((x1, y1), x2 - x1, y2 - y1) for x1, y1, x2, y2 in own]
+        ax.add_collection(PatchCollection(squares, facecolors="none", edgecolors=colour, linewidths=1.2, alpha=0.9))
+        ax.plot(*((own[:, :2] + own[:, 2:]) / 2).T, "o", ms=2.5, color=colour)
+        ax.plot([], [], color=colour, label=f"stride {stride}")
+
+
+def look_closer(ax: Axes, face: Faces, reach: float = 0.75) -> None:
+    """Limits the view to ``reach`` times the longer side of one face's box, to each side of its middle."""
+    x1, y1, x2, y2 = face.boxes[0]
+    half = reach * max(x2 - x1, y2 - y1)
+    ax.set(xlim=((x1 + x2) / 2 - half, (x1 + x2) / 2 + half), ylim=((y1 + y2) / 2 + half, (y1 + y2) / 2 - half))

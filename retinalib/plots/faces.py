@@ -152,7 +152,7 @@ def aligned_to(shapes: np.ndarray, mean: np.ndarray) -> np.ndarray:
 def shape_figure(shapes: np.ndarray, mean: np.ndarray, schema: LandmarkSchema, shown: int = 400) -> Figure:
     """The mean shape over the aligned faces, and how far each landmark strays from it.
 
-    shapes: (N, L, 2) complete landmarks; mean: (L, 2), as of :func:`retinalib.evaluate.mean_shape`.
+    shapes: (N, L, 2) complete landmarks; mean: (L, 2), as of :func:`retinalib.shapes.mean_shape`.
     """
     right, left = schema.inter_ocular
     unit = np.linalg.norm(mean[right] - mean[left])

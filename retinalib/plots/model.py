@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from retinalib.faces import Faces
 from retinalib.landmarks import Eye
+from retinalib.plots.pupils import draw_level_eye
 from retinalib.plots.style import PALETTE, PREDICTION, TRUTH
-from retinalib.pupils import level_eye
 
 
 def cost_figure(costs: pd.DataFrame) -> Figure:
@@ -96,15 +96,10 @@ def second_look_figure(image: np.ndarray, eyes: Sequence[Eye], truth: Faces, fir
     image: (H, W, 3) uint8; truth, first, second: one face each, in its pixels.
     """
     fig, axes = plt.subplots(1, len(eyes), figsize=(4.6 * len(eyes), 3.2), layout="constrained", squeeze=False)
+    looks = [("true", truth, TRUTH, "o"), ("first look", first, PALETTE[1], "x"), ("second look", second, PREDICTION, "+")]
+    looks = [(name, faces.landmarks[0], colour, marker) for name, faces, colour, marker in looks]
     for ax, eye, side in zip(axes[0], eyes, ("right eye", "left eye"), strict=True):
-        crop, matrix = level_eye(image, truth.landmarks[0], eye, (180, 108))
-        ax.imshow(crop, extent=(0, crop.shape[1], crop.shape[0], 0))
-        looks = (("true", truth, TRUTH, "o"), ("first look", first, PALETTE[1], "x"), ("second look", second, PREDICTION, "+"))
-        for name, faces, colour, marker in looks:
-            lids, pupil = (faces.landmarks[0, i] @ matrix[:, :2].T + matrix[:, 2] for i in (list(eye.lids), [eye.pupil]))
-            ax.plot(*np.concatenate([lids, lids[:1]]).T, color=colour, lw=1.2)
-            style = {"mfc": "none"} if marker == "o" else {}
-            ax.plot(*pupil.T, marker, color=colour, ms=10, mew=1.8, ls="none", label=name, **style)
-        ax.set(xlim=(0, crop.shape[1]), ylim=(crop.shape[0], 0), xticks=[], yticks=[], title=side)
+        draw_level_eye(ax, image, truth.landmarks[0], eye, looks, (180, 108))
+        ax.set_title(side)
     axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return fig

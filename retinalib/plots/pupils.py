@@ -8,11 +8,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import ks_2samp
 
+from retinalib.landmarks import Eye
 from retinalib.plots.style import PALETTE, PREDICTION, TRUTH
-from retinalib.pupils import closed_rates
+from retinalib.pupils import closed_rates, level_eye
 
 STRAIGHT = 8.0  # degrees from where the head points within which an eye counts as looking there
 _LOOKS = {"true": TRUTH, "measured": PREDICTION}
@@ -128,6 +130,29 @@ def agreement_figure(table: pd.DataFrame) -> Figure:
         outside = int(((error.abs() > limit) | (middle.abs() > reach)).sum())
         ax.text(0.99, 0.02, f"{outside} of {len(part)} eyes outside", transform=ax.transAxes, ha="right", fontsize=7.5)
     return fig
+
+
+def draw_level_eye(
+    ax: Axes,
+    image: np.ndarray,
+    at: np.ndarray,
+    eye: Eye,
+    looks: Sequence[tuple[str, np.ndarray, str, str]],
+    size: tuple[int, int] = (120, 72),
+) -> None:
+    """One eye turned level, with the lids and the pupil of several landmarks over it.
+
+    image: (H, W, 3) uint8; at: (L, 2) landmarks that say where the eye is; looks: name, (L, 2) landmarks, colour and marker of
+    the pupil, the first one lowest; all in pixels of the image. size: width and height of what is shown.
+    """
+    crop, matrix = level_eye(image, at, eye, size)
+    ax.imshow(crop, extent=(0, crop.shape[1], crop.shape[0], 0))
+    for name, landmarks, colour, marker in looks:
+        points = landmarks @ matrix[:, :2].T + matrix[:, 2]
+        ax.plot(*points[[*eye.lids, eye.lids[0]]].T, color=colour, lw=1.2)
+        ax.plot(*points[eye.pupil], marker, color=colour, mfc="none", ms=10, mew=1.8, ls="none", label=name)
+    ax.set(xlim=(0, crop.shape[1]), ylim=(crop.shape[0], 0), xticks=[], yticks=[])
+    ax.grid(False)
 
 
 def eye_sheet(crops: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, str]], columns: int = 6) -> Figure:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 import cv2
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from retinalib.faces import Faces
+from retinalib.files import replacing
 from retinalib.landmarks import LandmarkSchema
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31", "#555555")
@@ -67,16 +67,9 @@ def save_figure(fig: Figure, name: str, folder: str | Path) -> None:
 
     The same figure gives the same bytes: no dates, no names of programs.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for suffix, options in (("pdf", {"metadata": {"CreationDate": None}}), ("png", {"metadata": {"Software": None}})):
-        path = folder / f"{name}.{suffix}"
-        temporary = folder / f".{name}.{os.getpid()}.{suffix}"
-        try:
-            fig.savefig(temporary, format=suffix, **options)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    for suffix, unsaid in (("pdf", "CreationDate"), ("png", "Software")):
+        with replacing(Path(folder) / f"{name}.{suffix}") as temporary:
+            fig.savefig(temporary, format=suffix, metadata={unsaid: None})
 
 
 def png(fig: Figure, dpi: float = 80) -> bytes:

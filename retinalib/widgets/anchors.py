@@ -10,23 +10,20 @@ import pandas as pd
 import torch
 from ipywidgets import Dropdown, FloatSlider, IntSlider, SelectionSlider
 from matplotlib.axes import Axes
-from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from torchvision.ops import box_convert
 
 from retinalib.anchors import AnchorConfig, anchor_grid, match
 from retinalib.datasets.describe import image_sizes
 from retinalib.datasets.table import FaceDataset
 from retinalib.faces import Faces
-from retinalib.plots.anchors import KINDS, size_classes
-from retinalib.plots.style import draw_faces
+from retinalib.plots.anchors import KINDS, draw_coverage, draw_match, look_closer
 from retinalib.reach import fitted, reach
 from retinalib.widgets.explorer import Explorer, panels
 
 _MOST_FACES = 2000  # more would make the picture lag behind the hand
 _MINIMUM = 0.2  # IoU from which a face keeps its best anchor
 _INPUTS = (80, 160, 320, 480, 640)
-_COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#F0E442")  # of the levels; green is the face's own
 _STRIDES = {"8, 16, 32": (8, 16, 32), "4, 8, 16, 32": (4, 8, 16, 32), "8, 16, 32, 64": (8, 16, 32, 64), "16, 32": (16, 32)}
 
 
@@ -59,7 +56,9 @@ def anchor_explorer(dataset: FaceDataset) -> Explorer:
         match_rule = (image_size, config, threshold, _MINIMUM)
         table = reach(at_input(image_size), *match_rule)
         figure, (left, right) = panels([5.4, 4.2], 4)
-        _coverage(left, table)
+        draw_coverage(left, table)
+        left.set_ylabel("share of the faces (numbers: faces)")
+        left.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(KINDS), fontsize=7)
         row = table.sort_values("size", kind="stable").iloc[face - 1]
         photo = int(row["image"])
         _one_face(right, dataset[numbers[photo]][0], at_input(image_size)[photo], row, *match_rule)
@@ -88,42 +87,19 @@ def ladder(strides: tuple[int, ...], smallest: float, per_cell: int, ratio: floa
     return AnchorConfig(strides, tuple(tuple(level) for level in sizes.reshape(-1, per_cell).tolist()))
 
 
-def _coverage(ax: Axes, table: pd.DataFrame) -> None:
-    classes = size_classes(table["size"])
-    shares = pd.crosstab(classes, table["kind"], normalize="index").reindex(columns=list(KINDS), fill_value=0)
-    bottom = np.zeros(len(shares))
-    for kind, colour in KINDS.items():
-        ax.bar(range(len(shares)), shares[kind], bottom=bottom, color=colour, width=0.85, label=kind)
-        bottom += shares[kind].to_numpy()
-    for x, n in enumerate(classes.value_counts().reindex(shares.index)):
-        ax.annotate(str(n), (x, 1.01), ha="center", fontsize=7)
-    ax.set_xticks(range(len(shares)), shares.index, rotation=60, fontsize=7)
-    ax.set(xlabel="face size (pixels of the input)", ylabel="share of the faces (numbers: faces)", ylim=(0, 1.07))
-    ax.grid(axis="x", visible=False)
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(KINDS), fontsize=8)
-
-
 def _one_face(
     ax: Axes, image: np.ndarray, faces: Faces, row: pd.Series, size: int, config: AnchorConfig, threshold: float, minimum: float
 ) -> None:
     """The anchors that answer for the face of ``row`` in its photo at the input's size, as training matches them."""
     scale = size / max(image.shape[:2])
     face = int(row["face"])
-    draw_faces(ax, cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), faces[face], landmarks=False)
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     anchors = anchor_grid(size, size, config)
     numbers = np.flatnonzero(match(torch.from_numpy(faces.boxes / size), anchors, threshold, minimum).numpy() == face)
-    boxes = anchors.numpy()[numbers] * size
-    ends = np.cumsum([rows * columns * config.per_cell for rows, columns in config.levels(size, size)])
-    levels = np.searchsorted(ends, numbers, side="right")
-    squares = [Rectangle((x - w / 2, y - h / 2), w, h) for x, y, w, h in boxes]
-    colours = [_COLOURS[level] for level in levels]
-    ax.add_collection(PatchCollection(squares, facecolors="none", edgecolors=colours, linewidths=0.9))
-    ax.scatter(boxes[:, 0], boxes[:, 1], c=colours, s=7, zorder=3)
-    for level in sorted(set(levels)):
-        ax.plot([], [], color=_COLOURS[level], label=f"stride {config.strides[level]}")
-    x1, y1, x2, y2 = faces.boxes[face]
-    half = 0.85 * max(x2 - x1, y2 - y1)
-    ax.set(xlim=((x1 + x2) / 2 - half, (x1 + x2) / 2 + half), ylim=((y1 + y2) / 2 + half, (y1 + y2) / 2 - half))
+    corners = box_convert(anchors[numbers], "cxcywh", "xyxy").numpy() * size
+    strides = np.repeat(config.strides, [rows * columns * config.per_cell for rows, columns in config.levels(size, size)])
+    draw_match(ax, small, faces[face], corners, strides[numbers])
+    look_closer(ax, faces[face], 0.85)
     ax.set_title(f"{row['size']:.0f} px, best IoU {row['iou']:.2f}, anchors that answer for it: {len(numbers)}", fontsize=8)
     if len(numbers):
         ax.legend(loc="upper right", frameon=True, fontsize=8)

@@ -13,9 +13,10 @@ from retinalib.detect import Detector
 from retinalib.evaluate import match_faces
 from retinalib.faces import Faces
 from retinalib.gaze import Eyeball, gaze_angles, gaze_error
-from retinalib.landmarks import WFLW_98, Eye
+from retinalib.landmarks import WFLW_98
+from retinalib.plots.pupils import draw_level_eye
 from retinalib.plots.style import PREDICTION, TRUTH, draw_faces
-from retinalib.pupils import level_eye, pupil_table
+from retinalib.pupils import pupil_table
 from retinalib.widgets.explorer import Explorer, panels
 
 _SCORE = 0.3
@@ -48,7 +49,9 @@ def pupil_explorer(detector: Detector, eyeball: Eyeball) -> Explorer:
         figure, axes = panels([3.6, 2.5, 2.5, 4.2], 3.8)
         draw_faces(axes[0], image, truth, seen, boxes=False)
         for ax, (side, eye) in zip(axes[1:3], _EYES.items(), strict=True):
-            _eye(ax, image, truth, seen, eye)
+            looks = [("true", truth, TRUTH, "o")] + ([] if seen is None else [("found", seen, PREDICTION, "+")])
+            looks = [(name, faces.landmarks[0], *style) for name, faces, *style in looks]
+            draw_level_eye(ax, image, truth.landmarks[0], eye, looks)
             ax.set_title(f"{side} eye", fontsize=9)
         measured = None if seen is None else _measure(seen, eyeball)
         _numbers(axes[3], _measure(truth, eyeball), measured, gaze_yaw, gaze_pitch)
@@ -80,19 +83,6 @@ _EYES = {"right": WFLW_98.right_eye, "left": WFLW_98.left_eye}
 def _measure(faces: Faces, eyeball: Eyeball) -> pd.Series:
     bare = Faces(faces.boxes, faces.landmarks)  # attributes name the gaze, too, and that is not what was measured
     return pd.concat([pupil_table(bare).iloc[0], gaze_angles(faces.landmarks, eyeball).iloc[0]])
-
-
-def _eye(ax: Axes, image: np.ndarray, truth: Faces, seen: Faces | None, eye: Eye) -> None:
-    """One eye, level, with lids and pupil."""
-    crop, matrix = level_eye(image, truth.landmarks[0], eye)
-    ax.imshow(crop, extent=(0, crop.shape[1], crop.shape[0], 0))
-    for faces, colour, mark in ((truth, TRUTH, "o"), (seen, PREDICTION, "+")):
-        if faces is not None:
-            points = faces.landmarks[0] @ matrix[:, :2].T + matrix[:, 2]
-            ax.plot(*points[[*eye.lids, eye.lids[0]]].T, color=colour, lw=1.2)
-            ax.plot(*points[eye.pupil], mark, mfc="none", mec=colour, ms=10, mew=1.8)
-    ax.set(xlim=(0, crop.shape[1]), ylim=(crop.shape[0], 0), xticks=[], yticks=[])
-    ax.grid(False)
 
 
 def _numbers(ax: Axes, true: pd.Series, seen: pd.Series | None, gaze_yaw: float, gaze_pitch: float) -> None:

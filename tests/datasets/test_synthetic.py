@@ -10,9 +10,9 @@ from retinalib.datasets import synthetic, wflw
 from retinalib.datasets.head import IRIS_RADIUS, Expression, Identity, Pose, gaze_vector
 from retinalib.datasets.render import Light, Look
 from retinalib.datasets.table import ATTRIBUTES
-from retinalib.evaluate import mean_shape, procrustes_distance
 from retinalib.landmarks import WFLW_98
 from retinalib.pupils import openness, pupil_offset
+from retinalib.shapes import mean_shape, procrustes_distance
 from tests.shared import SHARED, needs_shared
 
 

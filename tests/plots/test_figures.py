@@ -48,8 +48,16 @@ def test_alignment_undoes_similarities():
 
 def test_shapes_and_pupils():
     base, moved = shapes()
-    faces.shape_figure(moved, base, WFLW_98)
-    faces.pupil_figure(pupil_table(Faces(np.zeros((30, 4)), moved)))
+    fig = faces.shape_figure(moved, base, WFLW_98)
+    right, left = WFLW_98.inter_ocular
+    unit = np.linalg.norm(base[right] - base[left])
+    drawn = fig.axes[1].collections[0].get_offsets()  # the mean, in inter-ocular distances, whatever its origin
+    np.testing.assert_allclose(drawn - drawn[0], (base - base[0]) / unit, atol=1e-8)
+    table = pupil_table(Faces(np.zeros((30, 4)), moved))
+    fig = faces.pupil_figure(table)
+    shown = sum(len(dots.get_offsets()) for dots in fig.axes[0].collections if len(dots.get_offsets()) > 1)
+    sides = ("right", "left")
+    assert shown == sum((~(table[f"closed_{s}"] | table[f"foreshortened_{s}"])).sum() for s in sides) > 0
 
 
 def test_attribute_shares():

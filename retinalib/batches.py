@@ -1,0 +1,73 @@
+"""Training images in order: augmented, batched, and the same for one seed however many processes make them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from retinalib.augment import AugmentConfig, augment
+from retinalib.datasets.table import FaceDataset
+from retinalib.faces import Faces
+from retinalib.loss import Target
+
+
+class AugmentedPhotos(Dataset):
+    """Training crops of ``size`` × ``size`` pixels, addressed by (epoch, number): each draws from a generator of its own.
+
+    ``photos[epoch, number]`` is (crop (size, size, 3) uint8, its :class:`retinalib.loss.Target`, the photo's name).
+    """
+
+    def __init__(self, source: FaceDataset, size: int, config: AugmentConfig, seed: int) -> None:
+        self.source, self.size, self.config, self.seed = source, size, config, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target, str]:
+        epoch, number = key
+        image, faces = self.source[number]
+        rng = np.random.default_rng([self.seed, epoch, number])
+        image, faces = augment(image, faces, self.size, rng, self.config)
+        return torch.from_numpy(image), to_target(faces, image.shape[:2], self.source.complete), self.source.names[number]
+
+
+def to_target(faces: Faces, size: tuple[int, int], complete: bool = True) -> Target:
+    """Faces in the pixels of an image of ``size`` (height, width) as what the loss compares with."""
+    pixels = np.array([size[1], size[0]], np.float32)
+    arrays = (faces.boxes / np.tile(pixels, 2), faces.landmarks / pixels, faces.visible)
+    return Target(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays), complete)
+
+
+class Batches:
+    """Batches of (epoch, number) from ``first_epoch`` to ``epochs``, each epoch in an order of its own; what does not fill a
+    batch is left out of its epoch."""
+
+    def __init__(self, images: int, batch_size: int, seed: int, epochs: int, first_epoch: int = 0) -> None:
+        self.images, self.batch_size, self.seed, self.epochs, self.first_epoch = images, batch_size, seed, epochs, first_epoch
+
+    @property
+    def per_epoch(self) -> int:
+        return max(1, self.images // self.batch_size)
+
+    def __len__(self) -> int:
+        return self.per_epoch * (self.epochs - self.first_epoch)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for epoch in range(self.first_epoch, self.epochs):
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.images).tolist()
+            for start in range(0, self.per_epoch * self.batch_size, self.batch_size):
+                yield [(epoch, number) for number in order[start : start + self.batch_size]]
+
+
+def collate(items: list[tuple[Tensor, Target, str]]) -> tuple[Tensor, list[Target], list[str]]:
+    """Crops, targets and names of a batch: (B, 3, H, W) uint8, and lists."""
+    images, targets, names = zip(*items, strict=True)
+    return torch.stack(images).permute(0, 3, 1, 2), list(targets), list(names)
+
+
+def start_worker(_: int) -> None:
+    """One thread for each process that makes crops."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
