@@ -201,9 +201,16 @@ def datasets() -> None:
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--size", default=320, show_default=True, type=click.IntRange(min=64), help="Pixels a side.")
-def make(root: Path, images: int, seed: int, size: int) -> None:
+@click.option(
+    "--unlabelled",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Share of faces that WFLW's lists leave out; WIDER FACE's then have all.",
+)
+def make(root: Path, images: int, seed: int, size: int, unlabelled: float) -> None:
     """Renders faces with known pose and gaze into a folder of their own below ROOT, and prints its name."""
-    click.echo(synthetic.make(root, images, seed, size, progress=sys.stderr.isatty()))
+    click.echo(synthetic.make(root, images, seed, size, unlabelled=unlabelled, progress=sys.stderr.isatty()))
 
 
 @datasets.command()

@@ -1,4 +1,5 @@
-"""Shapes of faces: their mean, how far two are apart, and the mean shape put into boxes, a baseline that sees no face."""
+"""Shapes of faces: their mean and how they vary, how far two are apart, and the mean shape put into boxes, a baseline that
+sees no face."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from scipy.spatial import procrustes
 
 from retinalib.faces import Faces
@@ -29,11 +31,52 @@ def mean_shape(landmarks: np.ndarray, iterations: int = 10) -> np.ndarray:
     return mean
 
 
+def aligned_to(shapes: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """(N, L, 2) complete shapes, shifted, scaled and turned onto (L, 2) ``mean`` with the least squared distance.
+
+    Orthogonal Procrustes without mirroring (Kabsch 1976; Umeyama 1991, eq. 39–43).
+    """
+    centre = mean.mean(0)
+    target, moved = mean - centre, shapes - shapes.mean(1, keepdims=True)
+    u, values, vt = np.linalg.svd(moved.transpose(0, 2, 1) @ target)
+    sign = np.ones_like(values)
+    sign[:, -1] = np.sign(np.linalg.det(u @ vt))
+    turn = (u * sign[:, None]) @ vt
+    scale = (values * sign).sum(1) / (moved**2).sum((1, 2))
+    return scale[:, None, None] * (moved @ turn) + centre
+
+
 def procrustes_distance(a: np.ndarray, b: np.ndarray, schema: LandmarkSchema = WFLW_98) -> float:
     """Mean distance of two (L, 2) shapes after the best shift, scale and rotation, a fraction of the inter-ocular distance."""
     first, second, _ = procrustes(a, b)
     right, left = schema.inter_ocular
     return float(np.linalg.norm(first - second, axis=1).mean() / np.linalg.norm(first[right] - first[left]))
+
+
+def components(landmarks: np.ndarray, mean: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The principal components of (N, L, 2) complete shapes aligned to (L, 2) ``mean``: their average (2L,), and ``count``
+    directions (count, 2L), orthonormal, the one of most variance first (the point distribution model of Cootes et al. 1995)."""
+    flat = aligned_to(np.asarray(landmarks, float), mean).reshape(len(landmarks), -1)
+    average = flat.mean(0)
+    return average, np.linalg.svd(flat - average, full_matrices=False)[2][:count]
+
+
+def residuals(landmarks: np.ndarray, mean: np.ndarray, average: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """(N, L) what :func:`components` leave unexplained of other (N, L, 2) shapes: distances in the units of ``mean``."""
+    flat = aligned_to(np.asarray(landmarks, float), mean).reshape(len(landmarks), -1) - average
+    rest = flat - flat @ directions.T @ directions
+    return np.linalg.norm(rest.reshape(len(landmarks), -1, 2), axis=-1)
+
+
+def proportions(landmarks: np.ndarray, schema: LandmarkSchema = WFLW_98) -> pd.DataFrame:
+    """What a face looks like at first glance, from (N, 98, 2) landmarks; a row a face: mouth_opening (height by width of the
+    inner lips, the mouth's counterpart of the eye aspect ratio), aspect (height by width of all landmarks' extent)."""
+    lips = landmarks[:, list(schema.regions["inner lips"])]
+    half = lips.shape[1] // 2
+    gaps = np.linalg.norm(lips[:, 1:half] - lips[:, :half:-1], axis=-1)
+    extent = np.ptp(landmarks, axis=1)
+    opening = gaps.mean(1) / np.linalg.norm(lips[:, 0] - lips[:, half], axis=-1)
+    return pd.DataFrame({"mouth_opening": opening, "aspect": extent[:, 1] / extent[:, 0]})
 
 
 def mean_landmarks_in_box(faces: Sequence[Faces]) -> np.ndarray:

@@ -180,6 +180,22 @@ def rank_correlation(values: np.ndarray) -> float:
     return float(stats.spearmanr(values).statistic)
 
 
+def side_by_side(tables: dict[str, pd.DataFrame], labels: dict[str, str]) -> pd.DataFrame:
+    """Whether two tables' columns are distributed alike; a row a label: for each table n, median and robust :func:`spread`,
+    then KS, the Kolmogorov–Smirnov statistic (0: the same, 1: no overlap), and what it would exceed by chance in 5 %.
+
+    tables: two, name -> columns of ``labels`` (column -> label with unit); unknown values don't count.
+    """
+    rows = {}
+    for column, label in labels.items():
+        pair = [table[column].dropna().to_numpy() for table in tables.values()]
+        numbers = [number for values in pair for number in (len(values), np.median(values), spread(values))]
+        chance = stats.kstwobign.isf(0.05) * np.sqrt(sum(1 / len(values) for values in pair))
+        rows[label] = (*numbers, stats.ks_2samp(*pair).statistic, chance)
+    columns = [f"{name}: {what}" for name in tables for what in ("n", "median", "spread")]
+    return pd.DataFrame(rows, index=[*columns, "KS", "by chance (95 %)"]).T
+
+
 def holm(p_values: np.ndarray) -> np.ndarray:
     """Adjusted p-values for several comparisons (Holm 1979)."""
     p_values = np.asarray(p_values, float)

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from retinalib.faces import Faces
-from retinalib.shapes import mean_landmarks_in_box, mean_shape, procrustes_distance, put_in_boxes
+from retinalib.landmarks import WFLW_98
+from retinalib.shapes import (
+    aligned_to,
+    components,
+    mean_landmarks_in_box,
+    mean_shape,
+    procrustes_distance,
+    proportions,
+    put_in_boxes,
+    residuals,
+)
 from tests.test_evaluate import scene
 
 
@@ -20,6 +30,41 @@ def test_mean_shape_ignores_shift_scale_and_rotation():
     assert procrustes_distance(mean, shape) < 1e-6 and np.linalg.norm(mean) == pytest.approx(1)
     with pytest.raises(ValueError, match="at least one face"):
         mean_shape(np.full((2, 98, 2), np.nan))
+
+
+def test_alignment_undoes_similarities():
+    rng = np.random.default_rng(0)
+    base, angle = rng.normal(size=(98, 2)), 0.4
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    moved = np.stack([base @ turn * 30 + [5, -80], base @ turn.T * 0.2])
+    assert np.allclose(aligned_to(moved, base), base, atol=1e-8)
+    assert not np.allclose(aligned_to(moved * [-1, 1], base), base, atol=0.1)  # a mirrored face is another face
+
+
+def test_components_are_those_of_the_covariance():
+    rng = np.random.default_rng(1)
+    mean = rng.normal(size=(98, 2))
+    varied = mean + 0.02 * rng.normal(size=(60, 1, 1)) * rng.normal(size=(98, 2)) + 0.001 * rng.normal(size=(60, 98, 2))
+    average, directions = components(varied, mean, 3)
+    np.testing.assert_allclose(directions @ directions.T, np.eye(3), atol=1e-9)
+    flat = aligned_to(varied, mean).reshape(60, -1)
+    largest = np.linalg.eigh(np.cov(flat.T))[1][:, -1]
+    assert abs(largest @ directions[0]) == pytest.approx(1, abs=1e-6)
+    left = [residuals(varied, mean, average, directions[:n]).mean() for n in (0, 1, 3)]
+    assert left[0] == pytest.approx(np.linalg.norm((flat - average).reshape(60, 98, 2), axis=-1).mean())
+    assert left[1] < 0.3 * left[0] and left[2] < left[1]
+    whole = components(varied, mean, 60)
+    assert residuals(varied, mean, *whole).max() < 1e-9  # sixty faces span no more than sixty directions
+
+
+def test_proportions_of_a_drawn_mouth():
+    points = np.zeros((1, 98, 2))
+    lips = list(WFLW_98.regions["inner lips"])
+    points[0, lips] = [[0, 0], [1, -1], [2, -1], [3, -1], [4, 0], [3, 1], [2, 1], [1, 1]]
+    points[0, 0], points[0, 1] = [-10, -30], [10, 30]
+    measured = proportions(points)
+    assert measured["mouth_opening"].item() == pytest.approx(0.5) and measured["aspect"].item() == pytest.approx(3)
+    assert proportions(points[:0]).empty
 
 
 def test_mean_shape_in_boxes():

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from retinalib.datasets import scene, wflw
+from retinalib.datasets import scene, wflw, wider
 from retinalib.datasets.head import BASIS, Expression, Head, Identity, Pose, build, gaze_vector
 from retinalib.datasets.render import Light, Look, paint_head
 from retinalib.datasets.table import ATTRIBUTES, BOX, FaceDataset
@@ -34,6 +34,7 @@ from retinalib.landmarks import WFLW_98
 _VERSION = 1  # of the renderer: another one makes other pictures, hence another folder
 _CHUNK = 40  # pictures that are drawn, and kept after an interruption, together
 _EVENTS = {1: "0--Portrait", 2: "1--Couple", 3: "2--Group"}
+_BOXES = {"train": "wider_face_train_bbx_gt.txt", "test": "wider_face_val_bbx_gt.txt"}
 _HEIGHT = 2.15  # of a face's box, head units
 TRUTH = [
     "identity", "yaw", "pitch", "roll", "gaze_yaw_right", "gaze_pitch_right", "gaze_yaw_left", "gaze_pitch_left",
@@ -295,21 +296,28 @@ def make(
     seed: int = 0,
     size: int = 320,
     test_share: float = 0.2,
+    unlabelled: float = 0.0,
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
     """Renders ``images`` pictures of ``size`` × ``size`` pixels in WFLW's layout and returns the folder that holds them.
 
     The folder lies below ``root`` and is named by the configuration; a finished one is used again, an interrupted one goes on.
-    The last ``test_share`` of the pictures, with people of their own, are the test split. workers: processes, by default one a
-    processor. Raises ValueError if there would be no picture to train on or to test with.
+    The last ``test_share`` of the pictures, with people of their own, are the test split. unlabelled: the share of faces that
+    WFLW's lists leave out, as the real ones do, while all boxes are listed in WIDER FACE's format (train and val) beside them.
+    workers: processes, by default one a processor. Raises ValueError if there would be no picture to train on or to test with,
+    or no labelled face.
     """
     train = images - round(images * test_share)
+    if not 0 <= unlabelled < 1:
+        raise ValueError(f"unlabelled must be a share from 0 to under 1, got {unlabelled}")
     if not 0 < train < images or size < 64:
         raise ValueError(
             f"{images} pictures of {size} px with a test share of {test_share} leave nothing to train or to test with"
         )
     configuration = {"version": _VERSION, "images": images, "seed": seed, "size": size, "test_share": test_share}
+    if unlabelled:
+        configuration["unlabelled"] = unlabelled
     name = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()[:8]
     folder = Path(root) / f"{images}-pictures-{name}"
     if (folder / "config.json").is_file():  # written last
@@ -326,29 +334,40 @@ def make(
     if (folder / "config.json").is_file():  # another process was at the same and has finished
         return folder
     rows = [row for first in starts for row in json.loads(_part(folder, first).read_text())]
-    _write_lists(folder, pd.DataFrame(rows))
+    _write_lists(folder, pd.DataFrame(rows), unlabelled, seed)
     write_text(folder / "config.json", json.dumps(configuration, indent=1))
     shutil.rmtree(folder / "parts")
     return folder
 
 
-def _write_lists(folder: Path, table: pd.DataFrame) -> None:
+def _write_lists(folder: Path, table: pd.DataFrame, unlabelled: float, seed: int) -> None:
+    labelled = table
+    if unlabelled:
+        labelled = table[np.random.default_rng([seed, 13]).random(len(table)) >= unlabelled]
+        labelled = labelled.assign(face=labelled.groupby("image").cumcount())
+        if labelled["split"].nunique() < 2:
+            raise ValueError(f"with {unlabelled:.0%} of {len(table)} faces unlabelled, a split has none: render more pictures")
     for split in ("train", "test"):
-        wflw.write_annotations(table[table["split"] == split], folder / wflw.LISTS.format(split=split))
-    write_text(folder / "truth.csv", table[["image", "face", "split", *TRUTH]].to_csv(index=False))
+        wflw.write_annotations(labelled[labelled["split"] == split], folder / wflw.LISTS.format(split=split))
+        if unlabelled:
+            wider.write_boxes(table[table["split"] == split], folder / _BOXES[split])
+    write_text(folder / "truth.csv", labelled[["image", "face", "split", *TRUTH]].to_csv(index=False))
 
 
 def load(root: str | Path, split: str) -> FaceDataset:
     """The "train" or "test" pictures of a folder that :func:`make` returned; the truth's columns stand beside WFLW's.
 
-    Every face is labelled, so the data set is complete.
+    Every face has its box, so the data set is complete; faces that the lists left out have neither landmarks nor truth.
     """
     root = Path(root)
     faces = wflw.read_annotations(root / wflw.LISTS.format(split=split))
     truth = pd.read_csv(root / "truth.csv")
     faces["face"] = faces.groupby("image").cumcount()
     faces = faces.merge(truth.drop(columns="split"), on=["image", "face"], how="left", validate="one_to_one")
-    return FaceDataset(faces.drop(columns="face"), root / wflw.IMAGES, WFLW_98, complete=True)
+    faces = faces.drop(columns="face")
+    if (root / _BOXES[split]).is_file():
+        faces = wflw.join_wider(faces, wider.read_boxes(root / _BOXES[split]))
+    return FaceDataset(faces, root / wflw.IMAGES, WFLW_98, complete=True)
 
 
 __all__ = ["ATTRIBUTES", "TRUTH", "Person", "draw_person", "load", "make", "render_face"]

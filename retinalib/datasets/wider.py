@@ -25,6 +25,7 @@ from retinalib.datasets.table import (
     set_aside_counts,
     usable,
 )
+from retinalib.files import write_text
 from retinalib.landmarks import WIDER_5
 
 HOME = "http://shuoyang1213.me/WIDERFACE/"
@@ -91,6 +92,16 @@ def read_boxes(path: str | Path) -> pd.DataFrame:
             rows.append((image, line + 1, _numbers(path, line + 1, lines[line], (4, 10))[:4], unknown))
         at += 2 + faces
     return _table(rows, photos, path)
+
+
+def write_boxes(table: pd.DataFrame, path: str | Path) -> None:
+    """Writes a table (image, x1 y1 x2 y2) as an official box list: whole pixels, the six further numbers zero."""
+    lines = []
+    for image, rows in table.groupby("image", sort=False):
+        corners = rows[BOX].to_numpy(float).round().astype(int)
+        sizes = np.column_stack([corners[:, :2], corners[:, 2:] - corners[:, :2], np.zeros((len(corners), 6), int)])
+        lines += [image, str(len(sizes)), *(" ".join(map(str, row)) for row in sizes)]
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def read_labels(path: str | Path) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from retinalib.faces import Faces
 from retinalib.landmarks import LandmarkSchema
 from retinalib.plots.style import PALETTE, REGION_COLOURS, draw_faces, region_lines
+from retinalib.shapes import aligned_to
 
 Picture = tuple[np.ndarray, Faces]
 """An image (H, W, 3) uint8 and its faces."""
@@ -134,21 +135,6 @@ def odd_points_figure(described: pd.DataFrame) -> Figure:
     return fig
 
 
-def aligned_to(shapes: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """(N, L, 2) complete shapes, shifted, scaled and turned onto (L, 2) ``mean`` with the least squared distance.
-
-    Orthogonal Procrustes without mirroring (Kabsch 1976; Umeyama 1991, eq. 39–43).
-    """
-    centre = mean.mean(0)
-    target, moved = mean - centre, shapes - shapes.mean(1, keepdims=True)
-    u, values, vt = np.linalg.svd(moved.transpose(0, 2, 1) @ target)
-    sign = np.ones_like(values)
-    sign[:, -1] = np.sign(np.linalg.det(u @ vt))
-    turn = (u * sign[:, None]) @ vt
-    scale = (values * sign).sum(1) / (moved**2).sum((1, 2))
-    return scale[:, None, None] * (moved @ turn) + centre
-
-
 def shape_figure(shapes: np.ndarray, mean: np.ndarray, schema: LandmarkSchema, shown: int = 400) -> Figure:
     """The mean shape over the aligned faces, and how far each landmark strays from it.
 
@@ -204,6 +190,18 @@ def pupil_figure(pupils: pd.DataFrame) -> Figure:
         handle.set(alpha=1, sizes=[25])
     right.set(xlabel="opening of the lids (eye widths, at most 0.8)", ylabel="eyes", title="How open the eyes are")
     right.legend()
+    return fig
+
+
+def component_figure(left: pd.DataFrame) -> Figure:
+    """What principal components leave unexplained of real shapes. left: mean distance in % of the inter-ocular distance; index:
+    number of components, columns: whose they are."""
+    fig, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+    for (name, values), colour in zip(left.items(), PALETTE, strict=False):
+        ax.plot(range(len(left)), values, marker="o", ms=4, color=colour, label=f"of {name} shapes")
+    ax.set(xticks=range(len(left)), xticklabels=left.index, xlabel="principal components", ylim=(0, None))
+    ax.set(ylabel="left of real shapes (% inter-ocular)", title="How much of real faces do they reach?")
+    ax.legend()
     return fig
 
 

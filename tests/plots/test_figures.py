@@ -39,13 +39,6 @@ def described(n=40, seed=0):
     return pd.DataFrame({"photo": np.arange(n), "faces": 1, "size": size, "share": size / 320, "labelled": True, **columns})
 
 
-def test_alignment_undoes_similarities():
-    base, moved = shapes()
-    assert np.allclose(faces.aligned_to(moved, base), base, atol=1e-8)
-    mirrored = moved * [-1, 1]
-    assert not np.allclose(faces.aligned_to(mirrored, base), base, atol=0.1)  # a mirrored face is another face
-
-
 def test_shapes_and_pupils():
     base, moved = shapes()
     fig = faces.shape_figure(moved, base, WFLW_98)
@@ -58,6 +51,13 @@ def test_shapes_and_pupils():
     shown = sum(len(dots.get_offsets()) for dots in fig.axes[0].collections if len(dots.get_offsets()) > 1)
     sides = ("right", "left")
     assert shown == sum((~(table[f"closed_{s}"] | table[f"foreshortened_{s}"])).sum() for s in sides) > 0
+
+
+def test_components():
+    left = pd.DataFrame({"real": [9.0, 4.0], "rendered": [9.5, 6.0]}, index=[0, 5])
+    (ax,) = faces.component_figure(left).axes
+    assert [list(line.get_ydata()) for line in ax.lines] == [[9.0, 4.0], [9.5, 6.0]]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["0", "5"]
 
 
 def test_attribute_shares():
