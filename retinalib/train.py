@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -104,6 +105,30 @@ def fingerprint(dataset: FaceDataset) -> str:
     return digest.hexdigest()[:16]
 
 
+class Stopped(Exception):
+    """Training was asked to stop, see :func:`request_stop`. What the finished epochs gave is kept."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the sentence alone, for nothing went wrong."""
+        return [f"Stopped: {self}"]
+
+
+def request_stop(folders: str | Path | Iterable[str | Path]) -> None:
+    """Asks whoever trains the run in a folder, or one of the runs in several, to stop; does not wait for it.
+
+    Leaves a file ``stop`` in each folder that is there: so can anybody, from anywhere. It stops what runs now; the next start
+    takes it away and goes on after the last finished epoch.
+    """
+    for folder in [folders] if isinstance(folders, (str, Path)) else folders:
+        if Path(folder).is_dir():
+            stop_file(folder).touch()
+
+
+def stop_file(folder: str | Path) -> Path:
+    """The file that asks for a stop, see :func:`request_stop`."""
+    return Path(folder) / "stop"
+
+
 def learning_rate_factor(step: int, steps: int, config: TrainConfig) -> float:
     """The share of ``config.learning_rate`` at ``step`` of ``steps``."""
     warmup = max(1, round(config.warmup * steps))
@@ -138,7 +163,8 @@ def train(
 
     A finished run is only read. The number of data workers changes nothing but speed. Raises ValueError if the folder holds
     a run of another configuration or if there are fewer images than a batch, and FloatingPointError if the loss is not
-    finite, naming the images, which are kept in the folder as ``not_finite.pt``.
+    finite, naming the images, which are kept in the folder as ``not_finite.pt``. Raises Stopped at the next step after
+    :func:`request_stop`; the epoch that was under way is lost.
     """
     folder, device = Path(folder), torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if len(train_set) < config.batch_size:
@@ -151,6 +177,7 @@ def train(
         write_text(log, text)
     if len(rows) == config.epochs:
         return pd.DataFrame(rows)
+    stop_file(folder).unlink(missing_ok=True)
     torch.manual_seed(config.seed)
     model = RetinaFace(config.model)
     shape = mean_landmarks_in_box([train_set.faces(number) for number in range(len(train_set))])
@@ -182,6 +209,8 @@ def train(
             model.train()
             sums = torch.zeros(len(Parts._fields))
             for _ in range(batches.per_epoch):
+                if stop_file(folder).exists():
+                    raise Stopped(f"{folder.name} keeps {epoch} of {config.epochs} epochs; start it again to go on")
                 images, targets, names = next(stream)
                 for group in optimiser.param_groups:
                     group["lr"] = config.learning_rate * learning_rate_factor(step, steps, config)
@@ -345,7 +374,7 @@ def main() -> None:
             arguments.se_reduction, arguments.seed, arguments.epochs, schema=sets[0].schema
         )
         history = train(config, *sets, arguments.folder, arguments.device, arguments.workers)
-    except (OSError, ValueError, FloatingPointError) as error:
+    except (OSError, ValueError, FloatingPointError, Stopped) as error:
         raise SystemExit(str(error)) from error
     print(history.tail(1).to_string(index=False))
 

@@ -182,3 +182,25 @@ def test_an_empty_data_set_is_named(sets, tmp_path):
     nothing = FaceDataset(sets[0].table.iloc[:0], sets[0].images_root)
     with pytest.raises(ValueError, match="0 training images"):
         train(CONFIG, nothing, sets[1], tmp_path / "run", "cpu")
+
+
+def test_a_stop_that_was_asked_for_keeps_the_finished_epochs(finished, sets, tmp_path, monkeypatch):
+    import retinalib.train as module
+
+    folder, count, step = tmp_path / "run", 0, module._step
+
+    def watched(*arguments):
+        nonlocal count
+        count += 1
+        if count == 3:  # the first of the two steps of the second epoch
+            module.request_stop([folder, tmp_path / "not there"])
+        return step(*arguments)
+
+    monkeypatch.setattr(module, "_step", watched)
+    with pytest.raises(module.Stopped, match="run keeps 1 of 2 epochs; start it again to go on"):
+        train(CONFIG, *sets, folder, "cpu", workers=0, progress=False)
+    assert count == 3 and len(pd.read_csv(folder / "metrics.csv")) == 1
+    assert not (tmp_path / "not there").exists()
+    pd.testing.assert_frame_equal(train(CONFIG, *sets, folder, "cpu", workers=0, progress=False), finished[1])
+    assert_equal_states(weights(folder), weights(finished[0]))
+    assert not module.stop_file(folder).exists()
