@@ -33,8 +33,9 @@ from retinalib.evaluate import (
 )
 from retinalib.faces import Faces
 from retinalib.files import write_text
+from retinalib.runs import Stopped, stop_file
 from retinalib.statistics import Difference, holm, paired_difference, seed_difference
-from retinalib.train import Stopped, TrainConfig, fingerprint, run_folder, stop_file, train
+from retinalib.train import TrainConfig, fingerprint, run_folder, train
 
 SCORE_THRESHOLD = 0.5  # a face found with less counts as missed; AP is over all scores from _AP_SCORE on
 _AP_SCORE = 0.02
@@ -77,7 +78,7 @@ def train_all(
     On a GPU one after the other. On a CPU ``processes`` of them (None: as many as there are cores) go side by side, each
     with one thread: small networks train faster that way than with all cores on one run, and the numbers do not depend on
     how many cores there are. Raises what :func:`retinalib.train.train` raises; the other runs then stop where they are. A stop
-    asked for in any of the folders (see :func:`retinalib.train.request_stop`) stops them all, and those to come are not begun.
+    asked for in any of the folders (see :func:`retinalib.runs.request_stop`) stops them all, and those to come are not begun.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type != "cpu":

@@ -10,7 +10,8 @@ import torch
 
 from retinalib import ablation
 from retinalib.datasets import synthetic
-from retinalib.train import Stopped, TrainConfig, request_stop, train
+from retinalib.runs import Stopped, request_stop
+from retinalib.train import TrainConfig, train
 from retinalib.workspace import PROFILES
 
 BASE = TrainConfig(image_size=96, epochs=1, batch_size=4, validate_every=1)
