@@ -12,6 +12,7 @@ import multiprocessing
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ from retinalib.evaluate import (
     summary,
 )
 from retinalib.faces import Faces
-from retinalib.files import write_text
+from retinalib.files import end_with_parent, write_text
 from retinalib.runs import Stopped, stop_file
 from retinalib.statistics import Difference, holm, paired_difference, seed_difference
 from retinalib.train import TrainConfig, fingerprint, run_folder, train
@@ -99,7 +100,7 @@ def _side_by_side(
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
     with (
-        ProcessPoolExecutor(processes, context, _one_thread) as pool,
+        ProcessPoolExecutor(processes, context, _start_child) as pool,
         tqdm(total=sum(c.epochs for c in configs.values()), desc="epochs") as bar,
     ):
         jobs = [pool.submit(train, c, train_set, validation_set, f, "cpu", 0, False) for f, c in configs.items()]
@@ -116,17 +117,22 @@ def _side_by_side(
                 losses = {name.rpartition("-")[0]: f"{log['total'].iloc[-1]:.1f}" for name, log in logs.items()}
                 bar.set_postfix(losses, refresh=False)
                 bar.update(epochs - bar.n)
-        except BaseException:  # an interruption, too: the runs keep their finished epochs
+        except BaseException as error:  # an interruption, too: the runs keep their finished epochs
             pool.shutdown(wait=False, cancel_futures=True)
             children = set(multiprocessing.active_children()) - others
             for child in children:
                 child.terminate()
             for child in children:
                 child.join()
+            if isinstance(error, BrokenProcessPool):
+                raise ChildProcessError(
+                    "a run's process was killed, perhaps for want of memory; finished epochs are kept: start again to go on"
+                ) from error
             raise
 
 
-def _one_thread() -> None:
+def _start_child() -> None:
+    end_with_parent()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
 

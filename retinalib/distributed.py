@@ -8,7 +8,7 @@ Sums are then made in another order: results agree with those of one process up 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,8 +16,6 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
-from torch.nn.parallel import DistributedDataParallel
 
 Value = TypeVar("Value")
 
@@ -67,6 +65,28 @@ class Processes:
             dist.all_reduce(values)
         return values / self.count
 
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Makes each gradient its mean over processes; one that no process has stays None.
+
+        In one piece after the backward pass: which parameters are used differs from batch to batch and process to process, and
+        batch norms talk during it, so that torch's DistributedDataParallel would have to wait, too.
+        """
+        if self.count == 1:
+            return
+        parameters = list(parameters)
+        used = [p.grad is not None for p in parameters]
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = torch.cat([parameters[0].new_tensor(used), *(p.grad.flatten() for p in parameters)])
+        dist.all_reduce(flat)
+        used, means = flat[: len(used)].tolist(), flat[len(used) :] / self.count
+        for parameter, processes, mean in zip(parameters, used, means.split([p.numel() for p in parameters]), strict=True):
+            if processes:
+                parameter.grad.copy_(mean.view(parameter.shape))
+            else:
+                parameter.grad = None
+
     def gather(self, value: Value) -> list[Value]:
         """The value of each process, in all of them."""
         if self.count == 1:
@@ -113,24 +133,32 @@ def process_group() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def shared(loss: nn.Module, model: nn.Module, device: torch.device) -> nn.Module:
-    """``loss``, a module that holds ``model``, such that its gradients are those of the whole batch; ``model`` stays the one
-    to be used and saved."""
-    group = dist.new_group()  # of the batch norms' own: where gradients come in between may differ from process to process
+def share_batch_norms(model: nn.Module, device: torch.device) -> None:
+    """Lets the batch norms of ``model`` take the statistics of all processes' parts of a batch."""
     if device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(model, group)
-    else:
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.__class__, module.group = _SharedBatchNorm, group
-    # a level without faces leaves its landmark head unused, hence find_unused_parameters
-    return DistributedDataParallel(loss, broadcast_buffers=False, find_unused_parameters=True)
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.__class__ = _SharedBatchNorm
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: object, values: Tensor) -> Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return _Sum.forward(ctx, gradient)
 
 
 class _SharedBatchNorm(nn.BatchNorm2d):
-    """Batch norm with the statistics of all processes' parts of a batch, which torch's own has for GPUs only."""
-
-    group: dist.ProcessGroup
+    """Batch norm over all processes; torch's own does that on GPUs only."""
 
     def forward(self, values: Tensor) -> Tensor:
         if not self.training:
@@ -138,8 +166,7 @@ class _SharedBatchNorm(nn.BatchNorm2d):
         mean = self.running_mean.clone()  # the same everywhere and near the mean: sums of squares about it lose nothing
         centred = values.float() - mean[:, None, None]
         number = centred.new_full((1,), centred.numel() / centred.shape[1])
-        sums = torch.cat([centred.sum((0, 2, 3)), centred.square().sum((0, 2, 3)), number])
-        sums = all_reduce(sums, group=self.group)
+        sums = _Sum.apply(torch.cat([centred.sum((0, 2, 3)), centred.square().sum((0, 2, 3)), number]))
         shift, square = (sums[:-1] / sums[-1]).chunk(2)
         variance = square - shift.square()
         with torch.no_grad():

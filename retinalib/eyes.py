@@ -111,7 +111,8 @@ class EyeHead(nn.Module):
         Each patch is brought to zero mean and unit contrast.
         """
         patches = sample_patches(images, image, frames)
-        mean, contrast = patches.mean((1, 2, 3), keepdim=True), patches.std((1, 2, 3), keepdim=True)
+        mean = patches.mean((1, 2, 3), keepdim=True)
+        contrast = patches.std((1, 2, 3), keepdim=True) if len(image) else mean  # without patches it would warn
         fine = self.down[0]((patches - mean) / (contrast + 0.05))  # (N, 16, 16, 24)
         middle = self.down[1](fine)  # (N, 32, 8, 12)
         coarse = self.across[2](self.down[2](middle))  # (N, 32, 4, 6)

@@ -32,7 +32,7 @@ from retinalib.batches import AugmentedPhotos, Batches, collate, start_worker
 from retinalib.checkpoint import save_atomically
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector
-from retinalib.distributed import Processes, process_group, shared
+from retinalib.distributed import Processes, process_group, share_batch_norms
 from retinalib.evaluate import auc, detection_ap, evaluate_faces
 from retinalib.eyes import eye_loss
 from retinalib.faces import Faces
@@ -172,10 +172,10 @@ def train(
             average.n_averaged.copy_(state["averaged"])
             model.load_state_dict(state["training"])
             optimiser.load_state_dict(state["optimiser"])
-        loss = _Loss(model, config, device, processes)
         if processes.count > 1:
-            loss = shared(loss, model, device)
+            share_batch_norms(model, device)
 
+        anchors = anchor_grid(config.image_size, config.image_size, config.model.anchors).to(device)
         batches = Batches(len(train_set), config.batch_size, config.seed, config.epochs, len(rows), processes)
         loader = DataLoader(
             AugmentedPhotos(train_set, config.image_size, config.augment, config.seed),
@@ -199,7 +199,7 @@ def train(
                 for group in optimiser.param_groups:
                     group["lr"] = config.learning_rate * learning_rate_factor(step, steps, config)
                 generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-                values = _step(loss, optimiser, images, targets, generator, config, processes).cpu()
+                values = _step(model, optimiser, images, targets, anchors, config, generator, processes).cpu()
                 if not values.isfinite().all():
                     raise FloatingPointError(
                         f"the loss is {values[0]:g} at step {step} of {folder.name}; "
@@ -219,56 +219,48 @@ def train(
     return pd.DataFrame(rows)
 
 
-class _Loss(nn.Module):
-    """The network and its loss as one pass: what processes that share a batch have to see as one."""
-
-    def __init__(self, model: RetinaFace, config: TrainConfig, device: torch.device, processes: Processes) -> None:
-        super().__init__()
-        self.model, self.config, self.device, self.processes = model, config, device, processes
-        self.anchors = anchor_grid(config.image_size, config.image_size, config.model.anchors).to(device)
-
-    def forward(self, images: Tensor, targets: list[Target], generator: torch.Generator) -> Parts:
-        """images: (B, 3, H, W) uint8; generator: what the eye head's loss draws from."""
-        model, config, schema = self.model, self.config, self.config.model.schema
-        images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-        targets = [Target(*(t.to(self.device, non_blocking=True) for t in target[:3]), target.complete) for target in targets]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            images = config.model.normalisation.apply(images)
-            logits, boxes, features = model(images)
-            parts = multi_task_loss(
-                logits,
-                boxes,
-                lambda i, a: model.landmarks_at(features, i, a),
-                targets,
-                self.anchors,
-                config.loss,
-                config.model.anchors,
-                (schema.right_eye, schema.left_eye),
-                self.processes,
-            )
-            if model.eye_head is not None:
-                places, known = [t.landmarks for t in targets], [t.visible for t in targets]
-                eye = eye_loss(model.eye_head, images, places, known, schema, generator, self.processes)
-                parts = parts._replace(total=parts.total + eye, eye=eye)
-        return parts
-
-
 def _step(
-    loss: nn.Module,
+    model: RetinaFace,
     optimiser: torch.optim.Optimizer,
     images: Tensor,
     targets: list[Target],
-    generator: torch.Generator,
+    anchors: Tensor,
     config: TrainConfig,
+    generator: torch.Generator,
     processes: Processes,
 ) -> Tensor:
-    """One update of the weights; a loss that is not finite updates nothing. Returns the parts of the whole batch's loss."""
-    parts = loss(images, targets, generator)
+    """One update of the weights; a loss that is not finite updates nothing. generator: what the eye head's loss draws from.
+
+    Returns the values of :class:`retinalib.loss.Parts` for the whole batch.
+    """
+    device = anchors.device
+    images = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+    targets = [Target(*(t.to(device, non_blocking=True) for t in target[:3]), target.complete) for target in targets]
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        images = config.model.normalisation.apply(images)
+        logits, boxes, features = model(images)
+        schema = config.model.schema
+        parts = multi_task_loss(
+            logits,
+            boxes,
+            lambda i, a: model.landmarks_at(features, i, a),
+            targets,
+            anchors,
+            config.loss,
+            config.model.anchors,
+            (schema.right_eye, schema.left_eye),
+            processes,
+        )
+        if model.eye_head is not None:
+            places, known = [t.landmarks for t in targets], [t.visible for t in targets]
+            eye = eye_loss(model.eye_head, images, places, known, schema, generator, processes)
+            parts = parts._replace(total=parts.total + eye, eye=eye)
     values = processes.mean(torch.stack(parts))
     optimiser.zero_grad(set_to_none=True)
     if values[0].isfinite():
         parts.total.backward()
-        nn.utils.clip_grad_norm_(loss.parameters(), config.clip_norm)
+        processes.average_gradients(model.parameters())
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimiser.step()
     return values
 

@@ -28,7 +28,7 @@ from retinalib.datasets.head import BASIS, Expression, Head, Identity, Pose, bui
 from retinalib.datasets.render import Light, Look, paint_head
 from retinalib.datasets.table import ATTRIBUTES, BOX, FaceDataset
 from retinalib.faces import Faces
-from retinalib.files import write_bytes, write_text
+from retinalib.files import end_with_parent, only_process, write_bytes, write_text
 from retinalib.landmarks import WFLW_98
 
 _VERSION = 1  # of the renderer: another one makes other pictures, hence another folder
@@ -300,9 +300,10 @@ def make(
 ) -> Path:
     """Renders ``images`` pictures of ``size`` × ``size`` pixels in WFLW's layout and returns the folder that holds them.
 
-    The folder lies below ``root`` and is named by the configuration; a finished one is used again, an interrupted one goes on.
-    The last ``test_share`` of the pictures, with people of their own, are the test split. workers: processes, by default one a
-    processor. Raises ValueError if there would be no picture to train on or to test with.
+    The folder lies below ``root`` and is named by the configuration; a finished one is used again, an interrupted one goes on,
+    and where another process renders the same, this one waits for it. The last ``test_share`` of the pictures, with people of
+    their own, are the test split. workers: processes, by default one a processor. Raises ValueError if there would be no
+    picture to train on or to test with.
     """
     train = images - round(images * test_share)
     if not 0 < train < images or size < 64:
@@ -314,22 +315,28 @@ def make(
     folder = Path(root) / f"{images}-pictures-{name}"
     if (folder / "config.json").is_file():  # written last
         return folder
+    with only_process(folder, wait=True):
+        if not (folder / "config.json").is_file():
+            _render(folder, configuration, train, workers, progress)
+    return folder
+
+
+def _render(folder: Path, configuration: dict, train: int, workers: int | None, progress: bool) -> None:
+    images = configuration["images"]
     starts = range(0, images, _CHUNK)
     missing = [first for first in starts if not _part(folder, first).is_file()]
     done = images - sum(min(_CHUNK, images - first) for first in missing)
+    processes = min(workers or os.cpu_count() or 1, max(1, len(missing)))
     with tqdm(total=images, initial=done, desc="rendering", disable=not progress) as bar:
-        with ProcessPoolExecutor(min(workers or os.cpu_count() or 1, max(1, len(missing)))) as pool:
+        with ProcessPoolExecutor(processes, initializer=end_with_parent) as pool:
             jobs = {pool.submit(_draw_chunk, str(folder), configuration, f, min(f + _CHUNK, images), train): f for f in missing}
             for job in as_completed(jobs):
                 job.result()
                 bar.update(min(_CHUNK, images - jobs[job]))
-    if (folder / "config.json").is_file():  # another process was at the same and has finished
-        return folder
     rows = [row for first in starts for row in json.loads(_part(folder, first).read_text())]
     _write_lists(folder, pd.DataFrame(rows))
     write_text(folder / "config.json", json.dumps(configuration, indent=1))
     shutil.rmtree(folder / "parts")
-    return folder
 
 
 def _write_lists(folder: Path, table: pd.DataFrame) -> None:
