@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -76,3 +77,17 @@ def start_worker(_: int) -> None:
     """One thread for each process that makes crops."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+@contextmanager
+def named_deaths() -> Iterator[None]:
+    """Where one of torch's data workers dies, which torch may report at any moment, ChildProcessError says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise ChildProcessError(
+            f"a process that makes crops died ({str(error).strip()}); start again to go on after the last finished epoch, "
+            "with fewer workers if memory ran out"
+        ) from error

@@ -57,14 +57,16 @@ def claim(folder: Path, recipe: dict, hold: ExitStack) -> dict | None:
     if path.is_file() and json.loads(path.read_text()) != recipe:
         raise ValueError(f"{folder} holds a run of another configuration or other data: take another folder, or delete it")
     log, epochs = folder / "metrics.csv", recipe["config"]["epochs"]
-    state = _state(folder)
-    if state and len(state["rows"]) == epochs and log.is_file() and log.read_text(errors="replace") == _table(state["rows"]):
-        return state
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    if len(text.splitlines()) == epochs + 1:
+        state = _state(folder)
+        if state and _table(state["rows"]) == text:
+            return state
     hold.enter_context(only_process(folder))
     stop_file(folder).unlink(missing_ok=True)
     if not path.is_file():
         write_text(path, json.dumps(recipe, indent=1))
-    state = _state(folder)  # another process may just have finished an epoch, and ended
+    state = _state(folder)
     if state:
         _log(folder, state["rows"], epochs)
     return state

@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import math
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -28,7 +27,7 @@ from tqdm import tqdm
 
 from retinalib.anchors import anchor_grid
 from retinalib.augment import AugmentConfig
-from retinalib.batches import AugmentedPhotos, Batches, collate, start_worker
+from retinalib.batches import AugmentedPhotos, Batches, collate, named_deaths, start_worker
 from retinalib.checkpoint import save_atomically
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector
@@ -188,6 +187,7 @@ def train(
         steps, done = batches.per_epoch * config.epochs, batches.per_epoch * len(rows)
         silent = not progress or processes.rank > 0
         bar = hold.enter_context(tqdm(total=steps, initial=done, desc=folder.name, disable=silent, mininterval=1))
+        hold.enter_context(named_deaths())
         stream = iter(loader)
         for epoch in range(len(rows), config.epochs):
             model.train()
@@ -195,7 +195,7 @@ def train(
             for step in range(epoch * batches.per_epoch, (epoch + 1) * batches.per_epoch):
                 if any(processes.numbers(stop_file(folder).exists())):
                     raise Stopped(f"{folder.name} keeps {epoch} of {config.epochs} epochs; start it again to go on")
-                images, targets, names = _next(stream)
+                images, targets, names = next(stream)
                 for group in optimiser.param_groups:
                     group["lr"] = config.learning_rate * learning_rate_factor(step, steps, config)
                 generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
@@ -263,18 +263,6 @@ def _step(
         nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimiser.step()
     return values
-
-
-def _next(stream: Iterator[tuple[Tensor, list[Target], list[str]]]) -> tuple[Tensor, list[Target], list[str]]:
-    try:
-        return next(stream)
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        raise ChildProcessError(
-            f"a process that makes crops died ({str(error).strip()}); start again to go on after the last finished epoch, "
-            "with fewer workers if memory ran out"
-        ) from error
 
 
 def _keep(images: Tensor, names: list[str], values: Tensor, path: Path, processes: Processes) -> str:
