@@ -345,9 +345,11 @@ def main() -> None:
                 arguments.se_reduction, arguments.seed, arguments.epochs, schema=sets[0].schema
             )
             history = train(config, *sets, arguments.folder, arguments.device, arguments.workers)
+            first = Processes.here().rank == 0
     except (OSError, ValueError, FloatingPointError, Stopped) as error:
         raise SystemExit(str(error)) from error
-    print(history.tail(1).to_string(index=False))
+    if first:
+        print(history.tail(1).to_string(index=False))
 
 
 if __name__ == "__main__":
