@@ -12,6 +12,7 @@ import multiprocessing
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,8 @@ from retinalib.evaluate import (
     summary,
 )
 from retinalib.faces import Faces
-from retinalib.files import write_text
+from retinalib.files import end_with_parent, write_text
+from retinalib.runs import Stopped, stop_file
 from retinalib.statistics import Difference, holm, paired_difference, seed_difference
 from retinalib.train import TrainConfig, fingerprint, run_folder, train
 
@@ -76,13 +78,17 @@ def train_all(
 
     On a GPU one after the other. On a CPU ``processes`` of them (None: as many as there are cores) go side by side, each
     with one thread: small networks train faster that way than with all cores on one run, and the numbers do not depend on
-    how many cores there are. Raises what :func:`retinalib.train.train` raises; the other runs then stop where they are.
+    how many cores there are. Raises what :func:`retinalib.train.train` raises; the other runs then stop where they are. A stop
+    asked for in any of the folders (see :func:`retinalib.runs.request_stop`) stops them all, and those to come are not begun.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type != "cpu":
         workers = min(8, os.cpu_count() or 1)
         return [train(config, train_set, validation_set, folder, device, workers) for folder, config in configs.items()]
     missing = {f: config for f, config in configs.items() if sum(map(len, _logs([f]).values())) < config.epochs}
+    for folder in missing:
+        folder.mkdir(parents=True, exist_ok=True)  # so that a stop can be asked for from now on
+        stop_file(folder).unlink(missing_ok=True)  # of an earlier start
     if missing:
         _side_by_side(missing, train_set, validation_set, min(processes or os.cpu_count() or 1, len(missing)))
     return [train(config, train_set, validation_set, folder, device) for folder, config in configs.items()]  # only read
@@ -91,9 +97,10 @@ def train_all(
 def _side_by_side(
     configs: Mapping[Path, TrainConfig], train_set: FaceDataset, validation_set: FaceDataset, processes: int
 ) -> None:
+    others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
     with (
-        ProcessPoolExecutor(processes, context, _one_thread) as pool,
+        ProcessPoolExecutor(processes, context, _start_child) as pool,
         tqdm(total=sum(c.epochs for c in configs.values()), desc="epochs") as bar,
     ):
         jobs = [pool.submit(train, c, train_set, validation_set, f, "cpu", 0, False) for f, c in configs.items()]
@@ -104,17 +111,28 @@ def _side_by_side(
                 for job in done:
                     job.result()
                 logs = _logs(configs)
+                epochs = sum(map(len, logs.values()))
+                if any(stop_file(folder).exists() for folder in configs):
+                    raise Stopped(f"{epochs} of {bar.total} epochs are kept; start again to go on")
                 losses = {name.rpartition("-")[0]: f"{log['total'].iloc[-1]:.1f}" for name, log in logs.items()}
                 bar.set_postfix(losses, refresh=False)
-                bar.update(sum(map(len, logs.values())) - bar.n)
-        except BaseException:  # an interruption, too: the runs keep their finished epochs
+                bar.update(epochs - bar.n)
+        except BaseException as error:  # an interruption, too: the runs keep their finished epochs
             pool.shutdown(wait=False, cancel_futures=True)
-            for child in multiprocessing.active_children():
+            children = set(multiprocessing.active_children()) - others
+            for child in children:
                 child.terminate()
+            for child in children:
+                child.join()
+            if isinstance(error, BrokenProcessPool):
+                raise ChildProcessError(
+                    "a run's process was killed, perhaps for want of memory; finished epochs are kept: start again to go on"
+                ) from error
             raise
 
 
-def _one_thread() -> None:
+def _start_child() -> None:
+    end_with_parent()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset
 
 from retinalib.augment import AugmentConfig, augment
 from retinalib.datasets.table import FaceDataset
+from retinalib.distributed import ALONE, Processes
 from retinalib.faces import Faces
 from retinalib.loss import Target
 
@@ -42,10 +44,13 @@ def to_target(faces: Faces, size: tuple[int, int], complete: bool = True) -> Tar
 
 class Batches:
     """Batches of (epoch, number) from ``first_epoch`` to ``epochs``, each epoch in an order of its own; what does not fill a
-    batch is left out of its epoch."""
+    batch is left out of its epoch. With several processes, this one's part of each batch."""
 
-    def __init__(self, images: int, batch_size: int, seed: int, epochs: int, first_epoch: int = 0) -> None:
+    def __init__(
+        self, images: int, batch_size: int, seed: int, epochs: int, first_epoch: int = 0, processes: Processes = ALONE
+    ) -> None:
         self.images, self.batch_size, self.seed, self.epochs, self.first_epoch = images, batch_size, seed, epochs, first_epoch
+        self.processes = processes
 
     @property
     def per_epoch(self) -> int:
@@ -58,7 +63,8 @@ class Batches:
         for epoch in range(self.first_epoch, self.epochs):
             order = np.random.default_rng([self.seed, epoch]).permutation(self.images).tolist()
             for start in range(0, self.per_epoch * self.batch_size, self.batch_size):
-                yield [(epoch, number) for number in order[start : start + self.batch_size]]
+                batch = [(epoch, number) for number in order[start : start + self.batch_size]]
+                yield self.processes.part(batch)
 
 
 def collate(items: list[tuple[Tensor, Target, str]]) -> tuple[Tensor, list[Target], list[str]]:
@@ -71,3 +77,17 @@ def start_worker(_: int) -> None:
     """One thread for each process that makes crops."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+@contextmanager
+def named_deaths() -> Iterator[None]:
+    """Where one of torch's data workers dies, which torch may report at any moment, ChildProcessError says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise ChildProcessError(
+            f"a process that makes crops died ({str(error).strip()}); start again to go on after the last finished epoch, "
+            "with fewer workers if memory ran out"
+        ) from error

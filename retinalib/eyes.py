@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample, interpolate
 from torchvision.ops import Conv2dNormActivation
 
+from retinalib.distributed import ALONE, Processes
 from retinalib.landmarks import Eye, LandmarkSchema
 
 _ROWS, _COLUMNS = 32, 48  # samples of a patch
@@ -110,7 +111,8 @@ class EyeHead(nn.Module):
         Each patch is brought to zero mean and unit contrast.
         """
         patches = sample_patches(images, image, frames)
-        mean, contrast = patches.mean((1, 2, 3), keepdim=True), patches.std((1, 2, 3), keepdim=True)
+        mean = patches.mean((1, 2, 3), keepdim=True)
+        contrast = patches.std((1, 2, 3), keepdim=True) if len(image) else mean  # without patches it would warn
         fine = self.down[0]((patches - mean) / (contrast + 0.05))  # (N, 16, 16, 24)
         middle = self.down[1](fine)  # (N, 32, 8, 12)
         coarse = self.across[2](self.down[2](middle))  # (N, 32, 4, 6)
@@ -147,12 +149,14 @@ def eye_loss(
     visible: Sequence[Tensor],
     schema: LandmarkSchema,
     generator: torch.Generator,
+    processes: Processes = ALONE,
 ) -> Tensor:
     """How far the head's answers are off, seen from frames that are off as first answers are.
 
     images: (B, 3, H, W) network input; landmarks: (F, L, 2) fractions and visible: (F, L) bool of each image's faces;
     generator: on the CPU, draws how the frames are off. The sum of absolute differences over an eye's coordinates, eye
-    widths, the pupil weighing more; its mean over eyes that are wholly visible, 0 without any.
+    widths, the pupil weighing more; its mean over eyes that are wholly visible, 0 without any. With several processes, each
+    with its part of the images, the mean over them is the loss of all.
     """
     size = torch.tensor([images.shape[3], images.shape[2]], device=images.device)
     image = torch.tensor([n for n, faces in enumerate(landmarks) for _ in range(len(faces))], device=images.device)
@@ -160,18 +164,18 @@ def eye_loss(
     total, eyes = images.new_zeros(()), 0
     for eye in second_looks(schema):
         mine = _points(eye)
-        noise = torch.randn(len(everything), 4, generator=generator).clamp(-2.5, 2.5).to(images.device)
+        noise = processes.normal(len(everything), 4, generator).clamp(-2.5, 2.5).to(images.device)
         points = everything[:, mine]
         frames = eye_frames(points, eye)
         use = known[:, mine].all(1) & (frames[:, :, 0].norm(dim=1) >= _SMALLEST_EYE)
-        if not use.any():
+        if not sum(processes.numbers(int(use.sum()))):  # batch norms ask all processes, also one that has no eye
             continue
         points, frames = points[use], _disturbed(frames[use], noise[use])
         answer = head(images, image[use], frames).float()
         gap = (answer - _to_frames(points, frames)).abs()
         total = total + gap[:, :-1].sum() + _PUPIL_WEIGHT * gap[:, -1].sum()
         eyes += len(points)
-    return total / max(eyes, 1)
+    return total / processes.divisor(eyes)
 
 
 def _disturbed(frames: Tensor, noise: Tensor) -> Tensor:

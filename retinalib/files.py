@@ -1,21 +1,33 @@
-"""Files that are there whole or not at all."""
+"""What no interruption breaks: a file is there whole or not at all, a folder has one process, and none outlives its parent."""
 
+import multiprocessing
 import os
+import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, before: str | Path | None = None) -> Iterator[Path]:
     """A temporary name beside ``path`` to write to, which takes its place at the end: an interruption or an error leaves the
-    old file or the new one. Makes the folder."""
+    old file or the new one. Makes the folder.
+
+    before: the name that the old file gets then, by default none. Raises OSError, naming the file, where it can't be written.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
+        if before is not None and path.exists():
+            os.replace(path, before)
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, f"{path} could not be written and is as it was before: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -29,3 +41,33 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Writes UTF-8 text, see :func:`replacing`."""
     write_bytes(path, text.encode("utf-8"))
+
+
+@contextmanager
+def only_process(folder: str | Path, wait: bool = False) -> Iterator[None]:
+    """Keeps a folder for this process, and removes what killed ones left half written in it. Makes the folder.
+
+    The system's lock on ``.lock``, which ends with the process however that ends. wait: until another one has finished; else,
+    raises ValueError where another process has the folder.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=-1 if wait else 0):
+            for path in folder.rglob(".*"):
+                if re.fullmatch(r"\..+\.\d+", path.name):  # a temporary name of replacing
+                    path.unlink()
+            yield
+    except Timeout:
+        raise ValueError(f"another process is at work in {folder}: wait for it, or end it first") from None
+
+
+def end_with_parent() -> None:
+    """In a process of a pool: lets it end as soon as the one that started it is gone, even if that was killed."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 
 from retinalib.anchors import AnchorConfig, encode_boxes, encode_landmarks, match
+from retinalib.distributed import ALONE, Processes
 from retinalib.landmarks import Eye
 
 
@@ -73,8 +74,9 @@ def multi_task_loss(
     config: LossConfig = LossConfig(),
     anchor_config: AnchorConfig = AnchorConfig(),  # noqa: B008 (frozen)
     eyes: Sequence[Eye] = (),
+    processes: Processes = ALONE,
 ) -> Parts:
-    """The loss of a batch.
+    """The loss of a batch, or of this process' part of one: the mean over processes is the loss of the whole.
 
     logits: (B, A, 2), boxes: (B, A, 4) offsets; landmarks_at: gives (N, 2L) shifts for (N,) images and (N,) anchors, and is
     asked only for positive anchors whose face has visible landmarks; anchors: (A, 4) fractions.
@@ -91,7 +93,7 @@ def multi_task_loss(
     offsets = torch.tensor([0, *[len(t.boxes) for t in targets]]).cumsum(0)[:-1].to(matched.device)
     image, anchor = (matched >= 0).nonzero(as_tuple=True)  # (P,) positives
     face = matched[image, anchor] + offsets[image]  # into the faces of all images, one after the other
-    positives = max(len(image), 1)
+    positives = processes.divisor(len(image))
 
     all_boxes = torch.cat([t.boxes for t in targets])
     wanted = encode_boxes(all_boxes[face], anchors[anchor], anchor_config.variances)
@@ -109,9 +111,10 @@ def multi_task_loss(
         by_coordinate = wing(given - wanted)
     else:
         by_coordinate = smooth_l1_loss(given, wanted, reduction="none")
-    landmark = (by_coordinate * visible[..., None]).sum() / max(len(image), 1)
+    with_landmarks = processes.divisor(len(image))
+    landmark = (by_coordinate * visible[..., None]).sum() / with_landmarks
 
-    pupil = _pupil(given, wanted, visible, eyes) / max(len(image), 1)
+    pupil = _pupil(given, wanted, visible, eyes) / with_landmarks
 
     total = config.box_weight * box + config.class_weight * classification + config.landmark_weight * landmark
     return Parts(total + config.pupil_weight * pupil, box, classification, landmark, pupil, total.new_zeros(()))

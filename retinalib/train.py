@@ -1,8 +1,9 @@
 """The training loop: data in order by seed, schedule, precision, EMA, checkpoints, log. A run is a folder that can go on.
 
 A run folder holds ``config.json``, ``metrics.csv`` (a row an epoch), ``best.pt`` (to use: the averaged weights of the epoch
-with the best validation), ``last.pt`` (to go on: the last averaged weights with all of the training's state), and
-``pictures/`` (predictions in blue over truth in green).
+with the best validation), ``last.pt`` (to go on: the last averaged weights with all of the training's state; until the run
+is finished, ``previous.pt`` is the one before), and ``pictures/`` (predictions in blue over truth in green). One process
+works in it at a time, or several that torchrun started together, of which the first writes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import hashlib
 import json
 import math
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -25,16 +27,18 @@ from tqdm import tqdm
 
 from retinalib.anchors import anchor_grid
 from retinalib.augment import AugmentConfig
-from retinalib.batches import AugmentedPhotos, Batches, collate, start_worker
-from retinalib.checkpoint import read, save_atomically, save_model
+from retinalib.batches import AugmentedPhotos, Batches, collate, named_deaths, start_worker
+from retinalib.checkpoint import save_atomically
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector
+from retinalib.distributed import Processes, process_group, share_batch_norms
 from retinalib.evaluate import auc, detection_ap, evaluate_faces
 from retinalib.eyes import eye_loss
 from retinalib.faces import Faces
-from retinalib.files import write_bytes, write_text
+from retinalib.files import write_bytes
 from retinalib.loss import LossConfig, Parts, Target, multi_task_loss
 from retinalib.model import ModelConfig, RetinaFace
+from retinalib.runs import Stopped, claim, save_epoch, stop_file
 from retinalib.shapes import mean_landmarks_in_box
 
 _VALIDATION_SCORE = 0.05  # detections from this score on enter the validation's AP
@@ -136,75 +140,82 @@ def train(
 ) -> pd.DataFrame:
     """Trains, or goes on with, the run in ``folder`` and returns its metrics, a row an epoch.
 
-    A finished run is only read. The number of data workers changes nothing but speed. Raises ValueError if the folder holds
-    a run of another configuration or if there are fewer images than a batch, and FloatingPointError if the loss is not
-    finite, naming the images, which are kept in the folder as ``not_finite.pt``.
+    A finished run is only read. The number of data workers changes nothing but speed; that of processes which torchrun started
+    (see distributed) nothing beyond rounding, and all of them return the metrics. Raises ValueError if the folder holds a run
+    of another configuration or another process is at work in it, or if there are fewer images than a batch or fewer in a batch
+    than processes; FloatingPointError if the loss is not finite, naming the images, which are kept in the folder as
+    ``not_finite.pt``; OSError if a file can't be written; ChildProcessError if a data worker died; Stopped after
+    :func:`retinalib.runs.request_stop`. Of these, as of a crash, the next start repeats the epoch that was under way.
     """
     folder, device = Path(folder), torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    processes = Processes.here()
     if len(train_set) < config.batch_size:
         raise ValueError(f"{len(train_set)} training images do not make one batch of {config.batch_size}: lower batch_size")
-    recipe = _claim(folder, config, train_set)
-    state = read(folder / "last.pt") if (folder / "last.pt").is_file() else None
-    rows: list[dict] = state["rows"] if state else []
-    log, text = folder / "metrics.csv", pd.DataFrame(rows).to_csv(index=False)
-    if rows and not (log.is_file() and log.read_text() == text):  # an interruption came between the state and the log
-        write_text(log, text)
-    if len(rows) == config.epochs:
-        return pd.DataFrame(rows)
-    torch.manual_seed(config.seed)
-    model = RetinaFace(config.model)
-    shape = mean_landmarks_in_box([train_set.faces(number) for number in range(len(train_set))])
-    model.start_from_shape(torch.from_numpy(np.nan_to_num(shape, nan=0.5)).float())
-    model = model.to(device, memory_format=torch.channels_last)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
-    optimiser = _optimiser(model, config)
-    if state:
-        average.module.load_state_dict(state["model"])
-        average.n_averaged.copy_(state["averaged"])
-        model.load_state_dict(state["training"])
-        optimiser.load_state_dict(state["optimiser"])
+    if config.batch_size < processes.count:
+        raise ValueError(f"{processes.count} processes can't share a batch of {config.batch_size}: start fewer")
+    recipe = _recipe(config, train_set)
+    with ExitStack() as hold:
+        state = processes.first(lambda: claim(folder, recipe, hold))
+        rows: list[dict] = state["rows"] if state else []
+        if len(rows) == config.epochs:
+            return pd.DataFrame(rows)
+        torch.manual_seed(config.seed)
+        model = RetinaFace(config.model)
+        shape = mean_landmarks_in_box([train_set.faces(number) for number in range(len(train_set))])
+        model.start_from_shape(torch.from_numpy(np.nan_to_num(shape, nan=0.5)).float())
+        model = model.to(device, memory_format=torch.channels_last)
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
+        optimiser = _optimiser(model, config)
+        if state:
+            average.module.load_state_dict(state["model"])
+            average.n_averaged.copy_(state["averaged"])
+            model.load_state_dict(state["training"])
+            optimiser.load_state_dict(state["optimiser"])
+        if processes.count > 1:
+            share_batch_norms(model, device)
 
-    batches = Batches(len(train_set), config.batch_size, config.seed, config.epochs, first_epoch=len(rows))
-    steps = batches.per_epoch * config.epochs
-    step = batches.per_epoch * len(rows)
-    loader = DataLoader(
-        AugmentedPhotos(train_set, config.image_size, config.augment, config.seed),
-        batch_sampler=batches,
-        collate_fn=collate,
-        num_workers=workers,
-        worker_init_fn=start_worker,
-        pin_memory=device.type == "cuda",
-    )
-    anchors = anchor_grid(config.image_size, config.image_size, config.model.anchors).to(device)
-    with tqdm(total=steps, initial=step, desc=folder.name, disable=not progress, mininterval=1) as bar:
+        anchors = anchor_grid(config.image_size, config.image_size, config.model.anchors).to(device)
+        batches = Batches(len(train_set), config.batch_size, config.seed, config.epochs, len(rows), processes)
+        loader = DataLoader(
+            AugmentedPhotos(train_set, config.image_size, config.augment, config.seed),
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=workers,
+            worker_init_fn=start_worker,
+            pin_memory=device.type == "cuda",
+        )
+        steps, done = batches.per_epoch * config.epochs, batches.per_epoch * len(rows)
+        silent = not progress or processes.rank > 0
+        bar = hold.enter_context(tqdm(total=steps, initial=done, desc=folder.name, disable=silent, mininterval=1))
+        hold.enter_context(named_deaths())
         stream = iter(loader)
         for epoch in range(len(rows), config.epochs):
             model.train()
             sums = torch.zeros(len(Parts._fields))
-            for _ in range(batches.per_epoch):
+            for step in range(epoch * batches.per_epoch, (epoch + 1) * batches.per_epoch):
+                if any(processes.numbers(stop_file(folder).exists())):
+                    raise Stopped(f"{folder.name} keeps {epoch} of {config.epochs} epochs; start it again to go on")
                 images, targets, names = next(stream)
                 for group in optimiser.param_groups:
                     group["lr"] = config.learning_rate * learning_rate_factor(step, steps, config)
                 generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-                parts = _step(model, optimiser, images, targets, anchors, config, generator)
-                values = torch.stack(parts).detach().cpu()
+                values = _step(model, optimiser, images, targets, anchors, config, generator, processes).cpu()
                 if not values.isfinite().all():
-                    save_atomically({"images": images, "names": names, "loss": values}, folder / "not_finite.pt")
                     raise FloatingPointError(
-                        f"the loss is {values[0]:g} at step {step} of {folder.name}; the images {', '.join(names)} are kept in "
-                        f"{folder / 'not_finite.pt'}: look at their annotations, or lower the learning rate"
+                        f"the loss is {values[0]:g} at step {step} of {folder.name}; "
+                        + _keep(images, names, values, folder / "not_finite.pt", processes)
                     )
                 average.update_parameters(model)
                 sums += values
-                step += 1
                 bar.set_postfix({n: f"{v:.2f}" for n, v in zip(Parts._fields, values.tolist(), strict=True)}, refresh=False)
                 bar.update()
             row = dict(zip(Parts._fields, (sums / batches.per_epoch).tolist(), strict=True))
             row = {"epoch": epoch + 1, "learning_rate": optimiser.param_groups[0]["lr"], **row}
             if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
-                row |= _validate(average.module, validation_set, folder / "pictures" / f"{epoch + 1:03d}.jpg")
+                row |= _validate(average.module, validation_set, folder / "pictures" / f"{epoch + 1:03d}.jpg", processes)
             rows.append(row)
-            _save(folder, recipe, rows, model, average, optimiser)
+            if processes.rank == 0:
+                save_epoch(folder, recipe, rows, model, average, optimiser)
     return pd.DataFrame(rows)
 
 
@@ -216,8 +227,12 @@ def _step(
     anchors: Tensor,
     config: TrainConfig,
     generator: torch.Generator,
-) -> Parts:
-    """One update of the weights; a loss that is not finite updates nothing. generator: what the eye head's loss draws from."""
+    processes: Processes,
+) -> Tensor:
+    """One update of the weights; a loss that is not finite updates nothing. generator: what the eye head's loss draws from.
+
+    Returns the values of :class:`retinalib.loss.Parts` for the whole batch.
+    """
     device = anchors.device
     images = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
     targets = [Target(*(t.to(device, non_blocking=True) for t in target[:3]), target.complete) for target in targets]
@@ -234,34 +249,48 @@ def _step(
             config.loss,
             config.model.anchors,
             (schema.right_eye, schema.left_eye),
+            processes,
         )
         if model.eye_head is not None:
             places, known = [t.landmarks for t in targets], [t.visible for t in targets]
-            eye = eye_loss(model.eye_head, images, places, known, schema, generator)
+            eye = eye_loss(model.eye_head, images, places, known, schema, generator, processes)
             parts = parts._replace(total=parts.total + eye, eye=eye)
+    values = processes.mean(torch.stack(parts))
     optimiser.zero_grad(set_to_none=True)
-    if parts.total.isfinite():
+    if values[0].isfinite():
         parts.total.backward()
+        processes.average_gradients(model.parameters())
         nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimiser.step()
-    return parts
+    return values
 
 
-def _validate(model: RetinaFace, dataset: FaceDataset, picture: Path) -> dict[str, float]:
+def _keep(images: Tensor, names: list[str], values: Tensor, path: Path, processes: Processes) -> str:
+    """Keeps the batch of a loss that is not finite, and says so."""
+    shares = processes.gather((images, names))
+    names = [name for _, part in shares for name in part]
+    if processes.rank == 0:
+        save_atomically({"images": torch.cat([part for part, _ in shares]), "names": names, "loss": values}, path)
+    return f"the images {', '.join(names)} are kept in {path}: look at their annotations, or lower the learning rate"
+
+
+def _validate(model: RetinaFace, dataset: FaceDataset, picture: Path, processes: Processes) -> dict[str, float]:
     """AP at IoU 0.5, median NME of the faces found, and AUC at 10 % with a miss as a failure; draws a picture.
+
+    Each process looks at its share of the photos.
 
     AP is NaN where photos are labelled only in part, NME and AUC where no face has landmarks.
     """
-    found, truth, shown = [], [], []
-    detector = Detector(model, next(model.parameters()).device)
-    for number in range(len(dataset)):
+    detector, own = Detector(model, next(model.parameters()).device), []
+    for number in range(processes.rank, len(dataset), processes.count):
         image, faces = dataset[number]
-        found.append(detector.detect(image, score_threshold=_VALIDATION_SCORE))
-        truth.append(faces)
-        if number < _VALIDATION_PICTURES:
-            shown.append(_draw(image, faces, found[-1]))
-    coded = cv2.imencode(picture.suffix, cv2.cvtColor(cv2.hconcat(_same_height(shown)), cv2.COLOR_RGB2BGR))[1]
-    write_bytes(picture, coded.tobytes())
+        found = detector.detect(image, score_threshold=_VALIDATION_SCORE)
+        own.append((found, faces, _draw(image, faces, found) if number < _VALIDATION_PICTURES else None))
+    shares = processes.gather(own)
+    found, truth, drawn = zip(*(shares[n % processes.count][n // processes.count] for n in range(len(dataset))), strict=True)
+    if processes.rank == 0:
+        shown = cv2.hconcat(_same_height(drawn[:_VALIDATION_PICTURES]))
+        write_bytes(picture, cv2.imencode(picture.suffix, cv2.cvtColor(shown, cv2.COLOR_RGB2BGR))[1].tobytes())
     table = evaluate_faces(found, truth)
     return {
         "ap": detection_ap(found, truth) if dataset.complete else float("nan"),
@@ -286,44 +315,14 @@ def _same_height(images: list[np.ndarray]) -> list[np.ndarray]:
     return [cv2.resize(i, (round(i.shape[1] * height / i.shape[0]), height), interpolation=cv2.INTER_AREA) for i in images]
 
 
-def _claim(folder: Path, config: TrainConfig, train_set: FaceDataset) -> dict:
-    """Writes ``config.json``, or checks that the one that is there says the same; returns what it says."""
+def _recipe(config: TrainConfig, train_set: FaceDataset) -> dict:
+    """What the run's folder says of it, plain values."""
     description = {"config": config.to_dict(), "data": {"images": len(train_set), "fingerprint": fingerprint(train_set)}}
-    text, path = json.dumps(description, indent=1), folder / "config.json"
-    if path.is_file():
-        if json.loads(path.read_text()) != json.loads(text):
-            raise ValueError(f"{folder} holds a run of another configuration or other data: take another folder, or delete it")
-    else:
-        write_text(path, text)
-    return json.loads(text)
-
-
-def _save(
-    folder: Path,
-    recipe: dict,
-    rows: list[dict],
-    model: RetinaFace,
-    average: AveragedModel,
-    optimiser: torch.optim.Optimizer,
-) -> None:
-    """The checkpoints, which say how they were trained, and the log after an epoch. ``last.pt`` decides: without it an
-    interruption repeats the epoch."""
-    scores = [_validation_score(row) for row in rows]
-    if scores[-1] > -math.inf and scores[-1] == max(scores):
-        save_model(average.module, folder / "best.pt", epoch=len(rows), recipe=recipe)
-    states = {"training": model.state_dict(), "averaged": average.n_averaged, "optimiser": optimiser.state_dict()}
-    save_model(average.module, folder / "last.pt", epoch=len(rows), recipe=recipe, rows=rows, **states)
-    write_text(folder / "metrics.csv", pd.DataFrame(rows).to_csv(index=False))
-
-
-def _validation_score(row: dict) -> float:
-    """What the best epoch is chosen by: AUC, or AP where there are no landmarks; minus infinity where nothing was measured."""
-    known = [row[name] for name in ("auc", "ap") if math.isfinite(row.get(name, math.nan))]
-    return known[0] if known else -math.inf
+    return json.loads(json.dumps(description))
 
 
 def main() -> None:
-    """``python -m retinalib.train``: one run from the command line."""
+    """``python -m retinalib.train``: one run from the command line; in N processes under ``torchrun --nproc-per-node=N -m``."""
     from retinalib.workspace import PROFILES, open_dataset  # the workspace's folders matter to this entry point only
 
     parser = argparse.ArgumentParser(prog="python -m retinalib.train", description=main.__doc__)
@@ -340,14 +339,17 @@ def main() -> None:
     arguments = parser.parse_args()
     place = (arguments.dataset, arguments.data_root, arguments.profile, arguments.data_seed)
     try:
-        sets = [open_dataset(*place, split) for split in ("train", "validation")]
-        config = PROFILES[arguments.profile].train_config(
-            arguments.se_reduction, arguments.seed, arguments.epochs, schema=sets[0].schema
-        )
-        history = train(config, *sets, arguments.folder, arguments.device, arguments.workers)
-    except (OSError, ValueError, FloatingPointError) as error:
+        with process_group():
+            sets = [open_dataset(*place, split) for split in ("train", "validation")]
+            config = PROFILES[arguments.profile].train_config(
+                arguments.se_reduction, arguments.seed, arguments.epochs, schema=sets[0].schema
+            )
+            history = train(config, *sets, arguments.folder, arguments.device, arguments.workers)
+            first = Processes.here().rank == 0
+    except (OSError, ValueError, FloatingPointError, Stopped) as error:
         raise SystemExit(str(error)) from error
-    print(history.tail(1).to_string(index=False))
+    if first:
+        print(history.tail(1).to_string(index=False))
 
 
 if __name__ == "__main__":

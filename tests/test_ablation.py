@@ -1,3 +1,6 @@
+import multiprocessing
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +10,7 @@ import torch
 
 from retinalib import ablation
 from retinalib.datasets import synthetic
+from retinalib.runs import Stopped, request_stop
 from retinalib.train import TrainConfig, train
 from retinalib.workspace import PROFILES
 
@@ -73,6 +77,23 @@ def test_a_run_that_fails_stops_the_others_and_says_why(sets, tmp_path):
     configs = {tmp_path / "good": BASE, tmp_path / "bad": replace(BASE, batch_size=100)}
     with pytest.raises(ValueError, match="do not make one batch of 100"):
         ablation.train_all(configs, *sets, "cpu")
+
+
+def test_a_stop_ends_the_runs_side_by_side_and_begins_no_other(sets, tmp_path):
+    configs = {tmp_path / str(seed): replace(BASE, seed=seed, epochs=500) for seed in range(3)}
+    ask = threading.Thread(target=_stop_after_an_epoch, args=(tmp_path / "0", tmp_path / "2"))
+    ask.start()
+    with pytest.raises(Stopped, match="of 1500 epochs are kept; start again to go on"):
+        ablation.train_all(configs, *sets, "cpu", processes=2)
+    ask.join()
+    assert not (tmp_path / "2" / "config.json").exists() and not multiprocessing.active_children()
+
+
+def _stop_after_an_epoch(watched, asked):
+    """The request may be in the folder of a run that has not begun."""
+    while not (watched / "metrics.csv").is_file():
+        time.sleep(0.1)
+    request_stop(asked)
 
 
 def test_finished_runs_are_found_again(finished, sets):

@@ -11,6 +11,7 @@ from retinalib.datasets.table import FaceDataset
 from retinalib.detect import load_detector
 from retinalib.landmarks import WIDER_5
 from retinalib.model import ModelConfig
+from retinalib.runs import Stopped, request_stop
 from retinalib.train import TrainConfig, learning_rate_factor, run_folder, train
 
 CONFIG = TrainConfig(image_size=96, epochs=2, batch_size=4, validate_every=1)
@@ -45,7 +46,7 @@ def assert_equal_states(a, b):
 
 def test_a_run_is_a_folder(finished, sets):
     folder, history = finished
-    assert sorted(p.name for p in folder.iterdir()) == ["best.pt", "config.json", "last.pt", "metrics.csv", "pictures"]
+    assert sorted(p.name for p in folder.iterdir()) == [".lock", "best.pt", "config.json", "last.pt", "metrics.csv", "pictures"]
     assert history["epoch"].tolist() == [1, 2]
     pd.testing.assert_frame_equal(pd.read_csv(folder / "metrics.csv"), history)
     assert {"total", "box", "classification", "landmark", "ap", "nme", "auc"} <= set(history)
@@ -182,3 +183,25 @@ def test_an_empty_data_set_is_named(sets, tmp_path):
     nothing = FaceDataset(sets[0].table.iloc[:0], sets[0].images_root)
     with pytest.raises(ValueError, match="0 training images"):
         train(CONFIG, nothing, sets[1], tmp_path / "run", "cpu")
+
+
+def test_a_stop_that_was_asked_for_keeps_the_finished_epochs(finished, sets, tmp_path, monkeypatch):
+    import retinalib.train as module
+
+    folder, count, step = tmp_path / "run", 0, module._step
+
+    def watched(*arguments):
+        nonlocal count
+        count += 1
+        if count == 3:  # the first of the two steps of the second epoch
+            request_stop([folder, tmp_path / "not there"])
+        return step(*arguments)
+
+    monkeypatch.setattr(module, "_step", watched)
+    with pytest.raises(Stopped, match="run keeps 1 of 2 epochs; start it again to go on"):
+        train(CONFIG, *sets, folder, "cpu", workers=0, progress=False)
+    assert count == 3 and len(pd.read_csv(folder / "metrics.csv")) == 1
+    assert not (tmp_path / "not there").exists()
+    pd.testing.assert_frame_equal(train(CONFIG, *sets, folder, "cpu", workers=0, progress=False), finished[1])
+    assert_equal_states(weights(folder), weights(finished[0]))
+    assert not (folder / "stop").exists()

@@ -28,7 +28,7 @@ from retinalib.datasets.head import BASIS, Expression, Head, Identity, Pose, bui
 from retinalib.datasets.render import Light, Look, paint_head
 from retinalib.datasets.table import ATTRIBUTES, BOX, FaceDataset
 from retinalib.faces import Faces
-from retinalib.files import write_bytes, write_text
+from retinalib.files import end_with_parent, only_process, write_bytes, write_text
 from retinalib.landmarks import WFLW_98
 
 _VERSION = 1  # of the renderer: another one makes other pictures, hence another folder
@@ -302,11 +302,11 @@ def make(
 ) -> Path:
     """Renders ``images`` pictures of ``size`` × ``size`` pixels in WFLW's layout and returns the folder that holds them.
 
-    The folder lies below ``root`` and is named by the configuration; a finished one is used again, an interrupted one goes on.
-    The last ``test_share`` of the pictures, with people of their own, are the test split. unlabelled: the share of faces that
-    WFLW's lists leave out, as the real ones do, while all boxes are listed in WIDER FACE's format (train and val) beside them.
-    workers: processes, by default one a processor. Raises ValueError if there would be no picture to train on or to test with,
-    or no labelled face.
+    The folder lies below ``root`` and is named by the configuration; a finished one is used again, an interrupted one goes on,
+    and where another process renders the same, this one waits for it. The last ``test_share`` of the pictures, with people of
+    their own, are the test split. unlabelled: the share of faces that WFLW's lists leave out, as the real ones do, while all
+    boxes are listed in WIDER FACE's format (train and val) beside them. workers: processes, by default one a processor. Raises
+    ValueError if there would be no picture to train on or to test with, or no labelled face.
     """
     train = images - round(images * test_share)
     if not 0 <= unlabelled < 1:
@@ -322,22 +322,28 @@ def make(
     folder = Path(root) / f"{images}-pictures-{name}"
     if (folder / "config.json").is_file():  # written last
         return folder
+    with only_process(folder, wait=True):
+        if not (folder / "config.json").is_file():
+            _render(folder, configuration, train, workers, progress)
+    return folder
+
+
+def _render(folder: Path, configuration: dict, train: int, workers: int | None, progress: bool) -> None:
+    images = configuration["images"]
     starts = range(0, images, _CHUNK)
     missing = [first for first in starts if not _part(folder, first).is_file()]
     done = images - sum(min(_CHUNK, images - first) for first in missing)
+    processes = min(workers or os.cpu_count() or 1, max(1, len(missing)))
     with tqdm(total=images, initial=done, desc="rendering", disable=not progress) as bar:
-        with ProcessPoolExecutor(min(workers or os.cpu_count() or 1, max(1, len(missing)))) as pool:
+        with ProcessPoolExecutor(processes, initializer=end_with_parent) as pool:
             jobs = {pool.submit(_draw_chunk, str(folder), configuration, f, min(f + _CHUNK, images), train): f for f in missing}
             for job in as_completed(jobs):
                 job.result()
                 bar.update(min(_CHUNK, images - jobs[job]))
-    if (folder / "config.json").is_file():  # another process was at the same and has finished
-        return folder
     rows = [row for first in starts for row in json.loads(_part(folder, first).read_text())]
-    _write_lists(folder, pd.DataFrame(rows), unlabelled, seed)
+    _write_lists(folder, pd.DataFrame(rows), configuration.get("unlabelled", 0.0), configuration["seed"])
     write_text(folder / "config.json", json.dumps(configuration, indent=1))
     shutil.rmtree(folder / "parts")
-    return folder
 
 
 def _write_lists(folder: Path, table: pd.DataFrame, unlabelled: float, seed: int) -> None:

@@ -1,0 +1,114 @@
+"""A training run's folder: who may write in it, what is kept to go on with, and the wish to stop.
+
+An epoch is done when its ``last.pt`` is there; what follows from it (the log, and ``best.pt`` before it) is written again by
+the next start if an interruption came in between.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+from retinalib.checkpoint import read, save_model
+from retinalib.files import only_process, write_text
+from retinalib.model import RetinaFace
+
+
+class Stopped(Exception):
+    """Training was asked to stop, see :func:`request_stop`. What the finished epochs gave is kept."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the sentence alone, for nothing went wrong."""
+        return [f"Stopped: {self}"]
+
+
+def request_stop(folders: str | Path | Iterable[str | Path]) -> None:
+    """Asks whoever trains the run in a folder, or one of the runs in several, to stop; does not wait for it.
+
+    Leaves a file ``stop`` in each folder that is there: so can anybody, from anywhere. It stops what runs now; the next start
+    takes it away and goes on after the last finished epoch.
+    """
+    for folder in [folders] if isinstance(folders, (str, Path)) else folders:
+        if Path(folder).is_dir():
+            stop_file(folder).touch()
+
+
+def stop_file(folder: str | Path) -> Path:
+    """The file that asks for a stop, see :func:`request_stop`."""
+    return Path(folder) / "stop"
+
+
+def claim(folder: Path, recipe: dict, hold: ExitStack) -> dict | None:
+    """Takes the folder for the run that ``recipe`` describes, and returns the state to go on from, None at the beginning.
+
+    The folder is this process' until ``hold`` closes; a finished run's is only read. recipe: plain values, of which
+    ``recipe["config"]["epochs"]`` says when the run is finished. Raises ValueError if the folder holds a run of another recipe
+    or another process has it, or if no state can be read, naming the file.
+    """
+    path = folder / "config.json"
+    if path.is_file() and json.loads(path.read_text()) != recipe:
+        raise ValueError(f"{folder} holds a run of another configuration or other data: take another folder, or delete it")
+    log, epochs = folder / "metrics.csv", recipe["config"]["epochs"]
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    if len(text.splitlines()) == epochs + 1:
+        state = _state(folder)
+        if state and _table(state["rows"]) == text:
+            return state
+    hold.enter_context(only_process(folder))
+    stop_file(folder).unlink(missing_ok=True)
+    if not path.is_file():
+        write_text(path, json.dumps(recipe, indent=1))
+    state = _state(folder)
+    if state:
+        _log(folder, state["rows"], epochs)
+    return state
+
+
+def _state(folder: Path) -> dict | None:
+    last, previous = folder / "last.pt", folder / "previous.pt"
+    try:
+        return read(last) if last.is_file() or previous.is_file() else None
+    except (ValueError, FileNotFoundError) as error:
+        if not previous.is_file():
+            raise ValueError(f"{error}; there is none before it: delete the folder to train anew") from error
+        state = read(previous)
+        warnings.warn(f"{error}; going on from {previous}, epoch {len(state['rows'])}", stacklevel=2)
+        return state
+
+
+def save_epoch(
+    folder: Path, recipe: dict, rows: list[dict], model: RetinaFace, average: AveragedModel, optimiser: torch.optim.Optimizer
+) -> None:
+    """Keeps an epoch: the checkpoints, which say how they were trained, and the log. rows: of all epochs so far."""
+    scores = [_validation_score(row) for row in rows]
+    if scores[-1] > -math.inf and scores[-1] == max(scores):
+        save_model(average.module, folder / "best.pt", epoch=len(rows), recipe=recipe)
+    states = {"training": model.state_dict(), "averaged": average.n_averaged, "optimiser": optimiser.state_dict()}
+    last, previous = folder / "last.pt", folder / "previous.pt"
+    save_model(average.module, last, before=previous, epoch=len(rows), recipe=recipe, rows=rows, **states)
+    _log(folder, rows, recipe["config"]["epochs"])
+
+
+def _log(folder: Path, rows: list[dict], epochs: int) -> None:
+    """What follows from the last state: no state before it once the run is finished, and the log."""
+    if len(rows) == epochs:
+        (folder / "previous.pt").unlink(missing_ok=True)
+    write_text(folder / "metrics.csv", _table(rows))
+
+
+def _table(rows: list[dict]) -> str:
+    return pd.DataFrame(rows).to_csv(index=False)
+
+
+def _validation_score(row: dict) -> float:
+    """What the best epoch is chosen by: AUC, or AP where there are no landmarks; minus infinity where nothing was measured."""
+    known = [row[name] for name in ("auc", "ap") if math.isfinite(row.get(name, math.nan))]
+    return known[0] if known else -math.inf
