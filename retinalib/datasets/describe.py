@@ -97,9 +97,12 @@ def _repeated(points: np.ndarray) -> int:
 
 def _twins(points: np.ndarray, size: np.ndarray) -> np.ndarray:
     """(F,) bool: faces that have the landmarks of another one; (F, L, 2) landmarks, (F,) sizes in pixels."""
-    distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
-    known = np.isfinite(distance)
-    mean = np.where(known, distance, 0).sum(-1) / np.maximum(known.sum(-1), 1)
-    near = known.any(-1) & (mean < _SAME_FACE * np.minimum(size[:, None], size[None]))
-    np.fill_diagonal(near, False)
-    return near.any(1)
+    twin = np.zeros(len(points), bool)
+    for face, own in enumerate(points):  # one by one: thousands of faces with all others at once fill the memory
+        distance = np.linalg.norm(points - own, axis=-1)
+        known = np.isfinite(distance)
+        mean = np.where(known, distance, 0).sum(-1) / np.maximum(known.sum(-1), 1)
+        near = known.any(-1) & (mean < _SAME_FACE * np.minimum(size[face], size))
+        near[face] = False
+        twin[face] = near.any()
+    return twin
