@@ -269,8 +269,8 @@ def evaluate_faces(
 
     Columns: image, face (its number in the photo), matched (bool), score, iou, size (square root of the true box, pixels),
     nme, nme_<region> for each region, all fractions of the normaliser and NaN for a miss; then the true face's attributes.
-    A face whose normaliser is unknown or zero can't be measured and has no row. No photos at all give the empty table of WFLW_98.
-    Raises ValueError for predictions of another schema.
+    A face whose normaliser is unknown or zero can't be measured and has no row. No photos at all give the empty table of
+    WFLW_98. Raises ValueError for predictions of another schema.
     """
     if not len(predicted) and not len(true):
         predicted, true, names = [Faces.empty()], [Faces.empty()], None
@@ -310,9 +310,7 @@ def evaluate_faces(
 
 def _same_schema(predicted: Faces, true: Faces) -> None:
     if predicted.schema != true.schema:
-        raise ValueError(
-            f"predictions have the landmarks of {predicted.schema.name}, the truth has those of {true.schema.name}"
-        )
+        raise ValueError(f"predictions have the landmarks of {predicted.schema.name}, the truth those of {true.schema.name}")
 
 
 def matched_landmarks(
