@@ -1,5 +1,7 @@
 # make workbook   set up, run all notebooks on rendered faces, write figures/
 # make test       set up, run the tests (the notebooks at their quick profile among them)
+# make test-oldest  the tests but for the notebooks, in an environment of its own with the oldest versions that pyproject.toml allows
+# make coverage   which lines and branches of retinalib the tests run, without the notebooks
 # make lab        set up, open JupyterLab on this machine
 # make lint       ruff on code and notebooks
 # make clean      remove what was generated: environment, rendered faces, runs
@@ -8,8 +10,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+FAST := --ignore=tests/test_notebooks.py --ignore=tests/test_workbook.py
 
-.PHONY: workbook test lab lint clean
+.PHONY: workbook test test-oldest coverage lab lint clean
 .DELETE_ON_ERROR:
 
 workbook: $(INSTALLED)
@@ -17,6 +20,15 @@ workbook: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+test-oldest: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --disable-pip-version-check --progress-bar off --quiet uv
+	$(VENV)-oldest/bin/uv pip install --quiet --python $(VENV)-oldest/bin/python --resolution lowest-direct -e '.[dev]'
+	$(VENV)-oldest/bin/python -m pytest $(FAST)
+
+coverage: $(INSTALLED)
+	$(BIN)/python -m pytest --cov=retinalib --cov-branch --cov-report=term-missing:skip-covered $(FAST)
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=. notebooks/01_dataset_inspection.ipynb
@@ -32,4 +44,4 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build data/synthetic data/runs .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(VENV)-oldest build data/synthetic data/runs .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info

@@ -27,6 +27,8 @@ class AnchorConfig:
     def __post_init__(self) -> None:
         if len(self.strides) != len(self.sizes) or len({len(level) for level in self.sizes}) != 1:
             raise ValueError(f"anchors need one list of sizes per stride, all equally long: {self.strides}, {self.sizes}")
+        if not all(number > 0 for number in (*self.strides, *sum(self.sizes, ()), *self.variances)):
+            raise ValueError(f"strides, sizes and variances must be positive: {self.strides}, {self.sizes}, {self.variances}")
 
     @property
     def per_cell(self) -> int:

@@ -45,6 +45,7 @@ def augment(
 
     One face, chosen at random, is kept whole (as far as the photo shows it). Boxes are cut at the crop's border.
     """
+    _check(image, size)
     left, top, side = _choose_square(image.shape[:2], faces, rng, config)
     scale = size / side
     method = int(rng.choice([cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC]))
@@ -54,6 +55,13 @@ def augment(
         image = np.ascontiguousarray(image[:, ::-1])
         faces = _flip(faces, size, config)
     return _distort(image, rng, config), _keep(faces, size, config)
+
+
+def _check(image: np.ndarray, size: int) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size or size < 1:
+        raise ValueError(
+            f"an RGB image (H, W, 3) of uint8 and a size from 1 pixel on belong here, got {image.dtype} {image.shape}, {size}"
+        )
 
 
 def _choose_square(
@@ -67,6 +75,7 @@ def _choose_square(
         side = rng.uniform(*config.crop) * min(height, width)
     box = faces.boxes[rng.integers(len(faces))] if len(faces) else None
     if box is not None:  # large enough for the chosen face: a picture of a cheek teaches that faces are background
+        box = box.clip(-max(height, width), 2 * max(height, width))  # but no larger than memory for a box far out of the photo
         side = max(side, (box[2:] - box[:2]).max() + 1)
     side = max(2.0, np.ceil(side))
     # the crop stays inside the photo where it fits, else the photo inside the crop
@@ -138,6 +147,7 @@ def letterbox(image: np.ndarray, faces: Faces, size: int) -> tuple[np.ndarray, F
     Returns the square, its faces, the scale and the shift (dx, dy) in pixels: new = scale · old + shift, so that
     ``faces.transformed((1 / scale,) * 2, (-dx / scale, -dy / scale))`` brings predictions back.
     """
+    _check(image, size)
     height, width = image.shape[:2]
     scale = size / max(height, width)
     inner = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,10 +65,16 @@ class Detector:
         ``score_threshold`` that no better face overlaps by an IoU over ``nms_threshold``, the best ``max_faces`` of them.
 
         Returns one ``Faces`` for one image and a list for a list, best score first, in the image's pixels; landmarks
-        outside the image are not visible. Raises ValueError for arrays of another shape or type.
+        outside the image are not visible. Raises ValueError for arrays of another shape or type, or thresholds that are none.
         """
         if isinstance(images, (np.ndarray, str, Path)):
             return self.detect([images], score_threshold, nms_threshold, max_faces)[0]
+        if not isinstance(images, Iterable):
+            got = type(images).__name__
+            raise ValueError(f"detect takes RGB arrays (H, W, 3) of uint8 or paths, or a list of them, got {got}")
+        if not (score_threshold >= 0 and nms_threshold >= 0 and isinstance(max_faces, (int, np.integer)) and max_faces >= 0):
+            asked = f"{score_threshold}, {nms_threshold} and {max_faces}"
+            raise ValueError(f"thresholds must not be negative and max_faces be a whole number from 0 on, got {asked}")
         pictures = [
             _checked(read_image(i, honour_exif=True) if isinstance(i, (str, Path)) else i, n) for n, i in enumerate(images)
         ]

@@ -48,6 +48,8 @@ def wider_ap(predictions: dict[str, np.ndarray], ground_truth_dir: str | Path) -
     for name, rows in found.items():
         if rows.ndim != 2 or rows.shape[1] != 5:
             raise ValueError(f"predictions of {name} must be (N, 5) x y w h score, got {rows.shape}")
+        if not np.isfinite(rows).all():
+            raise ValueError(f"predictions of {name} hold numbers that are not finite")
     scores = np.concatenate([rows[:, 4] for rows in found.values()] or [np.zeros(0)])
     low, span = (scores.min(), np.ptp(scores) or 1.0) if len(scores) else (0.0, 1.0)
     totals = {subset: np.zeros((_WIDER_STEPS, 2)) for subset in ("easy", "medium", "hard")}
@@ -168,8 +170,11 @@ def detection_ap(predicted: Sequence[Faces], true: Sequence[Faces], iou: float =
 
 
 def _lengths(true: np.ndarray, normaliser: str | np.ndarray, schema: LandmarkSchema, boxes: np.ndarray | None) -> np.ndarray:
-    if isinstance(normaliser, np.ndarray):
-        return normaliser
+    if not isinstance(normaliser, str):
+        lengths = np.asarray(normaliser, float)
+        if lengths.shape != (len(true),):
+            raise ValueError(f"{len(true)} faces need as many lengths as normaliser, got {lengths.shape}")
+        return lengths
     pairs = {"inter_ocular": schema.inter_ocular, "inter_pupil": schema.pupils}
     if normaliser in pairs:
         a, b = pairs[normaliser]
@@ -192,11 +197,15 @@ def point_errors(
     """(N, L) distances of (N, L, 2) predicted from true landmarks, in fractions of the normaliser; NaN where unknown.
 
     normaliser: "inter_ocular" (outer canthi), "inter_pupil", "box" (square root of the true boxes' area), or (N,) lengths in
-    the landmarks' unit. A face whose normaliser is no positive number has NaN errors.
+    the landmarks' unit. A face whose normaliser is no positive number has NaN errors. A face may be predicted whole or not at
+    all (NaN). Raises ValueError otherwise.
     """
     predicted, true = np.asarray(predicted, float), np.asarray(true, float)
     if predicted.shape != true.shape or true.ndim != 3:
         raise ValueError(f"predicted and true landmarks must both be (N, L, 2), got {predicted.shape} and {true.shape}")
+    known, given = np.isfinite(true).all(-1), np.isfinite(predicted).all(-1)
+    if partly := np.flatnonzero((known & ~given).any(1) & (known & given).any(1)).tolist():
+        raise ValueError(f"predictions of faces {partly[:5]} are NaN in part, which would leave the hardest landmarks out")
     length = np.asarray(_lengths(true, normaliser, schema, boxes), float)
     length = np.where(length > 0, length, np.nan)
     return np.linalg.norm(predicted - true, axis=-1) / length[:, None]
@@ -243,6 +252,8 @@ def auc(errors: np.ndarray, threshold: float = THRESHOLD) -> float:
     errors = np.asarray(errors, float)
     if not len(errors):
         return float("nan")
+    if not threshold > 0 or (errors < 0).any():
+        raise ValueError("errors must not be negative, and their threshold be positive")
     return float((threshold - np.nan_to_num(errors, nan=threshold, posinf=threshold).clip(max=threshold)).mean() / threshold)
 
 
@@ -258,14 +269,19 @@ def evaluate_faces(
 
     Columns: image, face (its number in the photo), matched (bool), score, iou, size (square root of the true box, pixels),
     nme, nme_<region> for each region, all fractions of the normaliser and NaN for a miss; then the true face's attributes.
-    No photos at all give the empty table of WFLW_98.
+    A face whose normaliser is unknown or zero can't be measured and has no row. No photos at all give the empty table of
+    WFLW_98. Raises ValueError for predictions of another schema.
     """
     if not len(predicted) and not len(true):
         predicted, true, names = [Faces.empty()], [Faces.empty()], None
+    if names is not None and len(names) != len(true):
+        raise ValueError(f"{len(true)} photos have {len(names)} names")
     tables = []
     for number, (found, faces) in enumerate(zip(predicted, true, strict=True)):
         schema = faces.schema
-        labelled = np.isfinite(faces.landmarks).all(-1).any(1)
+        _same_schema(found, faces)
+        measured = _lengths(faces.landmarks, normaliser, schema, faces.boxes) > 0
+        labelled = np.isfinite(faces.landmarks).all(-1).any(1) & measured
         matched = match_faces(found, faces, iou)
         hit = matched >= 0
         landmarks = np.full(faces.landmarks.shape, np.nan)
@@ -292,6 +308,11 @@ def evaluate_faces(
     return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
 
 
+def _same_schema(predicted: Faces, true: Faces) -> None:
+    if predicted.schema != true.schema:
+        raise ValueError(f"predictions have the landmarks of {predicted.schema.name}, the truth those of {true.schema.name}")
+
+
 def matched_landmarks(
     predicted: Sequence[Faces], true: Sequence[Faces], iou: float = 0.5
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -301,6 +322,7 @@ def matched_landmarks(
         predicted, true = [Faces.empty()], [Faces.empty()]
     photos, numbers, ours, theirs = [], [], [], []
     for photo, (found, faces) in enumerate(zip(predicted, true, strict=True)):
+        _same_schema(found, faces)
         matched = match_faces(found, faces, iou)
         hit = np.flatnonzero((matched >= 0) & np.isfinite(faces.landmarks).all(-1).any(1))
         photos.append(np.full(len(hit), photo))

@@ -27,7 +27,7 @@ class Faces:
     visible: (F, L) bool, landmarks that are known and within the image; by default all that are finite.
     scores: (F,) float32, by default 1. attributes: a table of F rows with anything else that is known about the faces.
 
-    Raises ValueError if the shapes disagree with each other or with the schema.
+    Raises ValueError if the shapes disagree with each other or with the schema, or if a box or score is not finite.
     """
 
     boxes: np.ndarray
@@ -40,14 +40,14 @@ class Faces:
     def __post_init__(self) -> None:
         self.boxes = np.asarray(self.boxes, np.float32)
         self.landmarks = np.asarray(self.landmarks, np.float32)
-        n = len(self.boxes)
+        n = len(np.atleast_1d(self.boxes))
         known = np.isfinite(self.landmarks).all(-1)
         self.visible = known if self.visible is None else np.asarray(self.visible, bool)
         self.scores = np.ones(n, np.float32) if self.scores is None else np.asarray(self.scores, np.float32)
         if self.attributes is None:
             self.attributes = pd.DataFrame(index=range(n))
         else:
-            self.attributes = self.attributes.reset_index(drop=True)
+            self.attributes = pd.DataFrame(self.attributes).reset_index(drop=True)
         count = self.schema.count
         expected = {"boxes": (n, 4), "landmarks": (n, count, 2), "visible": (n, count), "scores": (n,)}
         for name, shape in expected.items():
@@ -56,6 +56,10 @@ class Faces:
                     f"Faces: {name} of shape {getattr(self, name).shape} where {n} faces of schema "
                     f"{self.schema.name} need {shape}"
                 )
+        if not (np.isfinite(self.boxes).all() and np.isfinite(self.scores).all()):
+            raise ValueError(
+                "Faces: boxes and scores must be finite numbers; only landmarks may be NaN, where they are unknown"
+            )
         if len(self.attributes) != n:
             raise ValueError(f"Faces: attributes have {len(self.attributes)} rows for {n} boxes")
         self.visible = self.visible & known

@@ -40,6 +40,11 @@ class LossConfig:
     def __post_init__(self) -> None:
         if self.landmark_loss not in ("smooth_l1", "wing"):
             raise ValueError(f"landmark_loss must be 'smooth_l1' or 'wing', got '{self.landmark_loss}'")
+        weights = (self.box_weight, self.class_weight, self.landmark_weight, self.pupil_weight, self.negatives_per_positive)
+        if not all(0 <= weight < float("inf") for weight in weights):
+            raise ValueError(f"weights and negatives_per_positive must be finite and not negative, got {weights}")
+        if not 0 < self.minimum_iou <= self.positive_iou <= 1:
+            raise ValueError(f"0 < minimum_iou <= positive_iou <= 1 must hold, got {self.minimum_iou}, {self.positive_iou}")
 
 
 class Parts(NamedTuple):

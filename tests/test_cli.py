@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from retinalib.checkpoint import save_model
 from retinalib.cli import find_photos, main, picture_names
@@ -58,7 +59,7 @@ def test_a_bad_photo_is_named_and_the_others_go_on(tmp_path):
     bad.write_bytes(b"not a photo")
     result = call("detect", bad, good, tmp_path / "gone.png", "--out", tmp_path / "out", "--score-threshold", 0.3)
     assert result.exit_code == 1
-    assert "bad.jpg is not an image that can be read (11 bytes)" in result.stderr
+    assert "bad.jpg is not an image that can be read" in result.stderr
     assert "gone.png" in result.stderr and "could not be read: 2 of 3" in result.stderr
     assert len(pd.read_csv(tmp_path / "out" / "faces.csv")) == 1
     result = call("detect", bad, "--out", tmp_path / "none")
@@ -131,6 +132,39 @@ def test_datasets(tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:50])
     checked = call("datasets", "check", root)
     assert checked.exit_code == 1 and f"{damaged} is not an image" in checked.stderr and "nothing wrong" not in checked.stdout
+
+
+def test_what_is_wrong_is_listed_by_file_and_line(tmp_path):
+    """A data set in WIDER FACE's layout with a fault of each kind."""
+    images = tmp_path / "WIDER_train/images"
+    for name in ("a", "b", "c"):
+        photo(images / f"{name}.png", size=64)
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.fromarray(render_face(size=64)[0]).save(images / "turned.jpg", exif=exif)
+    far, known = "1e7 5 0 " + "5 5 0 " * 4, "10 12 0 20 12 0 15 20 0 10 25 0 20 25 0"
+    (tmp_path / "retinaface_gt_v1.1/train").mkdir(parents=True)
+    labels = tmp_path / "retinaface_gt_v1.1/train/label.txt"
+    faces = [f"5 5 20 20 {known}", f"5 5 20 20 {known}", f"5 5 0 20 {known}", f"70 5 20 20 {known}", f"5 5 30 20 {far}"]
+    more = ["5 5 40 20 1e7 5 0 " + known[8:], "# turned.jpg", "1 1 9 9", "# gone.png", "# c.png"]
+    labels.write_text("\n".join(["# a.png", *faces, *more]))
+    boxes = tmp_path / "wider_face_split/wider_face_val_bbx_gt.txt"
+    boxes.parent.mkdir()
+    boxes.write_text("d.png\ntwo\n")
+    result = call("datasets", "check", tmp_path)
+    assert result.exit_code == 1 and "label: photos 4, faces 5" in result.stdout
+    said = result.stderr.splitlines()
+    assert [s for s in said if s.startswith(str(labels))] == [
+        f"{labels}, line 3: the same face again",
+        f"{labels}, line 4: box of no area",
+        f"{labels}, line 5: the box lies outside a.png, 64 × 64 pixels",
+        f"{labels}, line 6: its landmarks all lie in one place and are unknown",
+        f"{labels}, line 7: 1 landmarks that are no place are unknown",
+        f"{labels}, line 9: viewers turn turned.jpg (EXIF): boxes are taken to be of the pixels as they are stored",
+        f"{labels}, line 10: no image at {images / 'gone.png'}",
+    ]
+    assert f"{boxes}, line 2: the number of faces of d.png belongs here, not 'two'" in said
+    assert said[-1] == "things wrong: 8"
 
 
 def test_checkpoints():

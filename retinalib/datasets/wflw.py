@@ -2,8 +2,8 @@
 
 What happens to bad rows: a line with another number of columns than 207, with letters where numbers belong, or with an
 attribute other than 0 and 1 stops the reading with file and line, since such a file is damaged; a row that can be read but
-has a box of no area, or whose photo is missing, is set aside and counted in ``table.attrs["set_aside"]``, with one warning
-from :func:`load`. Landmarks that are not finite become NaN.
+has a box of no area, or whose photo is missing or does not show it, is set aside and counted in ``table.attrs["set_aside"]``,
+with one warning from :func:`load`. Landmarks that are no place become NaN, and ``table.attrs["repaired"]`` says where.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from retinalib.datasets import wider
 from retinalib.datasets.table import (
     ATTRIBUTES,
     BOX,
-    MISSING,
     FaceDataset,
-    missing_photos,
+    known_points,
+    numbers,
     read_lines,
     safe_relative,
     set_aside,
     set_aside_counts,
     usable,
+    with_photos,
 )
 from retinalib.faces import box_iou
 from retinalib.files import write_text
@@ -51,30 +52,31 @@ def read_annotations(path: str | Path) -> pd.DataFrame:
 
 
 def _parse(path: Path) -> pd.DataFrame:
-    numbers, images, where = [], [], []
+    values, images, where = [], [], []
     for line, text in enumerate(read_lines(path, f"WFLW is to be had from {HOME}"), 1):
         columns = text.split(maxsplit=_COLUMNS - 1)  # a name may hold blanks
         if not columns:
             continue
         if len(columns) != _COLUMNS or _is_number(columns[-1].split()[0]):
-            raise ValueError(f"{path}, line {line}: {len(text.split())} columns, where WFLW has {_COLUMNS}")
+            rule = "the last is the photo's name, whose first word is no number"  # else a line too long would pass for one
+            raise ValueError(f"{path}, line {line}: {len(text.split())} columns, where WFLW has {_COLUMNS}; {rule}")
         try:
-            numbers.append(np.array(columns[:-1], float))
+            values.append(numbers(columns[:-1]))
             images.append(safe_relative(columns[-1].strip()))
-            if not set(numbers[-1][-len(ATTRIBUTES) :]) <= {0, 1}:
+            if not set(values[-1][-len(ATTRIBUTES) :]) <= {0, 1}:
                 raise ValueError(f"the six attributes must be 0 or 1, not {' '.join(columns[-1 - len(ATTRIBUTES) : -1])}")
         except ValueError as error:
             raise ValueError(f"{path}, line {line}: {error}") from error
         where.append(line)
-    if not numbers:
+    if not values:
         raise ValueError(f"{path} lists no faces")
-    values = np.stack(numbers)
-    points = values[:, : 2 * _COUNT].reshape(-1, _COUNT, 2).astype(np.float32)
-    points[~np.isfinite(points).all(-1)] = np.nan
+    values = np.stack(values)
+    points, why = known_points(values[:, : 2 * _COUNT].reshape(-1, _COUNT, 2))
     table = pd.DataFrame({"image": images, "line": where})
     table[BOX] = values[:, 2 * _COUNT : 2 * _COUNT + 4]
     table[list(ATTRIBUTES)] = values[:, 2 * _COUNT + 4 :] != 0
     table["landmarks"] = list(points)
+    table.attrs["repaired"] = [(where[row], reason) for row, reason in sorted(why.items())]
     return table
 
 
@@ -109,7 +111,8 @@ def load(root: str | Path, split: str, wider_boxes: str | Path | Sequence[str | 
     official WIDER FACE box lists with the same photos; every box is then a face, those that WFLW labels with their landmarks
     (and WIDER's box), and the data set is complete if the lists know all its photos. Without them it is not: WFLW labels
     only some faces of a photo. Boxes of no area in WIDER's lists are left out.
-    Raises FileNotFoundError saying what is missing and where to get it, and ValueError if no face is left.
+    Photos are not decoded, but their headers read. Raises FileNotFoundError saying what is missing and where to get it, and
+    ValueError if no face is left.
     """
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got '{split}'")
@@ -119,10 +122,9 @@ def load(root: str | Path, split: str, wider_boxes: str | Path | Sequence[str | 
     if split == "train" and test_list.is_file():
         shared = shared_images(table, _parse(test_list))
         table = set_aside(table, table["image"].isin(shared), "its photo is in the test list")
-    if not len(table):
-        raise ValueError(f"{path}: no face is left, for all are set aside: {set_aside_counts(table)}")
-    missing = missing_photos(table["image"], images, f"get WFLW_images.tar.gz from {HOME}")
-    table = set_aside(table, table["image"].isin(missing), MISSING)
+    _some(table, path)
+    table, _ = with_photos(table, images, f"get WFLW_images.tar.gz from {HOME}")
+    _some(table, path)
     aside = table.attrs["set_aside"]
     if aside:
         said = set_aside_counts(table)
@@ -142,6 +144,11 @@ def load(root: str | Path, split: str, wider_boxes: str | Path | Sequence[str | 
         table = join_wider(table, boxes)
     table.attrs["set_aside"] = aside
     return FaceDataset(table, images, WFLW_98, complete)
+
+
+def _some(table: pd.DataFrame, path: Path) -> None:
+    if not len(table):
+        raise ValueError(f"{path}: no face is left, for all are set aside: {set_aside_counts(table)}")
 
 
 def join_wider(table: pd.DataFrame, boxes: pd.DataFrame, iou: float = 0.3) -> pd.DataFrame:

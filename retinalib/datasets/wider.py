@@ -1,9 +1,9 @@
 """WIDER FACE (Yang et al., CVPR 2016): the official box lists, and the five landmarks that RetinaFace added to them.
 
 What happens to bad rows: a line that is not what its place in the file asks for stops the reading with file and line; a box
-of no area (the official lists have some), and a face whose photo is missing, is set aside and counted in
-``table.attrs["set_aside"]``, with one warning from :func:`load`. A photo that has no face at all is kept: every detection on
-it is a mistake.
+of no area (the official lists have some), and a face whose photo is missing or does not show it, is set aside and counted in
+``table.attrs["set_aside"]``, with one warning from :func:`load`. Landmarks that are no place become NaN. A
+photo that has no face at all is kept: every detection on it is a mistake.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import pandas as pd
 
 from retinalib.datasets.table import (
     BOX,
-    MISSING,
     FaceDataset,
-    missing_photos,
+    known_points,
+    numbers,
     read_lines,
     safe_relative,
-    set_aside,
     set_aside_counts,
     usable,
+    with_photos,
 )
 from retinalib.files import write_text
 from retinalib.landmarks import WIDER_5
@@ -40,7 +40,7 @@ def _numbers(path: Path, line: int, text: str, counts: tuple[int, ...]) -> np.nd
     if len(columns) not in counts:
         raise ValueError(f"{path}, line {line}: {len(columns)} numbers, where {' or '.join(map(str, counts))} belong")
     try:
-        return np.array(columns, float)
+        return numbers(columns)
     except ValueError as error:
         raise ValueError(f"{path}, line {line}: {error}") from error
 
@@ -51,8 +51,11 @@ def _table(rows: list[tuple[str, int, np.ndarray, np.ndarray]], photos: dict[str
         raise ValueError(f"{path} lists no photos")
     table = pd.DataFrame({"image": [r[0] for r in rows], "line": [r[1] for r in rows]})
     corners = np.array([r[2] for r in rows], float).reshape(-1, 4)
-    table[BOX] = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], 1)
-    table["landmarks"] = [r[3] for r in rows]
+    with np.errstate(over="ignore"):  # set aside below
+        table[BOX] = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], 1)
+    points, why = known_points(np.array([r[3] for r in rows]).reshape(-1, WIDER_5.count, 2))
+    table["landmarks"] = list(points)
+    table.attrs["repaired"] = [(rows[row][1], reason) for row, reason in sorted(why.items())]
     peopled = set(table["image"])
     table = usable(table)
     table.attrs["no_faces"] = [(line, name) for name, line in photos.items() if name not in peopled]
@@ -70,7 +73,7 @@ def read_boxes(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     lines = read_lines(path, f"WIDER FACE is to be had from {HOME}")
-    rows, photos, unknown, at = [], {}, np.full((WIDER_5.count, 2), np.nan, np.float32), 0
+    rows, photos, unknown, at = [], {}, np.full((WIDER_5.count, 2), np.nan), 0
     while at < len(lines):
         if not lines[at].strip():
             at += 1
@@ -80,7 +83,7 @@ def read_boxes(path: str | Path) -> pd.DataFrame:
         except ValueError as error:
             raise ValueError(f"{path}, line {at + 1}: {error}") from error
         count = lines[at + 1].strip() if at + 1 < len(lines) else ""
-        if not (count.isascii() and count.isdigit()):
+        if not (count.isascii() and count.isdigit() and len(count) < 10):
             raise ValueError(f"{path}, line {at + 2}: the number of faces of {image[:80]} belongs here, not '{count[:40]}'")
         photos.setdefault(image, at + 1)
         faces = max(int(count), 1)  # a photo of none still has a line of zeros
@@ -116,9 +119,9 @@ def read_labels(path: str | Path) -> pd.DataFrame:
     for line, text in enumerate(read_lines(path, f"RetinaFace's labels are to be had from {LABELS_HOME}"), 1):
         if not text.strip():
             continue
-        if text.startswith("#"):
+        if text.lstrip().startswith("#"):
             try:
-                image = safe_relative(text[1:].strip())
+                image = safe_relative(text.strip()[1:].strip())
             except ValueError as error:
                 raise ValueError(f"{path}, line {line}: {error}") from error
             photos.setdefault(image, line)
@@ -126,10 +129,10 @@ def read_labels(path: str | Path) -> pd.DataFrame:
         if image is None:
             raise ValueError(f"{path}, line {line}: a face before any photo was named ('# path')")
         values = _numbers(path, line, text, (4, 4 + 3 * WIDER_5.count, 5 + 3 * WIDER_5.count))
-        points = np.full((WIDER_5.count, 2), np.nan, np.float32)
+        points = np.full((WIDER_5.count, 2), np.nan)
         if len(values) > 4:
-            points = values[4 : 4 + 3 * WIDER_5.count].reshape(-1, 3)[:, :2].astype(np.float32)
-            points[~(points >= 0).all(1) | ~np.isfinite(points).all(1)] = np.nan
+            points = values[4 : 4 + 3 * WIDER_5.count].reshape(-1, 3)[:, :2].copy()
+            points[(points < 0).any(1)] = np.nan
         rows.append((image, line, values[:4], points))
     return _table(rows, photos, path)
 
@@ -143,15 +146,16 @@ def load(annotations: str | Path, images_root: str | Path) -> FaceDataset:
     path = Path(annotations)
     table = (read_labels if path.name == "label.txt" else read_boxes)(path)
     bare = table.attrs["no_faces"]
-    names = [*table["image"], *(name for _, name in bare)]
-    if not names:
+    table, gone = with_photos(
+        table, images_root, f"get WIDER_train.zip and WIDER_val.zip from {HOME}", (name for _, name in bare)
+    )
+    table.attrs["set_aside"] += [(line, gone[name]) for line, name in bare if name in gone]
+    bare = [(line, name) for line, name in bare if name not in gone]
+    if not len(table) and not bare:
         raise ValueError(f"{path}: no face is left, for all are set aside: {set_aside_counts(table)}")
-    missing = missing_photos(names, images_root, f"get WIDER_train.zip and WIDER_val.zip from {HOME}")
-    table = set_aside(table, table["image"].isin(missing), MISSING)
-    table.attrs["set_aside"] += [(line, MISSING) for line, name in bare if name in missing]
     if table.attrs["set_aside"]:
         warnings.warn(f"{path.name}: set aside {set_aside_counts(table)}; table.attrs['set_aside'] lists them", stacklevel=2)
-    lines = [*zip(table["line"], table["image"], strict=True), *((line, name) for line, name in bare if name not in missing)]
+    lines = [*zip(table["line"], table["image"], strict=True), *bare]
     return FaceDataset(table, images_root, WIDER_5, names=dict.fromkeys(name for _, name in sorted(lines)))
 
 

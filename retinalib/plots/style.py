@@ -122,6 +122,8 @@ def _draw_landmarks(ax: Axes, face: Faces, colour: str, regions: bool, numbers: 
     size = (0.02 if schema.count > 20 else 0.05) * float(face.size[0])
     for chosen, filled in ((known & visible, True), (known & ~visible, False)):
         count = int(chosen.sum())
+        if not count:  # matplotlib before 3.11 draws something for no ellipses
+            continue
         dots = EllipseCollection(
             np.full(count, size),
             np.full(count, size),

@@ -2,17 +2,20 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from retinalib.datasets.table import (
     BOX,
     FaceDataset,
-    missing_photos,
+    known_points,
+    numbers,
     read_image,
     safe_relative,
     set_aside,
     set_aside_counts,
     to_faces,
     usable,
+    with_photos,
 )
 from retinalib.workspace import PROJECT
 
@@ -120,25 +123,80 @@ def rows(names, boxes):
 
 def test_what_is_set_aside_says_why():
     table = rows(list("abcde"), [[0, 0, 9, 9], [0, 0, np.nan, 9], [5, 0, 5, 9], [0, 9, 9, 3], [0, 0, np.inf, 9]])
-    kept = usable(table)
+    more = rows(["a", "f"], [[0, 0, 9, 9], [0, 0, 9, 100_001]]).assign(line=[6, 7])
+    kept = usable(pd.concat([table, more], ignore_index=True))
     assert kept["image"].tolist() == ["a"] and kept.index.tolist() == [0]
     assert kept.attrs["set_aside"] == [
         (2, "box that is not finite"),
         (5, "box that is not finite"),
+        (7, "box over 100,000 pixels away"),
         (3, "box of no area"),
         (4, "box of no area"),
+        (6, "the same face again"),
     ]
     none = set_aside(kept, kept["image"] == "a", "its photo is missing")
-    assert len(none) == 0 and len(kept.attrs["set_aside"]) == 4  # the table before stays as it is
-    assert set_aside_counts(none) == "2 (box that is not finite), 2 (box of no area), 1 (its photo is missing)"
+    assert len(none) == 0 and len(kept.attrs["set_aside"]) == 6  # the table before stays as it is
+    assert set_aside_counts(none).startswith("2 (box that is not finite), 1 (box over 100,000 pixels away), 2 (box of no area)")
 
 
-def test_missing_photos(tmp_path):
-    (tmp_path / "a.png").touch()
-    assert missing_photos(["a.png", "b.png", "b.png"], tmp_path, "get it") == {"b.png"}
-    assert missing_photos([], tmp_path, "get it") == set()
+def test_photos_are_looked_at_before_they_are_needed(tmp_path, picture):
+    for name in ("good.png", "bare.png"):
+        cv2.imwrite(str(tmp_path / name), picture)
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "folder.png").mkdir()
+    box = [0, 0, 9, 9]
+    table = rows(
+        ["good.png", "text.png", "gone.png", "folder.png", "good.png", "good.png"],
+        [box, box, box, box, [25, 0, 37, 9], [-9, 0, 5, 9]],  # of a photo of 30 × 20 pixels
+    )
+    kept, gone = with_photos(table, tmp_path, "get it", ["bare.png", "away.png"])
+    assert kept["line"].tolist() == [1] and set(gone) == {"text.png", "gone.png", "folder.png", "away.png"}
+    assert sorted(kept.attrs["set_aside"]) == [
+        (2, "its photo is no image that can be read"),
+        (3, "its photo is missing"),
+        (4, "its photo is missing"),
+        (5, "its box lies outside its photo"),
+        (6, "its box lies outside its photo"),
+    ]
+    assert with_photos(table[:0], tmp_path, "get it")[1] == {}
     with pytest.raises(FileNotFoundError, match=r"none of the 1 photos is below .*: get it"):
-        missing_photos(["b.png", "b.png"], tmp_path, "get it")
+        with_photos(rows(["b.png", "b.png"], [box, box]), tmp_path, "get it")
+
+
+def test_a_photo_that_viewers_turn_is_warned_of(tmp_path, picture):
+    for name, orientation in (("plain.jpg", 1), ("turned.jpg", 6)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(picture).save(tmp_path / name, exif=exif)
+    table = rows(["plain.jpg", "turned.jpg", "turned.jpg"], [[20, 5, 29, 9], [20, 5, 29, 9], [5, 22, 9, 29]])
+    with pytest.warns(UserWarning, match=r"viewers turn 1 photos .* such as turned\.jpg: .* as they are stored"):
+        kept, _ = with_photos(table, tmp_path, "get it")
+    assert kept["line"].tolist() == [1, 2]  # the third fits the turned picture only
+
+
+def test_numbers_are_plain():
+    assert numbers(["1", "-2.5", "1e3", "nan"])[:3].tolist() == [1, -2.5, 1000]
+    for wrong in ("1_000", "\u0661", "1,5", "0x1", "1j", ""):
+        with pytest.raises(ValueError, match=r"digits 0 to 9|could not convert"):
+            numbers([wrong])
+
+
+def test_points_that_are_no_place_are_unknown():
+    points = np.random.default_rng(0).uniform(0, 99, (6, 5, 2))
+    points[1, 2] = np.nan  # unknown before
+    points[2, :2] = np.inf, np.nan
+    points[3, 0, 1] = -1e6
+    points[4] = 50, 60
+    points[5] = np.nan
+    found, why = known_points(points)
+    assert found.dtype == np.float32 and np.isnan(found).all(-1).sum(1).tolist() == [0, 1, 2, 1, 5, 5]
+    assert np.isfinite(found).all(-1).sum(1).tolist() == [5, 4, 3, 4, 0, 0]
+    assert why == {
+        2: "2 landmarks that are no place are unknown",
+        3: "1 landmarks that are no place are unknown",
+        4: "its landmarks all lie in one place and are unknown",
+    }
+    assert known_points(np.zeros((0, 98, 2)))[0].shape == (0, 98, 2)
 
 
 def test_photos_without_faces_stay(tmp_path, picture):

@@ -154,12 +154,20 @@ def test_a_test_photo_is_not_trained_on_although_its_test_face_is_set_aside(tmp_
         assert wflw.load(tmp_path, "train").names == ["a/1.jpg"]
 
 
-def test_a_photo_that_is_none_is_named_when_it_is_read(tmp_path):
-    official(tmp_path, [], [line(np.random.default_rng(6), "a/1.jpg")], ["a/1.jpg"])
-    (tmp_path / wflw.IMAGES / "a/1.jpg").write_text("no picture")
-    dataset = wflw.load(tmp_path, "test")
+def test_a_photo_that_is_none_is_set_aside_and_a_damaged_one_named_when_it_is_read(tmp_path):
+    rng = np.random.default_rng(6)
+    official(tmp_path, [], [line(rng, f"a/{n}.jpg") for n in (1, 2)], ["a/1.jpg", "a/2.jpg"])
+    photo = tmp_path / wflw.IMAGES / "a/1.jpg"
+    photo.write_bytes(photo.read_bytes()[:-40])  # its header is whole
+    (tmp_path / wflw.IMAGES / "a/2.jpg").write_text("no picture")
+    with pytest.warns(UserWarning, match="its photo is no image that can be read"):
+        dataset = wflw.load(tmp_path, "test")
+    assert dataset.names == ["a/1.jpg"]
     with pytest.raises(ValueError, match=r"a/1\.jpg is not an image"):
         dataset[0]
+    photo.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no face is left, for all are set aside: 2 \(its photo is no image"):
+        wflw.load(tmp_path, "test")
 
 
 @needs_shared

@@ -98,7 +98,7 @@ def test_missing_and_empty(tmp_path):
 def photos(folder, *names):
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        assert cv2.imwrite(str(folder / name), np.zeros((60, 80, 3), np.uint8))
+        assert cv2.imwrite(str(folder / name), np.zeros((600, 800, 3), np.uint8))
 
 
 def test_missing_photos_are_counted_and_photos_without_faces_stay(tmp_path):
