@@ -35,6 +35,7 @@ from retinalib.evaluate import (
 from retinalib.faces import Faces
 from retinalib.files import write_text
 from retinalib.statistics import Difference, crossed_difference, holm, paired_difference, photo_weights
+from retinalib.tables import paper_form, write_table
 from retinalib.train import TrainConfig, fingerprint, run_folder, train
 
 SCORE_THRESHOLD = 0.5  # a face found with less counts as missed; AP is over all scores from _AP_SCORE on
@@ -264,19 +265,6 @@ def detections_of(runs: pd.DataFrame, folder: Path) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def write_table(table: pd.DataFrame, path: Path, caption: str) -> None:
-    """``path`` with .csv (full precision), .md and .tex (booktabs), the protocol as caption."""
-    write_text(path.with_suffix(".csv"), table.to_csv())
-    write_text(path.with_suffix(".md"), f"{table.to_markdown(floatfmt='.4g')}\n\n{caption}\n")
-    escaped = caption.replace("%", r"\%").replace("≥", r"$\ge$").replace("_", r"\_")
-    styled = table.rename(columns=_latex, index=_latex).style.format(precision=4, escape="latex", na_rep="--")
-    write_text(path.with_suffix(".tex"), styled.to_latex(hrules=True, caption=escaped, label=f"tab:{path.name}"))
-
-
-def _latex(name: object) -> object:
-    return name.replace("_", " ") if isinstance(name, str) else name
-
-
 def main() -> None:
     """Trains and measures arms with several seeds. What is done already is found again, so that a scheduler can run one arm or
     one seed a job, and a last call with all of them puts the tables together."""
@@ -303,10 +291,12 @@ def main() -> None:
     faces, runs = run(arguments.arms, seeds, base, *sets, runs_at, arguments.device, arguments.processes)
     by_run = summary(faces, ["arm", "seed"]).join(runs.set_index(["arm", "seed"])["ap"])
     print(by_run.to_markdown(floatfmt=".4f"))
-    tables = {"runs": by_run}
+    tables, printed = {"runs": by_run}, {}
     if len(arguments.arms) > 1 and len(seeds) > 1:
-        tables["differences"] = compare(faces, detections_of(runs, runs_at), arguments.arms).set_index(["arm", "measure"])
-        print(verdict(tables["differences"].reset_index(), arguments.arms[0]))
+        differences = compare(faces, detections_of(runs, runs_at), arguments.arms)
+        tables["differences"] = differences.set_index(["arm", "measure"])
+        printed["differences"] = paper_form(differences)
+        print(verdict(differences, arguments.arms[0]))
     if arguments.out:
         caption = (
             f"{len(sets[2])} {arguments.dataset} test photos, {len(seeds)} seeds, {base.epochs} epochs on {len(sets[0])} "
@@ -314,7 +304,7 @@ def main() -> None:
             f"score ≥ {SCORE_THRESHOLD}; failure and AUC at 10 %, a miss is a failure"
         )
         for name, table in tables.items():
-            write_table(table, arguments.out / name, caption)
+            write_table(table, arguments.out / name, caption, printed.get(name))
 
 
 if __name__ == "__main__":

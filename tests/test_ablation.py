@@ -160,15 +160,6 @@ def test_missed_faces_enter_the_failure_rate_only():
     assert abs(table.loc["mean NME", "estimate"]) < 0.3 and "AP" not in table.index
 
 
-def test_tables_are_written_for_paper_page_and_machine(tmp_path):
-    table = pd.DataFrame({"median_nme": [0.0512345]}, index=pd.Index(["no_se"], name="arm"))
-    ablation.write_table(table, tmp_path / "tables" / "t", "50 % of 3 photos, IoU ≥ 0.5")
-    assert pd.read_csv(tmp_path / "tables/t.csv")["median_nme"].tolist() == [0.0512345]
-    assert "50 % of 3 photos" in (tmp_path / "tables/t.md").read_text()
-    latex = (tmp_path / "tables/t.tex").read_text()
-    assert r"\toprule" in latex and r"50 \% of 3 photos, IoU $\ge$ 0.5" in latex and "median nme" in latex
-
-
 def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     """Two jobs train one seed each; a third finds them and compares."""
     small = replace(PROFILES["quick"], images=30, epochs=1, image_size=96, batch_size=4)
