@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from retinalib import wider_protocol
 from retinalib.evaluate import wider_ap
 from retinalib.wider_protocol import (
     average_precision,
@@ -148,3 +149,24 @@ def test_text_files_of_others(tmp_path):
         file.write_text(text)
         with pytest.raises(ValueError, match=said):
             read_detections(tmp_path)
+
+
+@needs_shared
+def test_from_the_command_line(tmp_path, monkeypatch, capsys):
+    """A detector on three photos that WIDER FACE's validation and the test folder share, then its text files alone."""
+    images = SHARED / "real_faces/WFLW_images"
+    truth = read_truth(SHARED / "reference/wider_ground_truth")
+    some = [name for name in truth["image"].unique() if (images / f"{name}.jpg").is_file()][:3]
+    faces = truth[truth["image"].isin(some)].reset_index(drop=True)
+    monkeypatch.setattr(wider_protocol, "read_truth", lambda folder: faces)
+    weights = str(SHARED / "reference/mobilenet0.25_Final.pth")
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["wider_protocol", str(tmp_path / "found"), "truth", *arguments])
+        wider_protocol.main()
+        return capsys.readouterr().out
+
+    said = call("--detector", weights, "--images", str(images), "--figure", str(tmp_path / "curves.png"))
+    assert len(some) == 3 and said.startswith("3 photos: easy ") and call() == said
+    assert float(said.split("medium ")[1].split(",")[0]) > 0.8
+    assert (tmp_path / "curves.png").read_bytes()[1:4] == b"PNG"

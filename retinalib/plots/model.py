@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from retinalib.faces import Faces
 from retinalib.landmarks import Eye
 from retinalib.plots.pupils import draw_level_eye
+from retinalib.plots.results import LINES
 from retinalib.plots.style import PALETTE, PREDICTION, TRUTH
 
 
@@ -101,7 +102,7 @@ def gate_figure(found: Mapping[int, Mapping[int, np.ndarray]]) -> Figure:
         1, len(levels), figsize=(1.2 + 2.4 * len(levels), 2.8), layout="constrained", sharey=True, squeeze=False
     )
     for ax, stride in zip(axes[0], levels, strict=True):
-        for (seed, gates), line in zip(found.items(), cycle(("-", "--", ":", "-."))):
+        for (seed, gates), line in zip(found.items(), cycle(LINES)):
             gate = gates[stride][:, np.argsort(-gates[stride].mean(0))]
             places = np.arange(1, gate.shape[1] + 1)
             low, high = np.quantile(gate, [0.025, 0.975], axis=0)
