@@ -70,9 +70,11 @@ def crossed_difference(
     combined: that between seeds, over S, and that between rounds. Both hold the part by which photos differ between seeds,
     which is taken off once (two-way clusters: Cameron, Gelbach and Miller 2011); the result is never less than either.
     Student's quantiles, with S - 1 degrees of freedom for the share of the seeds and photos - 1 for the rest, are averaged by
-    those shares (Cochran and Cox 1957). Half of the common part counts as the seeds': all of it makes the interval too wide
-    where it is most of the variance, none too narrow. In simulations of three and five seeds, with the variance in seeds,
-    photos or both, intervals of 95 % hold the true effect in 93 to 98 of 100. Raises ValueError for fewer than two seeds.
+    those shares (Cochran and Cox 1957). A quarter of the common part is not counted as the seeds': with all of it the interval
+    is too wide where seeds hardly differ, with none of it too narrow. In simulations of three and five seeds, with the variance
+    in seeds, photos or both, intervals of 95 % hold the true effect in 94 to 98 of 100.
+
+    Raises ValueError for fewer than two seeds.
     """
     seeds = len(by_seed)
     if seeds < 2:
@@ -84,7 +86,7 @@ def crossed_difference(
     variance = max(between_seeds + between_photos - interaction, between_seeds, between_photos)
     if variance == 0:
         return Difference(estimate, estimate, estimate, float(estimate == 0), 0.0, seeds, photos)
-    error, share = float(np.sqrt(variance)), max(between_seeds - interaction / 2, 0.0) / variance
+    error, share = float(np.sqrt(variance)), max(between_seeds - interaction / 4, 0.0) / variance
 
     def quantile(tail: float) -> float:
         return share * stats.t.isf(tail, seeds - 1) + (1 - share) * stats.t.isf(tail, max(photos - 1, 1))
