@@ -30,12 +30,14 @@ from retinalib.evaluate import (
     detection_ap,
     evaluate_faces,
     precision_recall,
+    resampled_ap,
     summary,
 )
 from retinalib.faces import Faces
 from retinalib.files import end_with_parent, write_text
 from retinalib.runs import Stopped, stop_file
-from retinalib.statistics import Difference, holm, paired_difference, seed_difference
+from retinalib.statistics import Difference, crossed_difference, holm, paired_difference, photo_weights
+from retinalib.tables import paper_form, write_table
 from retinalib.train import TrainConfig, fingerprint, run_folder, train
 
 SCORE_THRESHOLD = 0.5  # a face found with less counts as missed; AP is over all scores from _AP_SCORE on
@@ -149,17 +151,17 @@ def detect_all(detector: Detector, dataset: FaceDataset) -> list[Faces]:
 
 
 def measure(detector: Detector, dataset: FaceDataset) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, float]]:
-    """A row for each labelled face of ``dataset`` (see evaluate.evaluate_faces), the precision–recall curve, and the AP at
-    IoU 0.5 with the numbers of photos and faces.
+    """A row for each labelled face of ``dataset`` (see evaluate.evaluate_faces), a row for each detection (see
+    evaluate.precision_recall), and the AP at IoU 0.5 with the numbers of photos and faces.
 
-    Curve and AP are empty and NaN where photos are labelled only in part.
+    Where photos are labelled only in part there are no rows of detections, and AP is NaN.
     """
     found = detect_all(detector, dataset)
     truth = [dataset[number][1] for number in range(len(dataset))]
     table = evaluate_faces([f[f.scores >= SCORE_THRESHOLD] for f in found], truth, dataset.names)
-    curve = precision_recall(found, truth) if dataset.complete else pd.DataFrame(columns=["score", "precision", "recall"])
+    detections = precision_recall(found, truth, dataset.names) if dataset.complete else precision_recall([], [])
     ap = detection_ap(found, truth) if dataset.complete else float("nan")
-    return table, curve, {"ap": ap, "photos": len(dataset), "faces": len(table)}
+    return table, detections, {"ap": ap, "photos": len(dataset), "faces": len(table)}
 
 
 def run(
@@ -191,25 +193,25 @@ def run(
 
 def _measured(folder: Path, test_set: FaceDataset, device: str | torch.device | None) -> tuple[pd.DataFrame, dict]:
     """The test of a run, from its folder if it was made before on the same photos."""
-    faces_path, curve_path, numbers_path = (folder / f"test{end}" for end in ("_faces.csv", "_precision_recall.csv", ".json"))
+    faces_path, detections_path, numbers_path = (folder / f"test{end}" for end in ("_faces.csv", "_detections.csv", ".json"))
     wanted = fingerprint(test_set)
     numbers = json.loads(numbers_path.read_text()) if numbers_path.is_file() else {}
-    if numbers.pop("test_set", None) != wanted:
-        table, curve, numbers = measure(load_detector(folder, device), test_set)
+    if numbers.pop("test_set", None) != wanted or not detections_path.is_file():
+        table, detections, numbers = measure(load_detector(folder, device), test_set)
         write_text(faces_path, table.to_csv(index=False))
-        write_text(curve_path, curve.to_csv(index=False))
+        write_text(detections_path, detections.to_csv(index=False))
         write_text(numbers_path, json.dumps({**numbers, "test_set": wanted}))  # last: it says that the others are whole
     return pd.read_csv(faces_path), numbers
 
 
-def compare(faces: pd.DataFrame, runs: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
-    """Each further arm against the first, paired by seed and photo.
+def compare(faces: pd.DataFrame, detections: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
+    """Each further arm against the first, paired by seed and photo; tables of :func:`run` and :func:`detections_of`.
 
     Columns: arm, measure, unit, better ("lower" or "higher"), estimate, low, high (95 %), p_value, p_holm (corrected for all
     comparisons of the table), detectable (the smallest effect found with a power of 80 % after that correction), seeds, photos.
     A face that an arm missed has no NME, so mean NME and mean pupil error are compared over faces that both found; the failure
-    rate over all. A measure is left out where fewer than two photos have it in both arms for at least two seeds; with one seed
-    the table is empty.
+    rate over all. A measure is left out where fewer than two photos have it in both arms for at least two seeds (AP also
+    where a run has no detections at all: photos labelled in part); with one seed the table is empty.
     """
     planned: list[tuple] = []  # arm, measure, unit, better, and how the difference is found
     for arm in arms[1:]:
@@ -224,14 +226,24 @@ def compare(faces: pd.DataFrame, runs: pd.DataFrame, arms: Sequence[str]) -> pd.
         for measure, unit, table in measures:
             if _comparable(table):
                 planned.append((arm, measure, unit, "lower", partial(paired_difference, table, "value", arms[0], arm)))
-        ap = runs.pivot(index="seed", columns="arm", values="ap")
-        change = (ap[arm] - ap[arms[0]]).to_numpy()
-        if len(change) >= 2 and np.isfinite(change).all():
-            planned.append((arm, "AP", "", "higher", partial(seed_difference, change, int(runs["photos"].max()))))
+        both = detections[detections["arm"].isin([arms[0], arm])]
+        if _comparable(both):
+            planned.append((arm, "AP", "", "higher", partial(_ap_difference, both, arms[0], arm)))
     rows = [(*said, *difference(comparisons=len(planned))) for *said, difference in planned]
     result = pd.DataFrame(rows, columns=["arm", "measure", "unit", "better", *Difference._fields])
     result.insert(result.columns.get_loc("p_value") + 1, "p_holm", holm(result["p_value"].to_numpy()))
     return result
+
+
+def _ap_difference(detections: pd.DataFrame, first: str, second: str, comparisons: int) -> Difference:
+    """The difference in AP; photos are drawn with all their detections and faces, the same ones for both arms and all seeds."""
+    images = pd.Index(detections["image"].unique())
+    weights = np.vstack([np.ones(len(images), int), photo_weights(len(images))])
+    runs = {run: part for run, part in detections.groupby(["arm", "seed"])}
+    seeds = [seed for arm, seed in runs if arm == first and (second, seed) in runs]
+    aps = {run: resampled_ap(part, images, weights) for run, part in runs.items() if run[1] in seeds}
+    changes = np.stack([aps[second, seed] - aps[first, seed] for seed in seeds], axis=1)
+    return crossed_difference(changes[0], changes[1:], len(images), comparisons)
 
 
 def _comparable(pairs: pd.DataFrame) -> bool:
@@ -262,26 +274,13 @@ def verdict(differences: pd.DataFrame, baseline: str) -> str:
     return " ".join(sentences)
 
 
-def precision_recall_of(runs: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """The precision–recall curves that :func:`run` left in the run folders: columns arm, seed, score, precision, recall."""
-    curves = [
-        pd.read_csv(folder / row.folder / "test_precision_recall.csv").assign(arm=row.arm, seed=row.seed)
+def detections_of(runs: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """The detections that :func:`run` left in the run folders: columns arm, seed, and those of evaluate.precision_recall."""
+    tables = [
+        pd.read_csv(folder / row.folder / "test_detections.csv", dtype={"image": str}).assign(arm=row.arm, seed=row.seed)
         for row in runs.itertuples()
     ]
-    return pd.concat(curves, ignore_index=True)
-
-
-def write_table(table: pd.DataFrame, path: Path, caption: str) -> None:
-    """``path`` with .csv (full precision), .md and .tex (booktabs), the protocol as caption."""
-    write_text(path.with_suffix(".csv"), table.to_csv())
-    write_text(path.with_suffix(".md"), f"{table.to_markdown(floatfmt='.4g')}\n\n{caption}\n")
-    escaped = caption.replace("%", r"\%").replace("≥", r"$\ge$").replace("_", r"\_")
-    styled = table.rename(columns=_latex, index=_latex).style.format(precision=4, escape="latex", na_rep="--")
-    write_text(path.with_suffix(".tex"), styled.to_latex(hrules=True, caption=escaped, label=f"tab:{path.name}"))
-
-
-def _latex(name: object) -> object:
-    return name.replace("_", " ") if isinstance(name, str) else name
+    return pd.concat(tables, ignore_index=True)
 
 
 def main() -> None:
@@ -310,10 +309,12 @@ def main() -> None:
     faces, runs = run(arguments.arms, seeds, base, *sets, runs_at, arguments.device, arguments.processes)
     by_run = summary(faces, ["arm", "seed"]).join(runs.set_index(["arm", "seed"])["ap"])
     print(by_run.to_markdown(floatfmt=".4f"))
-    tables = {"runs": by_run}
+    tables, printed = {"runs": by_run}, {}
     if len(arguments.arms) > 1 and len(seeds) > 1:
-        tables["differences"] = compare(faces, runs, arguments.arms).set_index(["arm", "measure"])
-        print(verdict(tables["differences"].reset_index(), arguments.arms[0]))
+        differences = compare(faces, detections_of(runs, runs_at), arguments.arms)
+        tables["differences"] = differences.set_index(["arm", "measure"])
+        printed["differences"] = paper_form(differences)
+        print(verdict(differences, arguments.arms[0]))
     if arguments.out:
         caption = (
             f"{len(sets[2])} {arguments.dataset} test photos, {len(seeds)} seeds, {base.epochs} epochs on {len(sets[0])} "
@@ -321,7 +322,7 @@ def main() -> None:
             f"score ≥ {SCORE_THRESHOLD}; failure and AUC at 10 %, a miss is a failure"
         )
         for name, table in tables.items():
-            write_table(table, arguments.out / name, caption)
+            write_table(table, arguments.out / name, caption, printed.get(name))
 
 
 if __name__ == "__main__":

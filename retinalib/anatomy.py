@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 import torch
@@ -38,6 +41,31 @@ def cost_by_part(model: RetinaFace, height: int = 640, width: int = 640) -> pd.D
         flop = sum(sum(ops.values()) for key, ops in counts.items() if _is_leaf_of(key, f"{root}.{name}", counts))
         rows.append({"part": part, "parameters": sum(p.numel() for p in module.parameters()), "gflop": flop / 1e9})
     return pd.DataFrame(rows)
+
+
+def costs_side_by_side(models: Mapping[str, RetinaFace], size: int = 640, rounds: int = 21) -> pd.DataFrame:
+    """What each network costs, a row a network: parameters, gflop (a multiplication and an addition are two) and latency_ms of
+    finding boxes in one image of ``size`` × ``size`` pixels, on the machine and with the threads that are there.
+
+    latency_ms is the median over ``rounds``; the networks take turns, so that a slow moment of the machine hits all of them.
+    Detections' landmarks, whose cost grows with the faces, and NMS are not in it.
+    """
+    times: dict[str, list[float]] = {name: [] for name in models}
+    table = pd.DataFrame(index=list(models), columns=["parameters", "gflop", "latency_ms"])
+    with torch.inference_mode():
+        for name, model in models.items():
+            image = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
+            with FlopCounterMode(display=False) as counter:
+                model.eval()(image)
+            table.loc[name, "parameters"] = sum(p.numel() for p in model.parameters())
+            table.loc[name, "gflop"] = counter.get_total_flops() / 1e9
+        for _ in range(rounds):
+            for name, model in models.items():
+                start = time.perf_counter()
+                model(torch.zeros(1, 3, size, size, device=next(model.parameters()).device)).logits.cpu()  # waits for a GPU
+                times[name].append(1000 * (time.perf_counter() - start))
+    table["latency_ms"] = [np.median(times[name]) for name in models]
+    return table.astype({"parameters": int, "gflop": float, "latency_ms": float})
 
 
 def _is_leaf_of(key: str, root: str, counts: dict) -> bool:

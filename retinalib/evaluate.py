@@ -18,112 +18,18 @@ End to end, for one network that detects and gives landmarks
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
-from scipy.io import loadmat
 
+from retinalib.datasets.table import ATTRIBUTES
 from retinalib.faces import Faces, box_iou
 from retinalib.landmarks import WFLW_98, LandmarkSchema
+from retinalib.wider_protocol import average_precision
+from retinalib.wider_protocol import wider_ap as wider_ap  # the public name
 
 THRESHOLD = 0.10  # NME from which on a face counts as failed (WFLW)
-_WIDER_STEPS = 1000  # score thresholds of the reference's curve
-
-
-# ---------------------------------------------------------------------------------------------------------------- WIDER FACE
-
-
-def wider_ap(predictions: dict[str, np.ndarray], ground_truth_dir: str | Path) -> dict[str, float]:
-    """AP of WIDER FACE validation as its official evaluation computes it.
-
-    predictions: ``{"event/name": (N, 5) x y w h score}`` in pixels, names with or without ``.jpg``; a photo that is not in it
-    has no detections. ground_truth_dir: holds the official ``wider_{easy,medium,hard,face}_val.mat``. Scores are rescaled to
-    0–1 over all photos, IoU is at least 0.5 with inclusive corners, detections on faces outside a subset are ignored.
-    Returns ``{"easy": …, "medium": …, "hard": …}``. Raises FileNotFoundError, or ValueError for a wrong shape.
-    """
-    folder = Path(ground_truth_dir)
-    photos = _wider_truth(folder)
-    found = {name.removesuffix(".jpg"): np.asarray(rows, float) for name, rows in predictions.items()}
-    for name, rows in found.items():
-        if rows.ndim != 2 or rows.shape[1] != 5:
-            raise ValueError(f"predictions of {name} must be (N, 5) x y w h score, got {rows.shape}")
-        if not np.isfinite(rows).all():
-            raise ValueError(f"predictions of {name} hold numbers that are not finite")
-    scores = np.concatenate([rows[:, 4] for rows in found.values()] or [np.zeros(0)])
-    low, span = (scores.min(), np.ptp(scores) or 1.0) if len(scores) else (0.0, 1.0)
-    totals = {subset: np.zeros((_WIDER_STEPS, 2)) for subset in ("easy", "medium", "hard")}
-    faces = dict.fromkeys(totals, 0)
-    for name, boxes, subsets in photos:
-        rows = found.get(name, np.zeros((0, 5)))
-        rows = np.column_stack([rows[:, :4], (rows[:, 4] - low) / span])
-        rows = rows[np.argsort(-rows[:, 4], kind="stable")]
-        best, overlap = _best_truth(rows, boxes)
-        for subset, counted in subsets.items():
-            faces[subset] += int(counted.sum())
-            if len(rows) and len(boxes):
-                totals[subset] += _wider_curve(rows[:, 4], best, overlap, counted)
-    result = {}
-    for subset, curve in totals.items():
-        precision = np.divide(curve[:, 1], curve[:, 0], out=np.zeros(_WIDER_STEPS), where=curve[:, 0] > 0)
-        result[subset] = _voc_ap(curve[:, 1] / max(faces[subset], 1), precision)
-    return result
-
-
-def _wider_truth(folder: Path) -> list[tuple[str, np.ndarray, dict[str, np.ndarray]]]:
-    """Photos as (event/name, (F, 4) x y w h, subset -> (F,) bool)."""
-    missing = [p for s in ("easy", "medium", "hard", "face") if not (p := folder / f"wider_{s}_val.mat").is_file()]
-    if missing:
-        raise FileNotFoundError(f"no {missing[0].name} in {folder}: it is part of WIDER FACE's evaluation tools")
-    truth = loadmat(folder / "wider_face_val.mat")
-    chosen = {s: loadmat(folder / f"wider_{s}_val.mat")["gt_list"] for s in ("easy", "medium", "hard")}
-    photos = []
-    for e, event in enumerate(truth["event_list"][:, 0]):
-        for p, name in enumerate(truth["file_list"][e, 0][:, 0]):
-            boxes = truth["face_bbx_list"][e, 0][p, 0].astype(float)
-            subsets = {}
-            for subset, lists in chosen.items():
-                counted = np.zeros(len(boxes), bool)
-                counted[lists[e, 0][p, 0].ravel().astype(int) - 1] = True
-                subsets[subset] = counted
-            photos.append((f"{event[0]}/{name[0]}", boxes, subsets))
-    return photos
-
-
-def _best_truth(rows: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The face that each detection overlaps most, and by how much."""
-    if not len(rows) or not len(boxes):
-        return np.zeros(len(rows), int), np.zeros(len(rows))
-    corners = [np.column_stack([b[:, :2], b[:, :2] + b[:, 2:4]]) for b in (rows, boxes)]
-    overlap = box_iou(*corners, pixel=1.0)
-    return overlap.argmax(1), overlap.max(1)
-
-
-def _wider_curve(scores: np.ndarray, best: np.ndarray, overlap: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """(1000, 2): detections that count and faces found, at or over each threshold of one photo."""
-    hit = overlap >= 0.5
-    on_counted = hit & counted[best]
-    proposals = np.cumsum(~(hit & ~counted[best]))
-    first = np.zeros(len(best), bool)
-    where = np.flatnonzero(on_counted)
-    first[where[np.unique(best[where], return_index=True)[1]]] = True  # a face is found by its first detection
-    recalled = np.cumsum(first)
-    thresholds = 1 - np.arange(1, _WIDER_STEPS + 1) / _WIDER_STEPS
-    last = np.searchsorted(-scores, -thresholds, side="right")  # detections with a score of at least the threshold
-    curve = np.zeros((_WIDER_STEPS, 2))
-    some = last > 0
-    curve[some, 0], curve[some, 1] = proposals[last[some] - 1], recalled[last[some] - 1]
-    return curve
-
-
-def _voc_ap(recall: np.ndarray, precision: np.ndarray) -> float:
-    """Area under the interpolated precision–recall curve (VOC 2010: all points)."""
-    recall = np.concatenate([[0.0], recall, [1.0]])
-    precision = np.maximum.accumulate(np.concatenate([[0.0], precision, [0.0]])[::-1])[::-1]
-    return float((np.diff(recall) * precision[1:]).sum())
-
-
-# ------------------------------------------------------------------------------------------------------------ our own tables
 
 
 def match_faces(predicted: Faces, true: Faces, iou: float = 0.5) -> np.ndarray:
@@ -141,21 +47,26 @@ def match_faces(predicted: Faces, true: Faces, iou: float = 0.5) -> np.ndarray:
     return matched
 
 
-def precision_recall(predicted: Sequence[Faces], true: Sequence[Faces], iou: float = 0.5) -> pd.DataFrame:
-    """The curve of all photos together, a row a detection, best score first: score, precision, recall."""
-    scores, hits = [np.zeros(0)], [np.zeros(0, bool)]
-    for found, faces in zip(predicted, true, strict=True):
+def precision_recall(
+    predicted: Sequence[Faces], true: Sequence[Faces], names: Sequence[str] | None = None, iou: float = 0.5
+) -> pd.DataFrame:
+    """The curve of all photos together, a row a detection, best score first; then a row for each face that none found.
+
+    Columns: image, score (NaN for a face that was not found), hit (bool: the detection belongs to a face), precision, recall
+    (among detections with at least this score).
+    """
+    parts = [pd.DataFrame({"image": pd.Series(dtype=str), "score": np.zeros(0), "hit": np.zeros(0, bool)})]
+    for number, (found, faces) in enumerate(zip(predicted, true, strict=True)):
         matched = match_faces(found, faces, iou)
-        hit = np.zeros(len(found), bool)
+        missed = int((matched < 0).sum())
+        hit = np.zeros(len(found) + missed, bool)
         hit[matched[matched >= 0]] = True
-        scores.append(found.scores)
-        hits.append(hit)
-    score, hit = np.concatenate(scores), np.concatenate(hits)
-    order = np.argsort(-score, kind="stable")
-    found = np.cumsum(hit[order])
+        score = np.concatenate([found.scores, np.full(missed, np.nan)])
+        parts.append(pd.DataFrame({"image": names[number] if names is not None else str(number), "score": score, "hit": hit}))
+    table = pd.concat(parts, ignore_index=True).sort_values("score", ascending=False, kind="stable", ignore_index=True)
+    found = table["hit"].cumsum().where(table["score"].notna())
     faces = sum(len(f) for f in true)
-    precision = found / np.arange(1, len(found) + 1)
-    return pd.DataFrame({"score": score[order], "precision": precision, "recall": found / max(faces, 1)})
+    return table.assign(precision=found / np.arange(1, len(table) + 1), recall=found / max(faces, 1))
 
 
 def detection_ap(predicted: Sequence[Faces], true: Sequence[Faces], iou: float = 0.5) -> float:
@@ -163,10 +74,26 @@ def detection_ap(predicted: Sequence[Faces], true: Sequence[Faces], iou: float =
 
     NaN where there are no true faces.
     """
-    if not sum(len(f) for f in true):
-        return float("nan")
-    curve = precision_recall(predicted, true, iou)
-    return _voc_ap(curve["recall"].to_numpy(), curve["precision"].to_numpy())
+    table = precision_recall(predicted, true, iou=iou)
+    images = pd.Index(table["image"].unique())
+    return float(resampled_ap(table, images, np.ones((1, len(images))))[0])
+
+
+def resampled_ap(table: pd.DataFrame, images: pd.Index, weights: np.ndarray) -> np.ndarray:
+    """(R,) AP of a table of :func:`precision_recall` if its photos counted as often as ``weights``, (R, P), say for the P
+    ``images``: a bootstrap over photos without matching again. NaN where no face is left."""
+    photo = images.get_indexer(table["image"])
+    detected, hit = table["score"].notna().to_numpy(), table["hit"].to_numpy()
+    faces = np.bincount(photo[hit | ~detected], minlength=len(images))
+    order = np.argsort(-table["score"].to_numpy()[detected], kind="stable")
+    photo, hit = photo[detected][order], hit[detected][order]
+    result = []
+    for part in np.array_split(weights, 1 + weights.shape[0] * len(photo) // 1_000_000):  # so many numbers at once
+        counts = part[:, photo]
+        found, total = np.cumsum(counts * hit, axis=1), part @ faces
+        precision = found / np.maximum(np.cumsum(counts, axis=1), 1)
+        result.append(np.where(total > 0, average_precision(found / np.maximum(total, 1)[:, None], precision), np.nan))
+    return np.concatenate(result)
 
 
 def _lengths(true: np.ndarray, normaliser: str | np.ndarray, schema: LandmarkSchema, boxes: np.ndarray | None) -> np.ndarray:
@@ -330,6 +257,30 @@ def matched_landmarks(
         ours.append(found.landmarks[matched[hit]])
         theirs.append(faces.landmarks[hit])
     return tuple(np.concatenate(parts) for parts in (photos, numbers, ours, theirs))
+
+
+def subsets(table: pd.DataFrame, edges: Sequence[float] = (0, 32, 48, 64, 96, np.inf)) -> dict[str, pd.DataFrame]:
+    """The rows of a table of :func:`evaluate_faces` by WFLW's attributes, by none of them, and by face size (between ``edges``,
+    pixels); names of subsets to tables. Subsets without faces are left out."""
+    known = [name for name in ATTRIBUTES if name in table]
+    parts = {name.replace("_", " "): table[table[name].astype(bool)] for name in known}
+    if known:
+        parts["none of them"] = table[~table[known].astype(bool).any(axis=1)]
+    for low, high in pairwise(edges):
+        name = f"{low:.0f} to {high:.0f} px" if np.isfinite(high) else f"from {low:.0f} px"
+        parts[name] = table[(table["size"] > low) & (table["size"] <= high)]
+    return {name: part for name, part in parts.items() if len(part)}
+
+
+def region_errors(table: pd.DataFrame) -> pd.DataFrame:
+    """The median error of each region of the face, over found faces: a row a subset (see :func:`subsets`), a column a region,
+    and before them the numbers of faces and of found ones."""
+    regions = {name: name.removeprefix("nme_").replace("_", " ") for name in table if name.startswith("nme_")}
+    rows = {
+        name: {"faces": len(part), "found": part["matched"].sum(), **part[list(regions)].median().rename(regions)}
+        for name, part in {"all": table, **subsets(table)}.items()
+    }
+    return pd.DataFrame(rows).T.astype({"faces": int, "found": int})
 
 
 def summary(table: pd.DataFrame, by: str | list[str] | None = None) -> pd.DataFrame:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from retinalib.anatomy import cost_by_part, excitations, field_width, receptive_field, shapes
+from retinalib.anatomy import cost_by_part, costs_side_by_side, excitations, field_width, receptive_field, shapes
 from retinalib.anchors import anchor_grid
 from retinalib.model import ModelConfig, RetinaFace
 
@@ -61,3 +61,13 @@ def test_excitations_scale_the_features():
 def test_levels_without_se_are_left_out():
     model = RetinaFace(ModelConfig(se_reduction=16, se_strides=(32,))).eval()
     assert list(excitations(model, torch.randn(1, 3, 64, 64))) == [32]
+
+
+def test_costs_side_by_side():
+    models = {"plain": build(), "se": build(16)}
+    table = costs_side_by_side(models, 96, rounds=3)
+    assert table["parameters"].tolist() == [sum(p.numel() for p in m.parameters()) for m in models.values()]
+    assert table.loc["se", "gflop"] - table.loc["plain", "gflop"] == pytest.approx(2 * 1536 / 1e9)
+    dense = cost_by_part(models["plain"], 96, 96).set_index("part")["gflop"]
+    assert table.loc["plain", "gflop"] == pytest.approx(dense.sum() - dense["landmark head"])
+    assert (table["latency_ms"] > 0).all() and costs_side_by_side({}, 96).empty

@@ -1,6 +1,5 @@
-import time
-
 import numpy as np
+import pandas as pd
 import pytest
 
 from retinalib.evaluate import (
@@ -15,12 +14,13 @@ from retinalib.evaluate import (
     nme,
     point_errors,
     precision_recall,
+    region_errors,
+    resampled_ap,
+    subsets,
     summary,
-    wider_ap,
 )
 from retinalib.faces import Faces
 from retinalib.landmarks import WFLW_98, WIDER_5
-from tests.shared import SHARED, needs_shared
 
 
 def scene(rng, faces=3, noise=0.0, missed=(), surplus=0):
@@ -39,31 +39,6 @@ def scene(rng, faces=3, noise=0.0, missed=(), surplus=0):
         scores=rng.uniform(0.1, 1, len(kept) + surplus),
     )
     return predicted, true
-
-
-@needs_shared
-def test_wider_ap_is_the_references_and_fast():
-    data = np.load(SHARED / "reference/wider_val_predictions.npz")
-    ends = data["count"].cumsum()
-    rows = np.split(data["detections"], ends[:-1])
-    predictions = dict(zip(data["image_names"].tolist(), rows, strict=True))
-    start = time.perf_counter()
-    found = wider_ap(predictions, SHARED / "reference/wider_ground_truth")
-    print(f"WIDER AP in {time.perf_counter() - start:.2f} s")
-    np.testing.assert_allclose([found["easy"], found["medium"], found["hard"]], data["expected_ap"], atol=1e-6)
-
-
-@needs_shared
-def test_wider_ap_of_nothing_and_of_wrong_shapes():
-    truth = SHARED / "reference/wider_ground_truth"
-    assert wider_ap({}, truth) == {"easy": 0.0, "medium": 0.0, "hard": 0.0}
-    with pytest.raises(ValueError, match=r"predictions of a/b must be \(N, 5\)"):
-        wider_ap({"a/b": np.zeros((3, 4))}, truth)
-
-
-def test_wider_truth_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"wider_easy_val\.mat"):
-        wider_ap({}, tmp_path)
 
 
 def test_iou_by_hand():
@@ -132,7 +107,7 @@ def test_ap_by_hand():
     true = Faces(box, points, schema=WIDER_5)
     found = Faces([[0, 0, 10, 10], [200, 0, 210, 10], [50, 0, 60, 9]], points, scores=np.array([0.9, 0.8, 0.7]), schema=WIDER_5)
     assert detection_ap([found], [true]) == pytest.approx(1 / 3 * 1 + 1 / 3 * 2 / 3)
-    np.testing.assert_allclose(precision_recall([found], [true])["recall"], [1 / 3, 1 / 3, 2 / 3])
+    np.testing.assert_allclose(precision_recall([found], [true])["recall"], [1 / 3, 1 / 3, 2 / 3, np.nan])
     assert detection_ap([true], [true]) == 1 and detection_ap([Faces.empty(WIDER_5)], [true]) == 0
     assert np.isnan(detection_ap([found], [Faces.empty(WIDER_5)])) and np.isnan(detection_ap([], []))
 
@@ -142,6 +117,50 @@ def test_a_second_detection_of_a_face_is_a_mistake():
     twice = Faces([[0, 0, 10, 10], [0, 0, 10, 9]], np.zeros((2, 5, 2)), scores=np.array([0.5, 0.9]), schema=WIDER_5)
     assert match_faces(twice, true).tolist() == [1]
     assert precision_recall([twice], [true])["precision"].tolist() == [1.0, 0.5]
+
+
+def test_detections_know_their_photo_and_missed_faces():
+    rng = np.random.default_rng(5)
+    predicted, true = zip(scene(rng, missed=(1,), surplus=2), scene(rng, missed=(0, 1, 2)), scene(rng), strict=True)
+    table = precision_recall(predicted, true, ["a.jpg", "b.jpg", "c.jpg"])
+    counts = table.groupby("image")
+    assert counts["hit"].sum().to_dict() == {"a.jpg": 2, "b.jpg": 0, "c.jpg": 3}
+    assert counts["score"].apply(lambda s: s.isna().sum()).to_dict() == {"a.jpg": 1, "b.jpg": 3, "c.jpg": 0}
+    assert not table[table["score"].isna()]["hit"].any() and table["recall"].max() == pytest.approx(5 / 9)
+    assert len(precision_recall([], [])) == 0 and list(precision_recall([], [])) == list(table)
+
+
+def test_ap_of_drawn_photos_is_that_of_the_photos_repeated():
+    rng = np.random.default_rng(6)
+    photos = [scene(rng, missed=[k] if k < 2 else (), surplus=int(rng.integers(0, 4))) for k in range(5)] + [scene(rng, 0)]
+    predicted, true = zip(*photos, strict=True)
+    names = [f"{k}.jpg" for k in range(6)]
+    table = precision_recall(predicted, true, names)
+    weights = np.array([[1, 1, 1, 1, 1, 1], [0, 3, 1, 0, 2, 0], [5, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 6]])
+    expected = []
+    for row in weights:
+        drawn = np.repeat(np.arange(6), row)
+        expected.append(detection_ap([predicted[k] for k in drawn], [true[k] for k in drawn]))
+    np.testing.assert_allclose(resampled_ap(table, pd.Index(names), weights), expected)
+    assert np.isnan(expected[-1]) and 0 < expected[1] < 1
+
+
+def test_subsets_and_their_errors_by_region():
+    rng = np.random.default_rng(8)
+    predicted, true = scene(rng, faces=4, noise=2.0, missed=(1,))
+    true.attributes = pd.DataFrame({"pose": [1, 1, 0, 0], "blur": [0, 1, 0, 0]})
+    table = evaluate_faces([predicted], [true])
+    parts = subsets(table, (0, 60, np.inf))
+    assert parts["pose"].index.tolist() == [0, 1] and parts["none of them"].index.tolist() == [2, 3]
+    small = [k for k in range(4) if true.size[k] <= 60]
+    assert parts["0 to 60 px"].index.tolist() == small and len(parts["from 60 px"]) == 4 - len(small)
+    errors = region_errors(table)
+    assert errors.loc["pose", ["faces", "found"]].tolist() == [2, 1] and errors.loc["blur", "found"] == 0
+    scale = np.linalg.norm(true.landmarks[0, 60] - true.landmarks[0, 72])
+    nose = np.linalg.norm(predicted.landmarks[0] - true.landmarks[0], axis=1)[list(WFLW_98.regions["nose"])].mean()
+    assert errors.loc["pose", "nose"] == pytest.approx(nose / scale, rel=1e-4) and np.isnan(errors.loc["blur", "nose"])
+    assert errors.columns[2:].tolist() == list(WFLW_98.regions)
+    assert "expression" not in errors.index and len(region_errors(evaluate_faces([], []))) == 1
 
 
 def test_end_to_end_rows_and_misses():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from retinalib.faces import Faces
 from retinalib.landmarks import Eye
 from retinalib.plots.pupils import draw_level_eye
+from retinalib.plots.results import LINES
 from retinalib.plots.style import PALETTE, PREDICTION, TRUTH
 
 
@@ -87,6 +89,28 @@ def excitation_spread_figure(table: pd.DataFrame) -> Figure:
     fig, ax = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
     sns.scatterplot(table, x="mean", y="spread", hue="level", style="level", ax=ax, s=30)
     ax.set(xlabel="mean excitation of a channel", ylabel="standard deviation over images", xlim=(0, 1), ylim=(0, None))
+    return fig
+
+
+def gate_figure(found: Mapping[int, Mapping[int, np.ndarray]]) -> Figure:
+    """The gates of a level's channels, by their mean: a panel a level, a line a seed, with the range of 95 % of the images.
+
+    found: seed -> stride -> (N, C) gates of N images.
+    """
+    levels = list(dict.fromkeys(stride for gates in found.values() for stride in gates))
+    fig, axes = plt.subplots(
+        1, len(levels), figsize=(1.2 + 2.4 * len(levels), 2.8), layout="constrained", sharey=True, squeeze=False
+    )
+    for ax, stride in zip(axes[0], levels, strict=True):
+        for (seed, gates), line in zip(found.items(), cycle(LINES)):
+            gate = gates[stride][:, np.argsort(-gates[stride].mean(0))]
+            places = np.arange(1, gate.shape[1] + 1)
+            low, high = np.quantile(gate, [0.025, 0.975], axis=0)
+            (drawn,) = ax.plot(places, gate.mean(0), line, lw=1.5, label=f"seed {seed}")
+            ax.fill_between(places, low, high, color=drawn.get_color(), alpha=0.3, lw=0)
+        ax.set(title=f"stride {stride}", xlabel="channel, by mean gate", ylim=(0, 1))
+    axes[0, 0].set_ylabel("gate")
+    axes[0, -1].legend(loc="lower left")
     return fig
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -10,29 +12,33 @@ from matplotlib.figure import Figure
 
 from retinalib.plots.style import PALETTE
 
+LINES = ("-", "--", ":", "-.")  # so that lines can be told apart in grey, too
+
 
 def difference_figure(differences: pd.DataFrame) -> Figure:
-    """Differences to the baseline with their intervals, a panel a measure, a row an arm.
+    """Differences to the baseline with their intervals (a forest plot), a panel a measure, a row an arm.
 
     differences: columns arm, measure, unit, estimate, low, high (in that unit), p_holm (corrected for the number of
-    comparisons; orange: under 0.05) and better ("lower" or "higher").
+    comparisons; orange and filled: under 0.05, else hollow) and better ("lower" or "higher").
     """
-    measures = differences["measure"].unique()
-    rows = differences["arm"].nunique()
-    fig, axes = plt.subplots(
-        1, len(measures), figsize=(3.5 * len(measures), 1.5 + 0.45 * rows), layout="constrained", sharey=True
-    )
-    for ax, measure in zip(np.atleast_1d(axes), measures, strict=True):
+    measures, arms = list(differences["measure"].unique()), list(differences["arm"].unique())
+    rows = -(-len(measures) // 2)
+    size = (7.2, rows * (1.0 + 0.35 * len(arms)))
+    fig, axes = plt.subplots(rows, 2, figsize=size, layout="constrained", sharey=True, squeeze=False)
+    for ax in axes.flat[len(measures) :]:
+        ax.set_axis_off()
+    for ax, measure in zip(axes.flat, measures, strict=False):
         part = differences[differences["measure"] == measure]
-        clear, better = part["p_holm"] < 0.05, part["better"].iloc[0]
+        better = part["better"].iloc[0]
         unit = f" in {part['unit'].iloc[0]}" if part["unit"].iloc[0] else ""
-        for place, (row, sure) in enumerate(zip(part.itertuples(), clear, strict=True)):
+        for row in part.itertuples():
+            place, sure = arms.index(row.arm), row.p_holm < 0.05
             colour = PALETTE[5] if sure else PALETTE[0]
             ax.plot([row.low, row.high], [place, place], color=colour, lw=2, solid_capstyle="butt")
-            ax.plot(row.estimate, place, "o", color=colour, ms=6)
+            ax.plot(row.estimate, place, "o", color=colour, mfc=colour if sure else "white", ms=7, mew=1.6)
         ax.axvline(0, color="0.3", lw=1)
         reach = np.nanmax(np.abs(part[["low", "high"]].replace([np.inf, -np.inf], np.nan).to_numpy())) * 1.15
-        ax.set(xlim=(-reach, reach), ylim=(len(part) - 0.5, -0.5), yticks=range(len(part)), yticklabels=part["arm"])
+        ax.set(xlim=(-reach, reach), ylim=(len(arms) - 0.5, -0.5), yticks=range(len(arms)), yticklabels=arms)
         ax.set(title=measure, xlabel=f"difference{unit} ({better} is better)")
     return fig
 
@@ -54,19 +60,27 @@ def cumulative_error_figure(curves: pd.DataFrame, baseline: pd.DataFrame | None 
 
 
 def precision_recall_figure(curves: pd.DataFrame) -> Figure:
-    """Precision against recall, a line an arm and seed. curves: columns arm, seed, recall, precision."""
+    """Precision against recall, a line an arm and seed. curves: columns arm, seed, recall, precision (NaN: no point)."""
     fig, ax = plt.subplots(figsize=(5, 4), layout="constrained")
     arms = list(curves["arm"].unique())
-    for (arm, seed), part in curves.groupby(["arm", "seed"], sort=False):
-        colour = PALETTE[arms.index(arm) % len(PALETTE)]
-        ax.plot(
-            part["recall"],
-            part["precision"],
-            color=colour,
-            lw=1,
-            alpha=0.8,
-            label=arm if seed == curves["seed"].iloc[0] else None,
-        )
+    for (arm, seed), part in curves.dropna(subset=["recall", "precision"]).groupby(["arm", "seed"], sort=False):
+        number = arms.index(arm)
+        label = arm if seed == curves["seed"].iloc[0] else None
+        style = {"color": PALETTE[number % len(PALETTE)], "ls": LINES[number % len(LINES)]}
+        ax.plot(part["recall"], part["precision"], lw=1.2, alpha=0.8, label=label, **style)
+    ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    ax.legend(title="", frameon=False, loc="lower left")
+    return fig
+
+
+def wider_figure(curves: pd.DataFrame, areas: dict[str, float]) -> Figure:
+    """Precision against recall as WIDER FACE draws them, a line a subset with its AP.
+
+    curves: columns subset, recall, precision; areas: AP by subset.
+    """
+    fig, ax = plt.subplots(figsize=(5, 4), layout="constrained")
+    for (subset, part), line in zip(curves.groupby("subset", sort=False), cycle(LINES)):
+        ax.plot(part["recall"], part["precision"], line, lw=1.5, label=f"{subset}, AP {areas[subset]:.3f}")
     ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     ax.legend(title="", frameon=False, loc="lower left")
     return fig

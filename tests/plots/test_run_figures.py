@@ -55,6 +55,30 @@ def test_orange_means_significant_after_correction():
     colours = [to_hex(ax.lines[0].get_color()).upper() for ax in fig.axes]
     assert colours == [PALETTE[0], PALETTE[5]]
     assert fig.axes[0].get_xlabel() == "difference in % (lower is better)"
+    assert [ax.lines[1].get_markerfacecolor() for ax in fig.axes] == ["white", PALETTE[5]]  # told apart in grey, too
+    third = results.difference_figure(pd.concat([table, table[:1].assign(measure="o", arm="c")]))
+    assert [ax.axison for ax in third.axes] == [True, True, True, False]
+    assert third.axes[2].lines[1].get_ydata()[0] == 1  # the second arm's row, though it is alone there
+
+
+def test_precision_and_recall():
+    curves = pd.DataFrame({"recall": [0.1, 0.5, np.nan], "precision": [1.0, 0.8, np.nan]})
+    ours = pd.concat([curves.assign(arm=arm, seed=seed) for arm in "ab" for seed in (0, 1)])
+    ax = results.precision_recall_figure(ours).axes[0]
+    assert [line.get_linestyle() for line in ax.lines] == ["-", "-", "--", "--"] and len(ax.lines[0].get_xdata()) == 2
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    ax = results.wider_figure(pd.concat([curves.assign(subset=s) for s in ("easy", "hard")]), {"easy": 0.9, "hard": 0.5}).axes[
+        0
+    ]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["easy, AP 0.900", "hard, AP 0.500"]
+
+
+def test_gates_are_sorted_by_their_means():
+    gate = np.random.default_rng(0).random((20, 6)) * np.arange(1, 7) / 6
+    fig = model.gate_figure({0: {8: gate, 32: gate}, 3: {8: gate, 32: 0 * gate}})
+    assert [ax.get_title(loc="left") or ax.get_title() for ax in fig.axes] == ["stride 8", "stride 32"]
+    np.testing.assert_allclose(fig.axes[0].lines[0].get_ydata(), np.sort(gate.mean(0))[::-1])
+    assert [text.get_text() for text in fig.axes[1].get_legend().get_texts()] == ["seed 0", "seed 3"]
 
 
 def test_both_looks_are_drawn_over_the_truth():

@@ -1,0 +1,197 @@
+"""WIDER FACE's own evaluation (Yang et al., CVPR 2016): its truth, its text files of detections, its curves and AP.
+
+``python -m retinalib.wider_protocol detections/ ground_truth/`` gives AP of anybody's detections, with ``--figure`` their
+curves, and with ``--detector`` makes them first.
+
+Detections are ``{"event/name": (N, 5) x y w h score}`` in pixels, names with or without ``.jpg``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.io import loadmat
+from tqdm import tqdm
+
+from retinalib.datasets.table import BOX, read_image, read_lines, safe_relative
+from retinalib.faces import box_iou
+from retinalib.files import replacing, write_text
+
+SUBSETS = ("easy", "medium", "hard")
+_IOU = 0.5
+_LEAST_SCORE = 0.02  # of the detections that --detector writes, as the reference does
+_STEPS = 1000  # score thresholds of the reference's curve
+
+
+def average_precision(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    """The area under the interpolated precision–recall curve along the last axis, at all points (VOC 2010)."""
+    highest = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
+    return (np.diff(recall, axis=-1, prepend=0.0) * highest).sum(-1)
+
+
+def wider_ap(predictions: dict[str, np.ndarray], truth: str | Path | pd.DataFrame) -> dict[str, float]:
+    """AP of WIDER FACE validation as its official evaluation computes it: ``{"easy": …, "medium": …, "hard": …}``.
+
+    predictions: see the module; a photo that is not in it has no detections. truth: the folder of the official ``.mat`` files
+    or a table, see :func:`wider_curves`, whose curves these are the areas of.
+    """
+    curves = wider_curves(predictions, truth)
+    return {
+        str(subset): float(average_precision(part["recall"].to_numpy(), part["precision"].to_numpy()))
+        for subset, part in curves.groupby("subset", sort=False)
+    }
+
+
+def wider_curves(predictions: dict[str, np.ndarray], truth: str | Path | pd.DataFrame) -> pd.DataFrame:
+    """Precision and recall at the 1,000 thresholds of WIDER FACE's evaluation: columns subset, threshold, precision, recall.
+
+    truth: the folder of the official ``wider_{easy,medium,hard,face}_val.mat``, or a table as of :func:`read_truth`; each of a
+    table's columns of bool is a subset. Scores are rescaled to 0–1 over all photos, IoU is at least 0.5 with inclusive corners,
+    each detection belongs to the face it overlaps most, detections on faces outside a subset are ignored, and so are photos
+    without any face. Raises FileNotFoundError without the files, ValueError for predictions of a wrong shape or scores that are
+    not finite, and for a table without subsets.
+    """
+    faces = truth if isinstance(truth, pd.DataFrame) else read_truth(truth)
+    subsets = list(faces.select_dtypes(bool))
+    if not subsets:
+        raise ValueError("the table of faces has no column of bool that says which faces count, such as table.assign(all=True)")
+    score, hit, face = _matches(predictions, faces)
+    thresholds = 1 - np.arange(1, _STEPS + 1) / _STEPS
+    curves = []
+    for subset in subsets:
+        counted = faces[subset].to_numpy()
+        on_counted = hit & counted[face] if len(faces) else hit
+        first = np.unique(face[on_counted], return_index=True)[1]  # a face is found by its first detection
+        found = np.searchsorted(-score[on_counted][np.sort(first)], -thresholds, side="right")
+        proposed = np.searchsorted(-score[on_counted | ~hit], -thresholds, side="right")
+        precision = np.divide(found, proposed, out=np.zeros(_STEPS), where=proposed > 0)
+        recall = found / max(counted.sum(), 1)
+        curves.append(pd.DataFrame({"subset": subset, "threshold": thresholds, "precision": precision, "recall": recall}))
+    return pd.concat(curves, ignore_index=True)
+
+
+def _matches(predictions: dict[str, np.ndarray], faces: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All detections of photos that have faces, best first: score (0 to 1), whether on a face, the number of that face."""
+    found = {name.removesuffix(".jpg"): np.asarray(rows, float) for name, rows in predictions.items()}
+    for name, rows in found.items():
+        if rows.ndim != 2 or rows.shape[1] != 5:
+            raise ValueError(f"predictions of {name} must be (N, 5) x y w h score, got {rows.shape}")
+        if not np.isfinite(rows[:, 4]).all():
+            raise ValueError(f"predictions of {name} have a score that is not finite")
+    scores = np.concatenate([rows[:, 4] for rows in found.values()] or [np.zeros(0)])
+    low, span = (scores.min(), np.ptp(scores) or 1.0) if len(scores) else (0.0, 1.0)
+    boxes = faces[BOX].to_numpy(float)
+    score, overlap, face = [np.zeros(0)], [np.zeros(0)], [np.zeros(0, int)]
+    for name, numbers in faces.groupby("image", sort=False).indices.items():
+        rows = found.get(name.removesuffix(".jpg"))
+        if rows is not None and len(rows):
+            rows = rows[np.argsort(-rows[:, 4], kind="stable")]
+            shared = box_iou(np.column_stack([rows[:, :2], rows[:, :2] + rows[:, 2:4]]), boxes[numbers], pixel=1.0)
+            best = shared.argmax(1)
+            score.append((rows[:, 4] - low) / span)
+            overlap.append(shared[np.arange(len(rows)), best])
+            face.append(numbers[best])
+    order = np.argsort(-np.concatenate(score), kind="stable")
+    return np.concatenate(score)[order], np.concatenate(overlap)[order] >= _IOU, np.concatenate(face)[order]
+
+
+def read_truth(folder: str | Path) -> pd.DataFrame:
+    """The official ``.mat`` truth as a table, a row a face: image ("event/name"), x1 y1 x2 y2 (pixels), and easy, medium, hard
+    (bool: whether the face counts there). Raises FileNotFoundError."""
+    folder = Path(folder)
+    missing = [p for s in (*SUBSETS, "face") if not (p := folder / f"wider_{s}_val.mat").is_file()]
+    if missing:
+        raise FileNotFoundError(f"no {missing[0].name} in {folder}: it is part of WIDER FACE's evaluation tools")
+    truth = loadmat(folder / "wider_face_val.mat")
+    chosen = [loadmat(folder / f"wider_{subset}_val.mat")["gt_list"] for subset in SUBSETS]
+    names, boxes, counted = [], [np.zeros((0, 4))], [np.zeros((0, len(SUBSETS)), bool)]
+    for e, event in enumerate(truth["event_list"][:, 0]):
+        for p, name in enumerate(truth["file_list"][e, 0][:, 0]):
+            corners = truth["face_bbx_list"][e, 0][p, 0].astype(float)
+            counts = np.zeros((len(corners), len(SUBSETS)), bool)
+            for column, lists in enumerate(chosen):
+                counts[lists[e, 0][p, 0].ravel().astype(int) - 1, column] = True
+            names += [f"{event[0]}/{name[0]}"] * len(corners)
+            boxes.append(np.column_stack([corners[:, :2], corners[:, :2] + corners[:, 2:4]]))
+            counted.append(counts)
+    table = pd.DataFrame(np.concatenate(boxes), columns=BOX)
+    table.insert(0, "image", names)
+    return table.join(pd.DataFrame(np.concatenate(counted), columns=SUBSETS))
+
+
+def write_detections(predictions: dict[str, np.ndarray], folder: str | Path) -> None:
+    """The official text files, ``folder/event/name.txt``: the photo's name, the number of detections, then ``x y w h score`` a
+    line, best first. Raises ValueError for predictions of a wrong shape or a name that leads out of the folder."""
+    for name, rows in predictions.items():
+        rows = np.asarray(rows, float)
+        if rows.ndim != 2 or rows.shape[1] != 5:
+            raise ValueError(f"predictions of {name} must be (N, 5) x y w h score, got {rows.shape}")
+        path = safe_relative(name).removesuffix(".jpg")
+        rows = rows[np.argsort(-rows[:, 4], kind="stable")]
+        lines = (" ".join(f"{value:.8g}" for value in row) for row in rows)
+        write_text(Path(folder) / f"{path}.txt", "\n".join([Path(path).name, str(len(rows)), *lines]) + "\n")
+
+
+def read_detections(folder: str | Path) -> dict[str, np.ndarray]:
+    """The detections in the official text files below ``folder``, from any detector. Windows line ends and blank lines do not
+    matter. Raises FileNotFoundError if there are none, ValueError naming file and line for what does not belong there."""
+    paths = sorted(Path(folder).glob("*/*.txt"))
+    if not paths:
+        raise FileNotFoundError(f"no event/name.txt below {folder}: WIDER FACE's detections are a text file a photo")
+    return {f"{path.parent.name}/{path.stem}": _read_detections(path) for path in paths}
+
+
+def _read_detections(path: Path) -> np.ndarray:
+    lines = [(number, text.split()) for number, text in enumerate(read_lines(path, "it was there a moment ago"), 1)]
+    lines = [(number, columns) for number, columns in lines if columns]
+    count = lines[1][1][0] if len(lines) > 1 else ""
+    if not (count.isascii() and count.isdigit()):
+        raise ValueError(f"{path}: the photo's name and the number of its detections belong into the first two lines")
+    rows = lines[2:]
+    if len(rows) != int(count):
+        raise ValueError(f"{path}: {count} detections are announced, {len(rows)} are there")
+    found = np.zeros((len(rows), 5))
+    for row, (number, columns) in zip(found, rows, strict=True):
+        try:
+            row[:] = [float(value) for value in columns]
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: x y w h score belong here, not '{' '.join(columns)[:80]}'") from error
+    return found
+
+
+def main() -> None:
+    """AP of the detections in a folder of WIDER FACE's text files, and the figure of precision and recall."""
+    parser = argparse.ArgumentParser(prog="python -m retinalib.wider_protocol", description=main.__doc__)
+    parser.add_argument("detections", type=Path, help="folder of event/name.txt")
+    parser.add_argument("truth", type=Path, help="folder of the official wider_{easy,medium,hard,face}_val.mat")
+    parser.add_argument(
+        "--detector", help="a shipped name, run folder or checkpoint: makes the text files, at the photos' own size"
+    )
+    parser.add_argument("--images", type=Path, default=Path("data/wider/WIDER_val/images"), help="photos for --detector")
+    parser.add_argument("--figure", type=Path, help="where the figure goes (.png or .pdf)")
+    arguments = parser.parse_args()
+    truth = read_truth(arguments.truth)
+    if arguments.detector:
+        from retinalib.detect import load_detector  # reading others' detections needs no network
+
+        detector = load_detector(arguments.detector)
+        for name in tqdm(truth["image"].unique(), desc="detecting"):
+            faces = detector.detect(read_image(arguments.images / f"{name}.jpg"), score_threshold=_LEAST_SCORE)
+            rows = np.column_stack([faces.boxes[:, :2], faces.boxes[:, 2:] - faces.boxes[:, :2], faces.scores])
+            write_detections({name: rows}, arguments.detections)
+    predictions = read_detections(arguments.detections)
+    areas = wider_ap(predictions, truth)
+    print(f"{len(predictions)} photos: " + ", ".join(f"{subset} {area:.4f}" for subset, area in areas.items()))
+    if arguments.figure:
+        from retinalib.plots.results import wider_figure
+
+        with replacing(arguments.figure) as temporary:
+            figure = wider_figure(wider_curves(predictions, truth), areas)
+            figure.savefig(temporary, format=arguments.figure.suffix.removeprefix("."))
+
+
+if __name__ == "__main__":
+    main()

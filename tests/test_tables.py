@@ -1,0 +1,70 @@
+import shutil
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from retinalib.tables import paper_form, write_table
+from retinalib.workspace import PROJECT
+
+
+def differences():
+    columns = [
+        "arm",
+        "measure",
+        "unit",
+        "better",
+        "estimate",
+        "low",
+        "high",
+        "p_value",
+        "p_holm",
+        "detectable",
+        "seeds",
+        "photos",
+    ]
+    rows = [
+        ("se_16", "mean NME", "% of inter-ocular", "lower", -0.5123, -1.0, -7e-17, 0.01, 0.04, 1.25, 3, 488),
+        ("se_16", "AP", "", "higher", 0.00337, -0.002, 0.009, 1e-9, 3e-9, 0.0123456, 3, 488),
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_tables_are_written_for_paper_page_and_machine(tmp_path):
+    table = pd.DataFrame({"median_nme": [0.0512345, np.nan], "faces": [1003, 7]}, index=pd.Index(["no_se", "b"], name="arm"))
+    write_table(table, tmp_path / "tables" / "t", "50 % of 3 photos, IoU ≥ 0.5")
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "tables/t.csv", index_col=0), table)
+    page = (tmp_path / "tables/t.md").read_text()
+    assert "50 % of 3 photos" in page and "| no_se" in page and "0.05123" in page
+    latex = (tmp_path / "tables/t.tex").read_text()
+    assert r"\toprule" in latex and r"50 \% of 3 photos, IoU $\ge$ 0.5" in latex and r"median\\{}nme" in latex
+    assert "no se & $0.0512$ & 1003" in latex and "b & -- & 7" in latex and r"\label{tab:t}" in latex
+
+
+def test_a_paper_prints_differences_with_their_intervals(tmp_path):
+    printed = paper_form(differences())
+    assert printed["difference [95 %]"].tolist() == ["−0.512 [−1, 0]", "0.00337 [−0.002, 0.009]"]
+    assert printed["p (Holm)"].tolist() == ["0.040", "< 0.001"] and printed.index[0] == ("se_16", "mean NME (%)")
+    write_table(differences(), tmp_path / "d", "x", printed)
+    assert "photos" in (tmp_path / "d.csv").read_text() and "photos" not in (tmp_path / "d.md").read_text()
+    assert "| se_16 | mean NME (%) | −0.512" in " ".join((tmp_path / "d.md").read_text().split())
+    assert r"$-$0.512 [$-$1, 0] & 0.040 & $1.25$" in (tmp_path / "d.tex").read_text()
+    assert len(paper_form(differences()[:0])) == 0
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex: apt-get install texlive-latex-recommended")
+def test_tables_compile_in_an_article(tmp_path):
+    """Those of the report, and one with every sign that LaTeX wants for itself."""
+    signs = "a_b 5 % & # $ {} ~ ^ \\ ≥ ≤ × ± − ° – < é"
+    write_table(pd.DataFrame({signs: [signs], "v": [1.5]}, index=[signs]), tmp_path / "signs", signs)
+    write_table(differences(), tmp_path / "differences", "the protocol", paper_form(differences()))
+    for path in (PROJECT / "figures/tables").glob("**/*.tex"):
+        shutil.copy(path, tmp_path)
+    inputs = [rf"\input{{{path.name}}}" for path in sorted(tmp_path.glob("*.tex"))]
+    article = "\n".join([r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}", *inputs, r"\end{document}"])
+    (tmp_path / "article.tex").write_text(article)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "article.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+    assert done.returncode == 0, "\n".join(line for line in done.stdout.splitlines() if line.startswith(("!", "l.")))
+    assert (tmp_path / "article.pdf").stat().st_size > 10_000
