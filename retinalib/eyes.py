@@ -127,18 +127,18 @@ def look_again(head: EyeHead, images: Tensor, image: Tensor, landmarks: Tensor, 
 
     images: (B, 3, H, W) network input; image: (N,) int64. Eyes under 2 pixels, or far outside the image, stay as they were.
     """
-    landmarks = landmarks.clone()
+    landmarks, faces, eyes = landmarks.clone(), len(landmarks), second_looks(schema)
     size = torch.tensor([images.shape[3], images.shape[2]], device=images.device)
-    for eye in second_looks(schema):
-        mine = _points(eye)
-        for _ in range(_ROUNDS):
-            frames = eye_frames(landmarks[:, mine], eye)
-            there = (frames[:, :, 0].norm(dim=1) >= _SMALLEST_EYE) & ((frames[..., 2] - size / 2).abs() <= size).all(1)
-            chosen = there.nonzero()[:, 0]
-            if not len(chosen):
-                break
-            answer = _to_pixels(head(images, image[chosen], frames[chosen]).float(), frames[chosen])
-            landmarks[chosen[:, None], torch.tensor(mine, device=landmarks.device)] = answer
+    mine = torch.tensor([_points(eye) for eye in eyes], device=landmarks.device)
+    for _ in range(_ROUNDS):  # one eye of all faces after the other, (E · N), through the head together
+        frames = torch.cat([eye_frames(landmarks[:, points], eye) for points, eye in zip(mine, eyes, strict=True)])
+        there = (frames[:, :, 0].norm(dim=1) >= _SMALLEST_EYE) & ((frames[..., 2] - size / 2).abs() <= size).all(1)
+        chosen = there.nonzero()[:, 0]
+        if not len(chosen):
+            break
+        face, which = chosen % faces, chosen // faces
+        answer = head(images, image[face], frames[chosen]).float()
+        landmarks[face[:, None], mine[which]] = _to_pixels(answer, frames[chosen])
     return landmarks
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -36,6 +37,11 @@ class Normalisation:
         images = images.flip(-3) if self.bgr else images
         mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (self.mean, self.std))
         return (images.float() - mean) / std
+
+    def table(self) -> np.ndarray:
+        """The same as a table for ``cv2.LUT``: (1, 256, 3) float32, channels in the network's order."""
+        levels = torch.arange(256).expand(3, 1, 256)
+        return self.apply(levels).permute(1, 2, 0).contiguous().numpy()
 
     def invert(self, images: Tensor) -> Tensor:
         """Network input back to (..., 3, H, W) RGB pixels, float32."""

@@ -79,8 +79,8 @@ def _matches(predictions: dict[str, np.ndarray], faces: pd.DataFrame) -> tuple[n
     for name, rows in found.items():
         if rows.ndim != 2 or rows.shape[1] != 5:
             raise ValueError(f"predictions of {name} must be (N, 5) x y w h score, got {rows.shape}")
-        if not np.isfinite(rows[:, 4]).all():
-            raise ValueError(f"predictions of {name} have a score that is not finite")
+        if not np.isfinite(rows).all():
+            raise ValueError(f"predictions of {name} hold numbers that are not finite")
     scores = np.concatenate([rows[:, 4] for rows in found.values()] or [np.zeros(0)])
     low, span = (scores.min(), np.ptp(scores) or 1.0) if len(scores) else (0.0, 1.0)
     boxes = faces[BOX].to_numpy(float)
