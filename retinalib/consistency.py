@@ -47,7 +47,7 @@ class Looks:
 def look(detector: Detector, photos: Sequence[tuple[np.ndarray, Faces]], score_threshold: float) -> Looks:
     """Detects in photos (image, true faces), pairs with the truth, and looks again: mirrored, and without the second look."""
     images, truth = [image for image, _ in photos], [faces for _, faces in photos]
-    found = detector.detect(images, score_threshold)
+    found = detector.detect(images, score_threshold, pyramid=True)
     photo, number, predicted, true = matched_landmarks(found, truth)
     partners = [match_faces(ours, theirs) for ours, theirs in zip(found, truth, strict=True)]
     back = mirrored_look(detector, images, found, score_threshold)
@@ -60,14 +60,14 @@ def look(detector: Detector, photos: Sequence[tuple[np.ndarray, Faces]], score_t
 
 
 def first_look(detector: Detector, images: Sequence[np.ndarray], score_threshold: float) -> list[Faces] | None:
-    """The same faces in the same order as ``detector.detect(images, score_threshold)`` gives, without the second look at each
-    eye (see :mod:`retinalib.eyes`); None for a network that takes none."""
+    """The same faces in the same order as :func:`look` finds, without the second look at each eye (see :mod:`retinalib.eyes`);
+    None for a network that takes none."""
     head = detector.model.eye_head
     if head is None:
         return None
     detector.model.eye_head = None
     try:
-        return detector.detect(list(images), score_threshold)
+        return detector.detect(list(images), score_threshold, pyramid=True)
     finally:
         detector.model.eye_head = head
 
@@ -80,7 +80,7 @@ def mirrored_look(
     In pixels of the photo as it is; NaN for a face that is not found again (IoU of the boxes at least 0.5).
     """
     result = []
-    again = detector.detect([np.ascontiguousarray(image[:, ::-1]) for image in images], score_threshold)
+    again = detector.detect([np.ascontiguousarray(image[:, ::-1]) for image in images], score_threshold, pyramid=True)
     for image, faces, back in zip(images, found, again, strict=True):
         partner = match_faces(back.flipped(image.shape[1]), faces)
         landmarks = np.full(faces.landmarks.shape, np.nan)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, nms
 
 from retinalib.anchors import AnchorConfig, anchor_grid, decode_boxes, decode_landmarks
 from retinalib.checkpoint import load_model
@@ -22,6 +22,8 @@ from retinalib.model import Outputs, RetinaFace
 
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "data" / "checkpoints"
 _BEFORE_NMS = 5000  # candidates of one image that go to NMS, best first, as in the reference
+_PYRAMID_TOP = 200  # pixels of the longer side that the smallest level of a pyramid has at least
+_PART = 0.7  # of its area that a part of a face has inside the face
 _PIXELS_AT_ONCE = 4_000_000  # images of one size go through the network together up to this many pixels
 
 
@@ -92,6 +94,7 @@ class Detector:
         score_threshold: float = 0.5,
         nms_threshold: float = 0.4,
         max_faces: int = 750,
+        pyramid: bool = False,
     ) -> Faces | list[Faces]:
         """Finds faces.
 
@@ -99,13 +102,14 @@ class Detector:
         of equal or unequal sizes; they go through the network at their own size. Time grows with pixels: where faces are large
         enough, scale a large photo down with :func:`retinalib.augment.letterbox`, which says how to bring its faces back.
         Faces with a score of at least ``score_threshold`` that no better face overlaps by an IoU over ``nms_threshold``, the
-        best ``max_faces`` of them.
+        best ``max_faces`` of them. pyramid: look at each image also at a half, a quarter, … of its size, down to 200 pixels on
+        the longer side, for faces larger than those that the network was trained on (multi-scale testing); a third more time.
 
         Returns one ``Faces`` for one image and a list for a list, best score first, in the image's pixels; landmarks
         outside the image are not visible. Raises ValueError for arrays of another shape or type, or thresholds that are none.
         """
         if isinstance(images, (np.ndarray, str, Path)):
-            return self.detect([images], score_threshold, nms_threshold, max_faces)[0]
+            return self.detect([images], score_threshold, nms_threshold, max_faces, pyramid)[0]
         if not isinstance(images, Iterable):
             got = type(images).__name__
             raise ValueError(f"detect takes RGB arrays (H, W, 3) of uint8 or paths, or a list of them, got {got}")
@@ -115,12 +119,29 @@ class Detector:
         pictures = [
             _checked(read_image(i, honour_exif=True) if isinstance(i, (str, Path)) else i, n) for n, i in enumerate(images)
         ]
+        if pyramid:
+            return [self._at_all_sizes(p, score_threshold, nms_threshold, max_faces) for p in pictures]
         found: list[Faces] = [Faces.empty(self.model.config.schema)] * len(pictures)
         for group in _groups([p.shape for p in pictures]):
             faces = self._detect_batch([pictures[i] for i in group], score_threshold, nms_threshold, max_faces)
             for i, result in zip(group, faces, strict=True):
                 found[i] = result
         return found
+
+    def _at_all_sizes(self, picture: np.ndarray, score_threshold: float, nms_threshold: float, max_faces: int) -> Faces:
+        height, width = picture.shape[:2]
+        levels = [self.detect(picture, score_threshold, nms_threshold, max_faces)]
+        while max(picture.shape) >= 2 * _PYRAMID_TOP:
+            size = tuple(max(1, round(side / 2)) for side in picture.shape[1::-1])
+            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+            faces = self.detect(picture, score_threshold, nms_threshold, max_faces)
+            levels.append(faces.transformed((width / size[0], height / size[1])))
+        parts = zip(*((f.boxes, f.landmarks, f.visible, f.scores) for f in levels), strict=True)
+        boxes, landmarks, visible, scores = (np.concatenate(arrays) for arrays in parts)
+        kept = nms(torch.from_numpy(boxes), torch.from_numpy(scores), nms_threshold).numpy()
+        level = np.repeat(range(len(levels)), [len(f) for f in levels])[kept]
+        kept = kept[~_parts_of_faces(boxes[kept], level)][:max_faces]
+        return Faces(boxes[kept], landmarks[kept], visible[kept], scores[kept], schema=self.model.config.schema)
 
     @torch.inference_mode()
     def _detect_batch(
@@ -134,8 +155,8 @@ class Detector:
         return decode(network, images, outputs, score_threshold, nms_threshold, max_faces)
 
     def _input(self, pictures: list[np.ndarray]) -> Tensor:
-        """Network input (B, 3, H, W) in ``channels_last``: the same numbers as Normalisation.apply gives, on a CPU by its table,
-        which takes a fifth of the time."""
+        """Network input (B, 3, H, W) in ``channels_last``: the same numbers as Normalisation.apply gives, on a CPU by its
+        table, which takes a fifth of the time."""
         normalisation = self.model.config.normalisation
         if self.device.type != "cpu":
             return normalisation.apply(torch.from_numpy(np.stack(pictures)).to(self.device).permute(0, 3, 1, 2))
@@ -190,6 +211,16 @@ def _best_of_each(image: Tensor, images: int, limit: int) -> Tensor:
 def _grid_on(height: int, width: int, config: AnchorConfig, device: torch.device) -> Tensor:
     """The anchors on a device, kept there."""
     return anchor_grid(height, width, config).to(device)
+
+
+def _parts_of_faces(boxes: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """(N,) bool, of (N, 4) boxes, best first: found inside a better face of at least twice the area that a smaller level of the
+    pyramid shows, such as an eye or a cheek that looks like a face from too near."""
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    shared = np.minimum(boxes[:, None, 2:], boxes[:, 2:]) - np.maximum(boxes[:, None, :2], boxes[:, :2])
+    inside = shared.clip(0).prod(-1) > _PART * area[:, None]
+    larger = (area > 2 * area[:, None]) & (level > level[:, None])
+    return np.tril(inside & larger, -1).any(1)
 
 
 def _checked(image: np.ndarray, number: int) -> np.ndarray:

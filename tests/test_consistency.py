@@ -18,7 +18,7 @@ class Painted:
         self.points, self.size, self.wrong = points, size, wrong
         self.model = type("Model", (), {"eye_head": head})()
 
-    def detect(self, images, score_threshold):
+    def detect(self, images, score_threshold, pyramid):
         found = []
         for image in images:
             if image.max() == 0:  # an empty photo
@@ -59,7 +59,7 @@ def test_the_second_look_is_put_back():
     head = detector.model.eye_head = object()
     assert len(consistency.first_look(detector, [np.full((9, 9, 3), 255, np.uint8)], 0.5)) == 1
     assert detector.model.eye_head is head
-    detector.detect = lambda *_: 1 / 0
+    detector.detect = lambda *_, **__: 1 / 0
     with pytest.raises(ZeroDivisionError):
         consistency.first_look(detector, [], 0.5)
     assert detector.model.eye_head is head

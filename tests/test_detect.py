@@ -9,9 +9,10 @@ from retinalib import load_detector
 from retinalib.anchors import anchor_grid, decode_boxes, decode_landmarks
 from retinalib.checkpoint import save_model
 from retinalib.datasets import wider
+from retinalib.datasets.synthetic import render_face
 from retinalib.detect import Detector
-from retinalib.evaluate import detection_ap
-from retinalib.faces import Faces
+from retinalib.evaluate import detection_ap, nme
+from retinalib.faces import Faces, box_iou
 from retinalib.landmarks import WIDER_5
 from retinalib.model import ModelConfig, RetinaFace
 from tests.shared import SHARED, needs_shared
@@ -70,6 +71,20 @@ def test_detect_is_the_plain_way(detector, images, options):
         height, width = image.shape[:2]
         inside = (faces.landmarks >= 0).all(-1) & (faces.landmarks <= [width, height]).all(-1)
         assert (faces.visible == inside).all()
+
+
+def test_a_pyramid_finds_faces_larger_than_any_in_training():
+    image, truth = render_face(yaw=15, size=256, person=4)
+    detector, large = load_detector("rendered98", "cpu"), cv2.resize(image, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
+    wanted = truth.transformed((4, 4))
+    alone, found = detector.detect(large), detector.detect(large, pyramid=True)
+    assert not (box_iou(alone.boxes, wanted.boxes) > 0.5).any() and len(found) == 1  # from too near, parts look like faces
+    assert box_iou(found.boxes, wanted.boxes).item() > 0.9
+    assert nme(found.landmarks, wanted.landmarks, normaliser="inter_ocular").item() < 0.04
+    small, alike = detector.detect(image), detector.detect(image, pyramid=True)  # 256 pixels have no smaller level
+    np.testing.assert_array_equal(small.landmarks, alike.landmarks)
+    nothing = detector.detect(np.full((900, 700, 3), 128, np.uint8), pyramid=True)
+    assert len(nothing) == 0 and nothing.landmarks.shape == (0, 98, 2)
 
 
 def test_lists_paths_and_single_images_agree(detector, images, tmp_path):

@@ -47,7 +47,7 @@ class Listening:
     def __init__(self, detector, answer=None):
         self.model, self.detector, self.answer, self.asked = detector.model, detector, answer, []
 
-    def detect(self, image, *options):
+    def detect(self, image, *options, **_):
         self.asked.append((image.shape, *options))
         return self.detector.detect(image, *options) if self.answer is None else self.answer
 

@@ -38,7 +38,7 @@ def detection_explorer(detectors: dict[str, Detector], dataset: FaceDataset) -> 
     @lru_cache(maxsize=64)
     def detected(name: str, number: int, nms: float) -> Faces:
         """``number``: of the photo in the data set; uploads count down from -1."""
-        return detectors[name].detect(dataset[number][0] if number >= 0 else upload, LOWEST_SCORE, nms)
+        return detectors[name].detect(dataset[number][0] if number >= 0 else upload, LOWEST_SCORE, nms, pyramid=True)
 
     def draw(photo: int, score: float, nms: float, landmarks: bool, truth: bool) -> tuple[Figure, str]:
         number = photo - 1 if upload is None else -uploads
