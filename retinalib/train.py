@@ -188,14 +188,15 @@ def train(
         silent = not progress or processes.rank > 0
         bar = hold.enter_context(tqdm(total=steps, initial=done, desc=folder.name, disable=silent, mininterval=1))
         hold.enter_context(named_deaths())
-        stream = iter(loader)
+        stream = [iter(loader)]
+        hold.callback(stream.clear)  # its processes end here, also where an error's traceback keeps this frame
         for epoch in range(len(rows), config.epochs):
             model.train()
             sums = torch.zeros(len(Parts._fields))
             for step in range(epoch * batches.per_epoch, (epoch + 1) * batches.per_epoch):
                 if any(processes.numbers(stop_file(folder).exists())):
                     raise Stopped(f"{folder.name} keeps {epoch} of {config.epochs} epochs; start it again to go on")
-                images, targets, names = next(stream)
+                images, targets, names = next(stream[0])
                 for group in optimiser.param_groups:
                     group["lr"] = config.learning_rate * learning_rate_factor(step, steps, config)
                 generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)

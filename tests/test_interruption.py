@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import retinalib.train as training
 from retinalib import ablation, workbook
 from retinalib.datasets import synthetic
 from retinalib.files import only_process
+from retinalib.runs import Stopped, request_stop
 from retinalib.train import TrainConfig, run_folder, train
 
 KILLS = int(os.environ.get("RETINALIB_KILLS", 3))  # of each kind, at moments drawn from a seed
@@ -121,6 +123,7 @@ def test_training_killed_at_any_moment_gives_the_same_files(finished, sets, tmp_
         folder = tmp_path / str(number)
         early.append(killed(moment, train, CONFIG, *sets, folder, "cpu", 0, False))
         equal.append(go_on(sets, folder) == wanted)
+        shutil.rmtree(folder)
     print(f"\n{sum(equal)} of {KILLS} killed runs gave equal files; {sum(early)} were killed before their end")
     assert all(equal)
 
@@ -287,6 +290,22 @@ def test_a_data_worker_that_dies_is_named(finished, sets, tmp_path, monkeypatch)
     monkeypatch.setattr(training, "_step", step)
     assert not multiprocessing.active_children()
     assert len(train(replace(CONFIG, epochs=10), *sets, tmp_path / "run", "cpu", 0, False)) == 10
+
+
+def test_a_stop_leaves_no_data_worker(sets, tmp_path, monkeypatch):
+    step = training._step
+
+    def stopping(*arguments):
+        request_stop(tmp_path)
+        return step(*arguments)
+
+    monkeypatch.setattr(training, "_step", stopping)
+    try:
+        train(replace(CONFIG, epochs=50), *sets, tmp_path, "cpu", 2, False)
+    except Stopped as error:  # a notebook, too, keeps the last error and with it the frames that it came through
+        assert error.__traceback__ is not None and not multiprocessing.active_children()
+    else:
+        raise AssertionError("not stopped")
 
 
 def test_a_run_goes_on_after_a_loss_that_was_not_finite(finished, sets, tmp_path, monkeypatch):
