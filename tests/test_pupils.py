@@ -142,7 +142,7 @@ def test_errors_by_hand():
 @needs_shared
 def test_real_pupils_lie_within_their_eyes():
     path = SHARED / "real_faces/WFLW_annotations/list_98pt_test_attributed_faces.txt"
-    points = np.array([line.split()[:196] for line in path.open()], float).reshape(-1, 98, 2)
+    points = np.array([line.split()[:196] for line in path.read_text().splitlines()], float).reshape(-1, 98, 2)
     for eye in (WFLW_98.right_eye, WFLW_98.left_eye):
         opened = openness(points, eye) > 0.15
         offset = pupil_offset(points, eye)[opened]
