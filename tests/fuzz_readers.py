@@ -5,10 +5,13 @@ reports is an exception that is no ValueError, or a table that breaks the promis
 """
 
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
 import atheris
+import cv2
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 with atheris.instrument_imports(include=["retinalib.datasets"]):
@@ -56,6 +59,20 @@ def mutate(data: bytes, most: int, seed: int) -> bytes:
     return (data[:at] + WORDS[seed % len(WORDS)] + data[at:])[:most]
 
 
+SEEDS = [
+    b"\x01a/b.jpg\n2\n10 10 20 20\n1 2 3 4 0 0 0 0 0 0\nb.jpg\n0\n0 0 0 0\n",
+    b"\x41# a/b.jpg\n10 10 20 20 " + b"1 2 0 3 4 0 5 6 0 7 8 0 9 9 0 0.5\n# b.jpg\n1 1 2 2\n",
+    b"\x81" + _ROW.encode() + WORDS[0],
+    b"\xc1" + WORDS[0],
+    *(
+        b"\xe1" + cv2.imencode(suffix, np.zeros((3, 4, 3), np.uint8))[1].tobytes()
+        for suffix in (".jpg", ".png", ".tif", ".webp", ".bmp")
+    ),
+]
+
 if __name__ == "__main__":
-    atheris.Setup([*sys.argv, "-rss_limit_mb=4096"], one_input, custom_mutator=mutate)
-    atheris.Fuzz()
+    with tempfile.TemporaryDirectory() as folder:
+        for number, seed in enumerate(SEEDS):
+            (Path(folder) / str(number)).write_bytes(seed)
+        atheris.Setup([*sys.argv, "-rss_limit_mb=4096", folder], one_input, custom_mutator=mutate)
+        atheris.Fuzz()

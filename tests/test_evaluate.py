@@ -117,6 +117,7 @@ def test_a_second_detection_of_a_face_is_a_mistake():
     twice = Faces([[0, 0, 10, 10], [0, 0, 10, 9]], np.zeros((2, 5, 2)), scores=np.array([0.5, 0.9]), schema=WIDER_5)
     assert match_faces(twice, true).tolist() == [1]
     assert precision_recall([twice], [true])["precision"].tolist() == [1.0, 0.5]
+    assert precision_recall([twice], [true])["recall"].tolist() == [1.0, 1.0]
 
 
 def test_detections_know_their_photo_and_missed_faces():

@@ -32,7 +32,7 @@ def test_wflw_numbers():
 def test_mirrored_real_faces_have_the_real_mean_shape():
     """The order is right if mirrored faces, renumbered, look like faces: far nearer than with any two points exchanged."""
     path = SHARED / "real_faces/WFLW_annotations/list_98pt_test_attributed_faces.txt"
-    points = np.array([line.split()[:196] for line in path.open()], float).reshape(-1, 98, 2)
+    points = np.array([line.split()[:196] for line in path.read_text().splitlines()], float).reshape(-1, 98, 2)
     z = points[..., 0] + 1j * points[..., 1]
     right, left = z[:, list(WFLW_98.inter_ocular)].T
     z = (z - ((right + left) / 2)[:, None]) / (left - right)[:, None]  # upright, unit inter-ocular distance

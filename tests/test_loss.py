@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from retinalib.anchors import anchor_grid, encode_boxes, encode_landmarks, match
-from retinalib.landmarks import WFLW_98
+from retinalib.landmarks import WFLW_98, Eye
 from retinalib.loss import LossConfig, Target, multi_task_loss, wing
 from tests.shared import SHARED, needs_shared
 
@@ -44,7 +44,13 @@ def plain_loss(logits, boxes, landmarks, targets, anchors, config):
             row = logits[b, a].double().numpy()
             nll = np.log(np.exp(row).sum()) - row[1 if f >= 0 else 0]
             if f < 0:
-                negative.append(nll)
+                x, y = anchors[a, :2].tolist()
+                grown = [
+                    (x1 - (x2 - x1) / 2, y1 - (y2 - y1) / 2, x2 + (x2 - x1) / 2, y2 + (y2 - y1) / 2)
+                    for x1, y1, x2, y2 in target.boxes.tolist()
+                ]
+                if target.complete or any(x1 <= x <= x2 and y1 <= y <= y2 for x1, y1, x2, y2 in grown):
+                    negative.append(nll)
                 continue
             positives += 1
             classification += nll
@@ -55,7 +61,7 @@ def plain_loss(logits, boxes, landmarks, targets, anchors, config):
                 code = encode_landmarks(target.landmarks[f : f + 1], anchors[a : a + 1])[0]
                 landmark += smooth((landmarks[b, a].view(-1, 2) - code)[target.visible[f]].numpy())
         count = sum(f >= 0 for f in matched)
-        classification += sum(sorted(negative, reverse=True)[: 7 * count])
+        classification += sum(sorted(negative, reverse=True)[: config.negatives_per_positive * count])
     return box / max(positives, 1), classification / max(positives, 1), landmark / max(with_landmarks, 1)
 
 
@@ -76,6 +82,34 @@ def test_loss_against_loops(seed):
     parts = multi_task_loss(logits, boxes, lambda i, a: dense[i, a], targets, anchors)
     expected = plain_loss(logits, boxes, dense, targets, anchors, LossConfig())
     np.testing.assert_allclose([float(p) for p in parts[1:4]], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("negatives", [0, 2, 100_000])
+def test_negatives_of_photos_labelled_in_part_against_loops(seed, negatives):
+    """Only those near a labelled face; all of them, if so many are asked for."""
+    anchors, targets, logits, boxes, dense = random_batch(seed)
+    narrow = targets[0].boxes * torch.tensor([1.0, 0.3, 1.0, 0.5])  # height and width apart
+    targets = [targets[0]._replace(boxes=narrow, complete=False), targets[1], targets[2]._replace(complete=False)]
+    config = LossConfig(negatives_per_positive=negatives)
+    parts = multi_task_loss(logits, boxes, lambda i, a: dense[i, a], targets, anchors, config)
+    expected = plain_loss(logits, boxes, dense, targets, anchors, config)
+    np.testing.assert_allclose([float(p) for p in parts[1:4]], expected, rtol=1e-4)
+
+
+def test_defaults_are_the_published_ones():
+    config = LossConfig()
+    assert (config.positive_iou, config.minimum_iou, config.negatives_per_positive) == (0.35, 0.2, 7)
+    assert (config.box_weight, config.class_weight, config.landmark_weight, config.pupil_weight) == (2, 1, 1, 0)
+    edge = torch.tensor([1.0])
+    assert wing(edge) == pytest.approx(np.log(6)) and wing(edge + 1) == pytest.approx(np.log(6) + 1)
+
+
+def test_eyes_without_canthi_have_no_pupil_part():
+    anchors, targets, logits, boxes, dense = random_batch(9, points=5)
+    for eye in (Eye(0), Eye(0, outer=1), Eye(0, inner=1)):
+        parts = multi_task_loss(logits, boxes, lambda i, a: dense[i, a], targets, anchors, eyes=[eye])
+        assert parts.pupil == 0 and parts.landmark > 0
 
 
 def test_unknown_landmarks_take_no_part():

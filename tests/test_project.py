@@ -53,3 +53,8 @@ def test_imports_run_downwards():
         if own == "plots":
             assert not re.search(r"^(import torch|from torch)", text, re.MULTILINE), f"{path} imports torch"
     assert found > 20
+
+
+def test_the_lab_listens_on_this_machine_only_and_keeps_its_token():
+    recipe = (PROJECT / "Makefile").read_text().split("\nlab:")[1].split("\n\n")[0]
+    assert "--ip=127.0.0.1" in recipe and not re.search("token|password|allow_origin|allow_remote", recipe, re.IGNORECASE)

@@ -142,7 +142,7 @@ def test_errors_by_hand():
 @needs_shared
 def test_real_pupils_lie_within_their_eyes():
     path = SHARED / "real_faces/WFLW_annotations/list_98pt_test_attributed_faces.txt"
-    points = np.array([line.split()[:196] for line in path.open()], float).reshape(-1, 98, 2)
+    points = np.array([line.split()[:196] for line in path.read_text().splitlines()], float).reshape(-1, 98, 2)
     for eye in (WFLW_98.right_eye, WFLW_98.left_eye):
         opened = openness(points, eye) > 0.15
         offset = pupil_offset(points, eye)[opened]
@@ -170,3 +170,19 @@ def test_refinement_leaves_what_it_can_not_better():
     refined = refine_pupils(plain, points, WFLW_98)
     np.testing.assert_array_equal(refined, points[:, list(WFLW_98.pupils)])
     assert refine_pupils(plain, np.zeros((0, 98, 2)), WFLW_98).shape == (0, 2, 2)
+
+
+@pytest.mark.parametrize("iris, moves", [(60, True), (229, False)])
+def test_refinement_needs_contrast_and_whole_lids(iris, moves):
+    true = face((0.05, 0.0), 0.5) * 4
+    image = np.full((400, 480, 3), 235, np.uint8)
+    for eye in (WFLW_98.right_eye, WFLW_98.left_eye):
+        x, y = (true[eye.pupil] - 0.5).round().astype(int).tolist()
+        cv2.circle(image, (x, y), 24, (iris, iris, iris), -1)
+    start, pupils = true.copy(), list(WFLW_98.pupils)
+    start[pupils] += [8, 3]
+    lacking = start.copy()
+    lacking[WFLW_98.right_eye.lids[1]] = np.nan
+    refined = refine_pupils(image, np.stack([start, lacking]), WFLW_98)
+    step = np.linalg.norm(refined - np.stack([start, lacking])[:, pupils], axis=-1)
+    assert (step > 4).tolist() == [[moves, moves], [False, moves]] and (moves or step.max() == 0)

@@ -7,11 +7,13 @@ The archives are downloaded by hand, since their licences ask for it; :func:`pre
 from __future__ import annotations
 
 import argparse
+import gzip
 import os
 import shutil
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from retinalib.datasets import wflw, wider
 from retinalib.datasets.table import safe_relative
 
 _MOST_BYTES = 20_000_000_000  # an archive that would unpack to more is refused
+_MOST_MEMBERS = 200_000  # or that holds more files
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ def extract(archive: str | Path, folder: str | Path) -> None:
     """Extracts a ``.zip`` or ``.tar.gz`` into ``folder``, all or nothing.
 
     Before anything is written, members that are absolute, lead out of the folder, or are links or devices are refused, and so
-    is an archive that would unpack to over 20 GB. Files land in a temporary folder first. Raises ValueError naming archive
-    and member.
+    is an archive that would unpack to over 20 GB or 200,000 files. Files land in a temporary folder first, and leave it once
+    checksums agree. Raises ValueError naming archive and member.
     """
     archive, folder = Path(archive), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,10 +76,13 @@ def extract(archive: str | Path, folder: str | Path) -> None:
                 _check(archive, [(m.name, m.size, m.isfile() or m.isdir()) for m in infos])
                 for member in tqdm(infos, desc=archive.name):
                     file.extract(member, temporary, filter="data")
+                while file.fileobj.read(1 << 20):  # to its end, where the checksum stands: tarfile alone doesn't compare it
+                    pass
         for part in temporary.iterdir():
             os.replace(part, folder / part.name)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{archive} is damaged ({error}): download it again") from error
+    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError) as error:
+        said = " ".join(str(error).split())  # RuntimeError: encrypted, or packed in a way that zipfile does not know
+        raise ValueError(f"{archive} is damaged or can't be unpacked ({said}): download it again") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -96,8 +102,9 @@ def _check(archive: Path, members: list[tuple[str, int, bool]]) -> None:
             safe_relative(name)
         except ValueError as error:
             raise ValueError(f"{archive}: '{name}' leads out of the folder; nothing was extracted") from error
-    if sum(size for _, size, _ in members) > _MOST_BYTES:
-        raise ValueError(f"{archive} would unpack to more than {_MOST_BYTES / 1e9:.0f} GB; nothing was extracted")
+    if sum(size for _, size, _ in members) > _MOST_BYTES or len(members) > _MOST_MEMBERS:
+        most = f"{_MOST_BYTES / 1e9:.0f} GB or {_MOST_MEMBERS:,} files"
+        raise ValueError(f"{archive} would unpack to more than {most}; nothing was extracted")
 
 
 def prepare(dataset: str, root: str | Path) -> dict[str, int]:

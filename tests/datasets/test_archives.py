@@ -79,8 +79,43 @@ def test_hostile_and_huge_zips_write_nothing(tmp_path, monkeypatch):
 
 def test_damaged_archives_are_named(tmp_path):
     (tmp_path / "half.zip").write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(ValueError, match=r"half\.zip is damaged .*: download it again"):
+    with pytest.raises(ValueError, match=r"half\.zip is damaged .*: download it again$"):
         archives.extract(tmp_path / "half.zip", tmp_path / "to")
     (tmp_path / "half.tar.gz").write_bytes(b"\x1f\x8b cut off")
     with pytest.raises(ValueError, match=r"half\.tar\.gz is damaged"):
         archives.extract(tmp_path / "half.tar.gz", tmp_path / "to")
+
+
+@pytest.mark.parametrize("at", [60, 5_000, 150_000, -6])
+def test_one_wrong_byte_in_an_archive_is_noticed(tmp_path, at):
+    """Photos are packed as they are, so that a wrong byte unpacks without a complaint: the checksum tells."""
+    rng = np.random.default_rng(0)
+    members = [(f"photos/{n}.jpg", rng.bytes(90_000), tarfile.REGTYPE) for n in range(2)]
+    make_tar(tmp_path / "bad.tar.gz", members)
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as file:
+        for name, content, _ in members:
+            file.writestr(name, content)
+    for name in ("bad.tar.gz", "bad.zip") if at > 0 else ("bad.tar.gz",):
+        data = bytearray((tmp_path / name).read_bytes())
+        data[at] ^= 255
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ValueError, match=rf"{name} is damaged .*: download it again$"):
+            archives.extract(tmp_path / name, tmp_path / "to")
+        assert list((tmp_path / "to").iterdir()) == []
+
+
+def test_archives_that_can_not_be_unpacked_are_named(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as file:
+        for number in range(5):
+            file.writestr(str(number), b"hello")
+    plain = (tmp_path / "many.zip").read_bytes()
+    locked = bytearray(plain)
+    locked[6] |= 1
+    locked[plain.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "locked.zip").write_bytes(locked)
+    with pytest.raises(ValueError, match=r"locked\.zip is damaged or can't be unpacked \(File .* is encrypted"):
+        archives.extract(tmp_path / "locked.zip", tmp_path / "to")
+    monkeypatch.setattr(archives, "_MOST_MEMBERS", 4)
+    with pytest.raises(ValueError, match="or 4 files; nothing was extracted"):
+        archives.extract(tmp_path / "many.zip", tmp_path / "to")
+    assert list((tmp_path / "to").iterdir()) == []
