@@ -40,6 +40,7 @@ def difference_figure(differences: pd.DataFrame) -> Figure:
         reach = np.nanmax(np.abs(part[["low", "high"]].replace([np.inf, -np.inf], np.nan).to_numpy())) * 1.15
         ax.set(xlim=(-reach, reach), ylim=(len(arms) - 0.5, -0.5), yticks=range(len(arms)), yticklabels=arms)
         ax.set(title=measure, xlabel=f"difference{unit} ({better} is better)")
+        ax.locator_params(axis="x", nbins=5)
     return fig
 
 
