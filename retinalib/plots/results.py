@@ -89,7 +89,8 @@ def wider_figure(curves: pd.DataFrame, areas: dict[str, float]) -> Figure:
 
 def subset_figure(table: pd.DataFrame, label: str, fmt: str = ".1f") -> Figure:
     """A heat map of one measure, a row a subset, a column an arm. table: the values, subsets as index."""
-    fig, ax = plt.subplots(figsize=(2.2 + 1.1 * table.shape[1], 1 + 0.36 * len(table)), layout="constrained")
+    column = 0.07 * max(9, *(len(name) for name in table))
+    fig, ax = plt.subplots(figsize=(2.2 + column * table.shape[1], 1 + 0.36 * len(table)), layout="constrained")
     sns.heatmap(table, annot=True, fmt=fmt, cmap="mako_r", ax=ax, cbar_kws={"label": label})
     ax.set(xlabel="", ylabel="")
     ax.tick_params(axis="y", rotation=0)
