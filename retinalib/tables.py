@@ -37,7 +37,8 @@ def write_table(table: pd.DataFrame, path: Path, caption: str, printed: pd.DataF
     write_text(path.with_suffix(".csv"), table.to_csv())
     printed = table if printed is None else printed
     several = isinstance(printed.index, pd.MultiIndex)
-    markdown = (printed.reset_index() if several else printed).to_markdown(floatfmt=".4g", index=not several)
+    page = printed.astype(object)  # whole numbers stay whole
+    markdown = (page.reset_index() if several else page).to_markdown(floatfmt=".4g", index=not several)
     write_text(path.with_suffix(".md"), f"{markdown}\n\n{caption}\n")
     cells = printed.rename(columns=_heading, index=_latex).map(_latex)
     cells.index.names = [_latex(name) for name in cells.index.names]
