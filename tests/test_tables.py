@@ -44,12 +44,13 @@ def test_tables_are_written_for_paper_page_and_machine(tmp_path):
 
 def test_a_paper_prints_differences_with_their_intervals(tmp_path):
     printed = paper_form(differences())
-    assert printed["difference [95 %]"].tolist() == ["−0.512 [−1, 0]", "0.00337 [−0.002, 0.009]"]
+    assert printed.iloc[:, 0].tolist() == ["−0.512 [−1, 0]", "0.00337 [−0.002, 0.009]"]
     assert printed["p (Holm)"].tolist() == ["0.040", "< 0.001"] and printed.index[0] == ("se_16", "mean NME (%)")
     write_table(differences(), tmp_path / "d", "x", printed)
     assert "photos" in (tmp_path / "d.csv").read_text() and "photos" not in (tmp_path / "d.md").read_text()
     assert "| se_16 | mean NME (%) | −0.512" in " ".join((tmp_path / "d.md").read_text().split())
     assert r"$-$0.512 [$-$1, 0] & 0.040 & $1.25$" in (tmp_path / "d.tex").read_text()
+    assert r"\shortstack[r]{difference\\{}[95~\%]}" in (tmp_path / "d.tex").read_text()
     assert len(paper_form(differences()[:0])) == 0
 
 
