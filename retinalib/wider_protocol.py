@@ -51,7 +51,7 @@ def wider_curves(predictions: dict[str, np.ndarray], truth: str | Path | pd.Data
     truth: the folder of the official ``wider_{easy,medium,hard,face}_val.mat``, or a table as of :func:`read_truth`; each of a
     table's columns of bool is a subset. Scores are rescaled to 0–1 over all photos, IoU is at least 0.5 with inclusive corners,
     each detection belongs to the face it overlaps most, detections on faces outside a subset are ignored, and so are photos
-    without any face. Raises FileNotFoundError without the files, ValueError for predictions of a wrong shape or scores that are
+    without any face. Raises FileNotFoundError without the files, ValueError for predictions of a wrong shape or numbers that are
     not finite, and for a table without subsets.
     """
     faces = truth if isinstance(truth, pd.DataFrame) else read_truth(truth)
@@ -79,8 +79,8 @@ def _matches(predictions: dict[str, np.ndarray], faces: pd.DataFrame) -> tuple[n
     for name, rows in found.items():
         if rows.ndim != 2 or rows.shape[1] != 5:
             raise ValueError(f"predictions of {name} must be (N, 5) x y w h score, got {rows.shape}")
-        if not np.isfinite(rows[:, 4]).all():
-            raise ValueError(f"predictions of {name} have a score that is not finite")
+        if not np.isfinite(rows).all():
+            raise ValueError(f"predictions of {name} hold numbers that are not finite")
     scores = np.concatenate([rows[:, 4] for rows in found.values()] or [np.zeros(0)])
     low, span = (scores.min(), np.ptp(scores) or 1.0) if len(scores) else (0.0, 1.0)
     boxes = faces[BOX].to_numpy(float)

@@ -104,7 +104,7 @@ def test_wider_ap_is_the_references():
     found = wider_ap(predictions, SHARED / "reference/wider_ground_truth")
     np.testing.assert_allclose([found["easy"], found["medium"], found["hard"]], data["expected_ap"], atol=1e-6)
     some = dict(list(predictions.items())[:40])
-    with pytest.raises(ValueError, match="score that is not finite"):
+    with pytest.raises(ValueError, match="numbers that are not finite"):
         wider_ap({"a/b": np.full((1, 5), np.nan), **some}, read_truth(SHARED / "reference/wider_ground_truth"))
 
 
