@@ -11,7 +11,7 @@ import pandas as pd
 from retinalib.files import write_text
 
 _LATEX = {"_": " ", "<": "$<$", "≥": r"$\ge$", "≤": r"$\le$", "×": r"$\times$", "±": r"$\pm$", "−": "$-$", "°": r"$^\circ$"}
-_LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {"\u00a0": "~", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _LATEX |= {sign: "\\" + sign for sign in "%&#${}"}
 
 
@@ -24,7 +24,7 @@ def paper_form(differences: pd.DataFrame) -> pd.DataFrame:
         {
             "arm": differences["arm"],
             "measure": [f"{r.measure} ({r.unit.split()[0]})" if r.unit else r.measure for r in differences.itertuples()],
-            "difference [95 %]": [f"{middle} [{low}, {high}]".replace("-", "−") for middle, low, high in cells],
+            "difference [95\u00a0%]": [f"{middle} [{low}, {high}]".replace("-", "−") for middle, low, high in cells],
             "p (Holm)": ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in differences["p_holm"]],
             "detectable": differences["detectable"],
         }
@@ -37,7 +37,8 @@ def write_table(table: pd.DataFrame, path: Path, caption: str, printed: pd.DataF
     write_text(path.with_suffix(".csv"), table.to_csv())
     printed = table if printed is None else printed
     several = isinstance(printed.index, pd.MultiIndex)
-    markdown = (printed.reset_index() if several else printed).to_markdown(floatfmt=".4g", index=not several)
+    page = printed.astype(object)  # whole numbers stay whole
+    markdown = (page.reset_index() if several else page).to_markdown(floatfmt=".4g", index=not several)
     write_text(path.with_suffix(".md"), f"{markdown}\n\n{caption}\n")
     cells = printed.rename(columns=_heading, index=_latex).map(_latex)
     cells.index.names = [_latex(name) for name in cells.index.names]
@@ -64,7 +65,11 @@ def _latex(value: object) -> object:
 
 def _heading(name: str) -> str:
     """A column's name in several lines, so that columns stay as narrow as their numbers."""
-    return r"\shortstack[r]{" + r"\\{}".join(_latex(line) for line in textwrap.wrap(name.replace("_", " "), 8)) + "}"
+    return (
+        r"\shortstack[r]{"
+        + r"\\{}".join(_latex(line) for line in textwrap.wrap(name.replace("_", " "), 8, break_long_words=False))
+        + "}"
+    )
 
 
 def _number(value: float) -> str:

@@ -51,8 +51,8 @@ def wider_curves(predictions: dict[str, np.ndarray], truth: str | Path | pd.Data
     truth: the folder of the official ``wider_{easy,medium,hard,face}_val.mat``, or a table as of :func:`read_truth`; each of a
     table's columns of bool is a subset. Scores are rescaled to 0–1 over all photos, IoU is at least 0.5 with inclusive corners,
     each detection belongs to the face it overlaps most, detections on faces outside a subset are ignored, and so are photos
-    without any face. Raises FileNotFoundError without the files, ValueError for predictions of a wrong shape or scores that are
-    not finite, and for a table without subsets.
+    without any face. Raises FileNotFoundError without the files, ValueError for predictions of a wrong shape or with numbers
+    that are not finite, and for a table without subsets.
     """
     faces = truth if isinstance(truth, pd.DataFrame) else read_truth(truth)
     subsets = list(faces.select_dtypes(bool))

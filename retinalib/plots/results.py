@@ -40,6 +40,7 @@ def difference_figure(differences: pd.DataFrame) -> Figure:
         reach = np.nanmax(np.abs(part[["low", "high"]].replace([np.inf, -np.inf], np.nan).to_numpy())) * 1.15
         ax.set(xlim=(-reach, reach), ylim=(len(arms) - 0.5, -0.5), yticks=range(len(arms)), yticklabels=arms)
         ax.set(title=measure, xlabel=f"difference{unit} ({better} is better)")
+        ax.locator_params(axis="x", nbins=5)
     return fig
 
 
@@ -88,7 +89,8 @@ def wider_figure(curves: pd.DataFrame, areas: dict[str, float]) -> Figure:
 
 def subset_figure(table: pd.DataFrame, label: str, fmt: str = ".1f") -> Figure:
     """A heat map of one measure, a row a subset, a column an arm. table: the values, subsets as index."""
-    fig, ax = plt.subplots(figsize=(2.2 + 1.1 * table.shape[1], 1 + 0.36 * len(table)), layout="constrained")
+    column = 0.07 * max(9, *(len(name) for name in table))
+    fig, ax = plt.subplots(figsize=(2.2 + column * table.shape[1], 1 + 0.36 * len(table)), layout="constrained")
     sns.heatmap(table, annot=True, fmt=fmt, cmap="mako_r", ax=ax, cbar_kws={"label": label})
     ax.set(xlabel="", ylabel="")
     ax.tick_params(axis="y", rotation=0)
