@@ -37,7 +37,7 @@ class AnchorConfig:
 
     def levels(self, height: int, width: int) -> list[tuple[int, int]]:
         """Rows and columns of each level's feature map, for an image of ``height`` × ``width`` pixels."""
-        return [(-(-height // stride), -(-width // stride)) for stride in self.strides]
+        return [((height + s - 1) // s, (width + s - 1) // s) for s in self.strides]  # ONNX divides towards zero
 
 
 @lru_cache(maxsize=64)

@@ -19,8 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -34,13 +34,15 @@ from retinalib.anchors import AnchorConfig, anchor_grid, decode_boxes, decode_la
 from retinalib.augment import AugmentConfig, augment
 from retinalib.batches import AugmentedPhotos, Batches, collate, start_worker, to_target
 from retinalib.datasets import synthetic
-from retinalib.detect import Detector, decode, load_detector
+from retinalib.detect import Detector, decode, for_inference, load_detector
 from retinalib.evaluate import detection_ap, evaluate_faces
+from retinalib.export import export
 from retinalib.faces import Faces, box_iou
 from retinalib.files import write_text
-from retinalib.landmarks import WFLW_98, WIDER_5, Eye, LandmarkSchema
+from retinalib.landmarks import Eye, LandmarkSchema
 from retinalib.loss import LossConfig, Target, multi_task_loss
-from retinalib.model import ModelConfig, RetinaFace
+from retinalib.model import ModelConfig, Outputs, RetinaFace
+from retinalib.train import TrainConfig, _optimiser, _step
 
 # ---- the plain way ---------------------------------------------------------------------------------------------------------
 
@@ -90,8 +92,8 @@ def plain_detect(model: RetinaFace, image: np.ndarray, score_threshold: float = 
 
 
 def plain_loss(
-    logits: Tensor, boxes: Tensor, landmarks: Tensor, targets: list[Target], anchors: Tensor, config: LossConfig = LossConfig()
-) -> Tensor:  # noqa: B008 (frozen)
+    logits: Tensor, boxes: Tensor, landmarks: Tensor, targets: list[Target], anchors: Tensor, config: LossConfig
+) -> Tensor:
     """The total of :func:`retinalib.loss.multi_task_loss` for completely labelled photos (smooth L1, no pupil part), image by
     image, with (B, A, 2L) ``landmarks`` given and encoded at every anchor, and the hardest negatives found by two sorts."""
     corners = torch.cat([anchors[:, :2] - anchors[:, 2:] / 2, anchors[:, :2] + anchors[:, 2:] / 2], 1)
@@ -147,14 +149,228 @@ def plain_augment(image: np.ndarray, faces: Faces, size: int, rng: np.random.Gen
     return augment(photo, faces, size, rng, still)
 
 
-def plain_step(
-    model: RetinaFace, optimiser: torch.optim.Optimizer, images: Tensor, targets: list[Target], size: int
-) -> Tensor:
-    """One update of the weights from (B, 3, size, size) uint8, everything dense."""
-    logits, boxes, landmarks = model.dense(model.config.normalisation.apply(images.contiguous()))
-    loss = plain_loss(logits, boxes, landmarks, targets, plain_anchors(size, size, model.config.anchors))
-    optimiser.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-    optimiser.step()
-    return loss.detach()
+# ---- what is timed ---------------------------------------------------------------------------------------------------------
+
+
+class Bench:
+    """Photos of ``size`` pixels, a network, and how often each thing is timed."""
+
+    def __init__(self, size: int, repeats: int, batch: int, folder: Path) -> None:
+        self.size, self.repeats, self.batch = size, repeats, batch
+        self.detector = load_detector("rendered98", "cpu")
+        self.model = self.detector.model
+        self.rows: list[dict] = []
+        root = synthetic.make(folder, batch + 2, size=round(1.6 * size), progress=False)  # 1,024 for crops of 640
+        self.photos = synthetic.load(root, "train")
+        drawn = [self.photos[number] for number in range(len(self.photos))]
+        self.drawn = [(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), faces) for image, faces in drawn]
+        self.drawn = [(image, faces.transformed((1 / 1.6,) * 2)) for image, faces in self.drawn]
+        self.targets = [to_target(faces, (size, size)) for _, faces in self.drawn]
+        self.images = torch.from_numpy(np.stack([image for image, _ in self.drawn])).permute(0, 3, 1, 2)
+
+    def take_turns(self, group: str, part: str, fast: Callable, plain: Callable | None = None, repeats: int = 0) -> None:
+        """Adds a row: the median of both in milliseconds, after one run of each that is not counted."""
+        calls = {"fast": fast} | ({} if plain is None else {"plain": plain})
+        times = {name: [] for name in calls}
+        for _ in range(1 + (repeats or self.repeats)):
+            for name, call in calls.items():
+                begin = time.perf_counter()
+                call()
+                times[name].append(1e3 * (time.perf_counter() - begin))
+        self.rows.append({"group": group, "part": part, **{name: float(np.median(t[1:])) for name, t in times.items()}})
+
+    def detection(self) -> None:
+        """One photo from an RGB array to its faces, and the stages of it."""
+        model, detector, image = self.model, self.detector, self.drawn[0][0]
+        brief = Detector(model, "cpu", bfloat16=True)
+        planar = torch.from_numpy(image).permute(2, 0, 1)[None].contiguous()
+        apply, anchors = model.config.normalisation.apply, model.config.anchors
+        with torch.inference_mode():
+            given = detector._input([image])
+            network = for_inference(model)
+            outputs = network(given)
+            self.take_turns("detection", "all", lambda: detector.detect(image), lambda: plain_detect(model, image))
+            self.take_turns("detection", "all, bfloat16", lambda: brief.detect(image))
+            self.take_turns("detection", "pixels to input", lambda: detector._input([image]), lambda: apply(planar))
+            self.take_turns("detection", "network", lambda: network(given), lambda: model.dense(apply(planar)))
+            size = self.size
+            self.take_turns("detection", "anchors", lambda: anchor_grid(size, size), lambda: plain_anchors(size, size, anchors))
+            self.take_turns("detection", "decoding, NMS, second look", lambda: decode(network, given, outputs))
+
+    def onnxruntime(self) -> None:
+        """The network, everything dense, from pixels: torch as "fast", onnxruntime as "plain", with equally many threads."""
+        import onnxruntime  # the extra "export"
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "network.onnx"
+            export(self.model, path, "network")
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        image, network = self.drawn[0][0], for_inference(self.model)
+
+        def torch_network() -> None:
+            with torch.inference_mode():
+                network.dense(self.detector._input([image]))
+
+        self.take_turns("onnxruntime", "network, dense", torch_network, lambda: session.run(None, {"images": image[None]}))
+
+    def training(self) -> None:
+        """A batch's loss forward and backward, crops of it, and a whole step."""
+        size, config = self.size, TrainConfig(image_size=self.size)
+        fast, plain = (RetinaFace(ModelConfig()).train() for _ in range(2))
+        fast = fast.to(memory_format=torch.channels_last)
+        anchors = anchor_grid(size, size)
+        with torch.no_grad():
+            given = fast(config.model.normalisation.apply(self.images))
+            dense = plain.dense(config.model.normalisation.apply(self.images))
+        given = [given.logits, given.boxes, *given.features]
+        given, dense = ([t.detach().requires_grad_() for t in ts] for ts in (given, dense))
+
+        def fast_loss() -> None:
+            at = lambda i, a: fast.landmarks_at(given[2:], i, a)  # noqa: E731
+            multi_task_loss(given[0], given[1], at, self.targets, anchors).total.backward()
+
+        def plain_loss_of() -> None:
+            plain_loss(*dense, self.targets, plain_anchors(size, size), config.loss).backward()
+
+        self.take_turns("training", "loss, forward and backward", fast_loss, plain_loss_of)
+        rng = np.random.default_rng(0)
+        photos = [self.photos[number] for number in range(len(self.photos))]
+        self.take_turns(
+            "training",
+            "crops of a batch, one process",
+            lambda: [augment(*photo, size, rng, config.augment) for photo in photos],
+            lambda: [plain_augment(*photo, size, rng) for photo in photos],
+        )
+        optimisers = _optimiser(fast, config), torch.optim.AdamW(plain.parameters(), foreach=False)
+
+        def fast_step() -> None:
+            _step(fast, optimisers[0], self.images, self.targets, anchors, config, torch.Generator())
+
+        def plain_step() -> None:
+            logits, boxes, landmarks = plain.dense(config.model.normalisation.apply(self.images.contiguous()))
+            loss = plain_loss(logits, boxes, landmarks, self.targets, plain_anchors(size, size), config.loss)
+            optimisers[1].zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(plain.parameters(), config.clip_norm)
+            optimisers[1].step()
+
+        self.take_turns("training", "step without data", fast_step, plain_step, max(1, self.repeats // 3))
+
+    def data(self) -> None:
+        """Crops an epoch from JPEG files, by two processes; a row says milliseconds a crop."""
+        photos = AugmentedPhotos(self.photos, self.size, AugmentConfig(), 0)
+        epochs = 2 + 2 * self.repeats
+        order = Batches(len(self.photos), len(self.photos), 0, epochs)
+        loader = iter(DataLoader(photos, batch_sampler=order, collate_fn=collate, num_workers=2, worker_init_fn=start_worker))
+        next(loader)
+        begin = time.perf_counter()
+        count = sum(len(images) for images, _, _ in loader)
+        self.rows.append({"group": "data", "part": "a crop, 2 workers", "fast": 1e3 * (time.perf_counter() - begin) / count})
+
+    def rest(self) -> None:
+        """Evaluation and rendering, a photo each."""
+        truth = [faces for _, faces in self.drawn]
+        found = self.detector.detect([image for image, _ in self.drawn])
+        self.take_turns("evaluation", "errors of a batch", lambda: evaluate_faces(found, truth))
+        self.take_turns("evaluation", "AP of a batch", lambda: detection_ap(found, truth))
+        self.take_turns("rendering", "a picture", lambda: synthetic.draw_picture(0, 0, self.size, (0, 9)))
+
+
+def cost(points: Sequence[int], faces: Sequence[int], size: int = 640, repeats: int = 9) -> pd.DataFrame:
+    """Detection with a number of landmarks and of faces: columns points, faces, milliseconds (median).
+
+    The networks are untrained; ``faces`` anchors far enough from each other are made to pass for faces.
+    """
+    image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    image = image.contiguous(memory_format=torch.channels_last)
+    spread = torch.arange(0, size // 8, 4)  # a small anchor in every fourth cell of the finest level
+    spots = (2 * (spread[:, None] * (size // 8) + spread)).flatten()
+    networks = {}
+    for count in points:
+        eyes = dict.fromkeys(("right_eye", "left_eye"), Eye(0))
+        schema = LandmarkSchema(f"any{count}", count, {"all": tuple(range(count))}, tuple(range(count)), **eyes)
+        networks[count] = for_inference(RetinaFace(ModelConfig(schema=schema)))
+    times: dict[tuple[int, int], list[float]] = {}
+    for _ in range(1 + repeats):
+        for key in product(points, faces):
+            begin = time.perf_counter()
+            with torch.inference_mode():
+                outputs = networks[key[0]](image)
+                logits = torch.zeros_like(outputs.logits)
+                logits[..., 0] = 9.0
+                logits[0, spots[: key[1]], 1] = 18.0
+                found = decode(networks[key[0]], image, Outputs(logits, torch.zeros_like(outputs.boxes), outputs.features))
+            times.setdefault(key, []).append(1e3 * (time.perf_counter() - begin))
+            if len(found[0]) != key[1]:
+                raise ValueError(f"{size} pixels hold no {key[1]} faces apart from each other: take fewer, or a larger size")
+    rows = [{"points": p, "faces": f, "milliseconds": float(np.median(t[1:]))} for (p, f), t in times.items()]
+    return pd.DataFrame(rows)
+
+
+def peak_memory(kind: str, size: int, batch: int) -> float:
+    """MB that a process holds at most for one training step, torch and all; kind: "fast" or "plain"."""
+    code = f"from retinalib.benchmark import _one_step; _one_step({kind!r}, {size}, {batch})"
+    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def _one_step(kind: str, size: int, batch: int) -> None:
+    torch.manual_seed(0)
+    config, anchors = TrainConfig(image_size=size), anchor_grid(size, size)
+    model = RetinaFace(config.model).train()
+    images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
+    box = torch.tensor([[0.2, 0.2, 0.4, 0.5]])
+    targets = [Target(box, torch.rand(1, 98, 2), torch.ones(1, 98, dtype=torch.bool))] * batch
+    if kind == "fast":
+        model = model.to(memory_format=torch.channels_last)
+        _step(model, _optimiser(model, config), images, targets, anchors, config, torch.Generator())
+    else:
+        dense = model.dense(config.model.normalisation.apply(images))
+        plain_loss(*dense, targets, plain_anchors(size, size), config.loss).backward()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # Linux counts in kB
+
+
+def hardware() -> dict:
+    """What the numbers belong to: processor, cores, threads, versions."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    names = {line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")}
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "numpy", "opencv-python-headless")}
+    return {
+        "processor": ", ".join(sorted(names)) or platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def main() -> None:
+    """Times detection, training, data, evaluation and rendering on the CPU, beside plain versions of them."""
+    parser = argparse.ArgumentParser(prog="python -m retinalib.benchmark", description=main.__doc__)
+    parser.add_argument("--json", type=Path, help="file for the numbers, with hardware and versions")
+    parser.add_argument("--quick", action="store_true", help="small pictures, few repeats: whether it runs, not how fast")
+    arguments = parser.parse_args()
+    size, repeats, batch = (128, 1, 2) if arguments.quick else (640, 9, 8)
+    about = hardware()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(size, repeats, batch, Path(folder))
+        for part in (bench.detection, bench.onnxruntime, bench.training, bench.data, bench.rest):
+            part()
+    table = pd.DataFrame(bench.rows).assign(ratio=lambda t: t["plain"] / t["fast"])
+    memory = {kind: peak_memory(kind, size, batch) for kind in ("fast", "plain")}
+    costs = cost((5, 98, 500), (1, 10) if arguments.quick else (1, 10, 100), size, repeats)
+    print(json.dumps(about))
+    print(table.to_markdown(index=False, floatfmt=".2f"))
+    print("\nPeak memory of a training step, MB: " + ", ".join(f"{kind} {value:.0f}" for kind, value in memory.items()) + "\n")
+    print(costs.pivot(index="points", columns="faces", values="milliseconds").to_markdown(floatfmt=".1f"))
+    if arguments.json:
+        report = {"about": about, "size": size, "batch": batch, "memory_mb": memory}
+        report |= {"milliseconds": bench.rows, "cost": costs.to_dict("records")}
+        write_text(arguments.json, json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

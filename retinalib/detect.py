@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -56,7 +57,7 @@ def for_inference(model: RetinaFace) -> RetinaFace:
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for module in model.modules():
         parts = list(module.named_children())  # a batch norm stands behind its convolution, here and in torchvision
-        for (name, convolution), (after, norm) in zip(parts, parts[1:], strict=False):
+        for (name, convolution), (after, norm) in pairwise(parts):
             if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(module, name, fuse_conv_bn_eval(convolution, norm))
                 setattr(module, after, nn.Identity())
@@ -155,8 +156,8 @@ class Detector:
         return decode(network, images, outputs, score_threshold, nms_threshold, max_faces)
 
     def _input(self, pictures: list[np.ndarray]) -> Tensor:
-        """Network input (B, 3, H, W) in ``channels_last``: the same numbers as Normalisation.apply gives, on a CPU by its
-        table, which takes a fifth of the time."""
+        """Network input (B, 3, H, W) in ``channels_last``: the numbers that Normalisation.apply gives, on a CPU by its table,
+        which takes a fifth of the time."""
         normalisation = self.model.config.normalisation
         if self.device.type != "cpu":
             return normalisation.apply(torch.from_numpy(np.stack(pictures)).to(self.device).permute(0, 3, 1, 2))

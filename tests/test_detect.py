@@ -10,11 +10,11 @@ from retinalib.anchors import anchor_grid, decode_boxes, decode_landmarks
 from retinalib.checkpoint import save_model
 from retinalib.datasets import wider
 from retinalib.datasets.synthetic import render_face
-from retinalib.detect import Detector
+from retinalib.detect import Detector, for_inference
 from retinalib.evaluate import detection_ap, nme
 from retinalib.faces import Faces, box_iou
 from retinalib.landmarks import WIDER_5
-from retinalib.model import ModelConfig, RetinaFace
+from retinalib.model import ModelConfig, Normalisation, RetinaFace
 from tests.shared import SHARED, needs_shared
 
 
@@ -96,6 +96,59 @@ def test_lists_paths_and_single_images_agree(detector, images, tmp_path):
         assert isinstance(alone, Faces) and len(alone) == len(faces)
         np.testing.assert_allclose(faces.boxes, alone.boxes, atol=1e-2)
         np.testing.assert_allclose(faces.landmarks, alone.landmarks, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "config", [ModelConfig(se_reduction=16), ModelConfig(eye_head=True), ModelConfig(backbone="resnet50", schema=WIDER_5)]
+)
+def test_the_copy_for_inference_gives_the_same(config):
+    torch.manual_seed(0)
+    model = RetinaFace(config)
+    for module in model.modules():  # as after a training
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    copied, pixels = for_inference(model), torch.randn(2, 3, 70, 90)
+    assert not [m for m in copied.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)] and model.training
+    with torch.inference_mode():
+        for ours, theirs in zip(copied.dense(pixels), model.eval().dense(pixels), strict=True):
+            assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
+
+
+def test_new_weights_are_seen(detector, images):
+    ours = Detector(RetinaFace(detector.model.config), "cpu")
+    ours.detect(images[0])
+    ours.model.load_state_dict(detector.model.state_dict())
+    np.testing.assert_array_equal(ours.detect(images[0]).boxes, detector.detect(images[0]).boxes)
+    with torch.inference_mode():  # tensors that keep no count of changes
+        assert len(Detector(RetinaFace(detector.model.config), "cpu").detect(images[0], score_threshold=1.1)) == 0
+
+
+@pytest.mark.parametrize("bgr", [False, True])
+def test_input_is_the_normalisation(images, bgr):
+    model = RetinaFace(ModelConfig(normalisation=Normalisation(mean=(100.0, 110.0, 120.0), std=(50.0, 1.0, 60.0), bgr=bgr)))
+    ours = Detector(model, "cpu")._input([images[0], images[2]])
+    expected = model.config.normalisation.apply(torch.from_numpy(np.stack([images[0], images[2]])).permute(0, 3, 1, 2))
+    assert torch.equal(ours, expected) and ours.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_limits_count_for_each_image(detector, images):
+    """A batch of two equal images gives each its own best faces."""
+    one = detector.detect(images[0], 0.3, 0.2, 3)
+    for faces in detector.detect([images[0], images[2], images[0]], 0.3, 0.2, 3)[::2]:
+        assert len(faces) == 3
+        np.testing.assert_allclose(faces.boxes, one.boxes, atol=1e-2)
+
+
+def test_bfloat16_stays_near():
+    detector = load_detector("rendered98", "cpu")
+    image, truth = render_face(size=256)
+    exact, brief = detector.detect(image), Detector(detector.model, "cpu", bfloat16=True).detect(image)
+    assert len(exact) == len(brief) == 1 and brief.landmarks.dtype == np.float32
+    assert np.abs(exact.landmarks - brief.landmarks).max() < 0.03 * truth.size[0]
+    assert np.abs(exact.boxes - brief.boxes).max() < 0.03 * truth.size[0]
 
 
 def test_nothing_found_and_nothing_asked(detector, images):

@@ -1,0 +1,127 @@
+"""A network or a whole detector as ONNX: ``python -m retinalib.export CHECKPOINT OUT.onnx``.
+
+The file takes photos as they come, ``images`` (B, H, W, 3) uint8 RGB, for any B, H and W; normalisation is inside. It gives
+
+- ``--what detector`` (default): ``boxes`` (N, 4) x1 y1 x2 y2 and ``landmarks`` (N, L, 2) in pixels, ``scores`` (N,), and
+  ``image`` (N,), the number of the photo that each face is in; best first, after NMS. Thresholds are fixed when exporting, and
+  there is no limit to candidates and faces as :meth:`Detector.detect <retinalib.detect.Detector.detect>` has.
+- ``--what network``: ``logits`` (B, A, 2), ``boxes`` (B, A, 4) offsets and ``landmarks`` (B, A, 2L) shifts at every anchor, for
+  those who decode on their own, see :mod:`retinalib.anchors`.
+
+Landmarks are those of the first look: the second look at the eyes (:mod:`retinalib.eyes`) goes from photo to photo and from
+eye to eye as faces are found, which makes no fixed graph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from retinalib.anchors import anchor_grid, decode_boxes, decode_landmarks
+from retinalib.detect import for_inference, load_detector
+from retinalib.files import replacing
+from retinalib.model import RetinaFace
+
+OUTPUTS = {"network": ("logits", "boxes", "landmarks"), "detector": ("boxes", "scores", "landmarks", "image")}
+
+
+class _Network(nn.Module):
+    """(B, H, W, 3) uint8 RGB to logits, box offsets and landmark shifts at every anchor."""
+
+    def __init__(self, model: RetinaFace) -> None:
+        super().__init__()
+        self.model = for_inference(model)
+
+    def _input(self, images: Tensor) -> Tensor:
+        return self.model.config.normalisation.apply(images.permute(0, 3, 1, 2))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return self.model.dense(self._input(images))
+
+
+class _Detector(_Network):
+    """(B, H, W, 3) uint8 RGB to the boxes, scores, landmarks and image numbers of N faces; the same as :func:`decode`, with the
+    landmark head written as one product, since a graph has no loop over levels that may hold no face."""
+
+    def __init__(self, model: RetinaFace, score_threshold: float, nms_threshold: float) -> None:
+        super().__init__(model)
+        self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
+        k, heads = model.config.anchors.per_cell, model.landmark_head
+        self.register_buffer("weight", torch.stack([h.weight.detach().view(k, -1, h.in_channels) for h in heads]).flatten(0, 1))
+        self.register_buffer("bias", torch.stack([h.bias.detach().view(k, -1) for h in heads]).flatten(0, 1))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        config, (height, width) = self.model.config, images.shape[1:3]
+        logits, offsets, features = self.model(self._input(images))
+        anchors = anchor_grid.__wrapped__(height, width, config.anchors)  # made in the graph: its sizes are not known yet
+        scores = logits.softmax(-1)[..., 1]
+        image, anchor = (scores >= self.score_threshold).nonzero(as_tuple=True)
+        score, chosen = scores[image, anchor], anchors[anchor]
+        pixels = torch.stack([torch.scalar_tensor(n) for n in (width, height)])
+        boxes = decode_boxes(offsets[image, anchor], chosen, config.anchors.variances) * pixels.repeat(2)
+        apart = 2 * torch.cat([boxes.abs().flatten(), pixels]).max() + 1  # so that faces of two photos never overlap
+        kept = nms(boxes + image[:, None] * apart, score, self.nms_threshold)
+        image, anchor, score, boxes, chosen = image[kept], anchor[kept], score[kept], boxes[kept], chosen[kept]
+
+        k = config.anchors.per_cell
+        cells = torch.cat([level.flatten(2) for level in features], 2)  # (B, C, A / k)
+        sizes = torch.cat([torch.full((level.shape[2] * level.shape[3],), n) for n, level in enumerate(features)])
+        head = sizes[anchor // k] * k + anchor % k
+        at = cells.transpose(1, 2)[image, anchor // k]  # (N, C)
+        shifts = (self.weight[head] @ at[:, :, None])[..., 0] + self.bias[head]
+        shifts = shifts.view(-1, config.schema.count, 2)
+        landmarks = decode_landmarks(shifts, chosen, config.anchors.variances) * pixels
+        return boxes, score, landmarks, image
+
+
+def export(
+    model: RetinaFace, path: str | Path, what: str = "detector", score_threshold: float = 0.5, nms_threshold: float = 0.4
+) -> None:
+    """Writes the ONNX file; what: "detector" or "network", see the module. Raises ImportError without the extra ``export``."""
+    module = _Network(model) if what == "network" else _Detector(model, score_threshold, nms_threshold)
+    shapes = dict.fromkeys(range(3), torch.export.Dim.DYNAMIC)
+    images = torch.randint(0, 256, (2, 96, 160, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torchvision's NMS, about names that torch will change
+        program = torch.onnx.export(
+            module.eval(),
+            (images,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=list(OUTPUTS[what]),
+            dynamic_shapes=(shapes,),
+            verbose=False,
+        )
+    with replacing(path) as temporary:
+        program.save(temporary)
+
+
+def main() -> None:
+    """Exports a network to ONNX and says what the file takes and gives."""
+    parser = argparse.ArgumentParser(prog="python -m retinalib.export", description=main.__doc__)
+    parser.add_argument("checkpoint", help="a shipped name, a run folder, one of our checkpoints or a reference checkpoint")
+    parser.add_argument("out", type=Path, help="the .onnx file to write")
+    parser.add_argument("--what", default="detector", choices=list(OUTPUTS), help="the whole detector, or the network alone")
+    parser.add_argument("--score-threshold", type=float, default=0.5, help="fixed in the detector's file")
+    parser.add_argument("--nms-threshold", type=float, default=0.4, help="fixed in the detector's file")
+    arguments = parser.parse_args()
+    try:
+        model = load_detector(arguments.checkpoint, "cpu").model
+        export(model, arguments.out, arguments.what, arguments.score_threshold, arguments.nms_threshold)
+    except ImportError as error:
+        raise SystemExit(f"{error}: exporting needs ONNX, pip install -e '.[export]'") from error
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    size = arguments.out.stat().st_size / 1e6
+    print(f"{arguments.out} ({size:.1f} MB): images (B, H, W, 3) uint8 RGB to {', '.join(OUTPUTS[arguments.what])}")
+    if model.eye_head is not None:
+        print("Landmarks are those before the second look at the eyes, which has no fixed graph.")
+
+
+if __name__ == "__main__":
+    main()
