@@ -214,7 +214,7 @@ class Bench:
             with torch.inference_mode():
                 network.dense(self.detector._input([image]))
 
-        self.take_turns("onnxruntime", "network, dense", torch_network, lambda: session.run(None, {"images": image[None]}))
+        self.take_turns("onnxruntime", "network, dense (plain: onnxruntime)", torch_network, lambda: session.run(None, {"images": image[None]}))
 
     def training(self) -> None:
         """A batch's loss forward and backward, crops of it, and a whole step."""
