@@ -28,6 +28,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torchvision import ops
 
 from retinalib.anchors import AnchorConfig, anchor_grid, decode_boxes, decode_landmarks, encode_boxes, encode_landmarks
 from retinalib.augment import AugmentConfig, augment
@@ -95,7 +96,7 @@ def plain_loss(
 ) -> Tensor:
     """The total of :func:`retinalib.loss.multi_task_loss` for completely labelled photos (smooth L1, no pupil part), image by
     image, with (B, A, 2L) ``landmarks`` given and encoded at every anchor, and the hardest negatives found by two sorts."""
-    corners = torch.cat([anchors[:, :2] - anchors[:, 2:] / 2, anchors[:, :2] + anchors[:, 2:] / 2], 1)
+    corners = ops.box_convert(anchors, "cxcywh", "xyxy")
     shape = logits.shape[:2]
     positive, pointed = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
     wanted_boxes, wanted_points = torch.zeros_like(boxes), torch.zeros_like(landmarks)
@@ -106,8 +107,7 @@ def plain_loss(
         best, face = torch.full(shape[1:], -1.0), torch.zeros(shape[1:], dtype=torch.int64)
         keepers = []
         for number, box in enumerate(target.boxes):
-            shared = (torch.minimum(corners[:, 2:], box[2:]) - torch.maximum(corners[:, :2], box[:2])).clamp(min=0).prod(1)
-            overlap = shared / (anchors[:, 2:].prod(1) + (box[2:] - box[:2]).prod() - shared)
+            overlap = ops.box_iou(box[None], corners)[0]  # the library's: anchors that tie must tie here, too
             face[overlap > best] = number
             best = torch.maximum(best, overlap)
             if overlap.max() >= config.minimum_iou:
@@ -214,7 +214,12 @@ class Bench:
             with torch.inference_mode():
                 network.dense(self.detector._input([image]))
 
-        self.take_turns("onnxruntime", "network, dense (plain: onnxruntime)", torch_network, lambda: session.run(None, {"images": image[None]}))
+        self.take_turns(
+            "onnxruntime",
+            "dense network (plain: onnxruntime)",
+            torch_network,
+            lambda: session.run(None, {"images": image[None]}),
+        )
 
     def training(self) -> None:
         """A batch's loss forward and backward, crops of it, and a whole step."""
