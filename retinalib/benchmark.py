@@ -14,7 +14,6 @@ import json
 import math
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torchvision import ops
 
 from retinalib.anchors import AnchorConfig, anchor_grid, decode_boxes, decode_landmarks, encode_boxes, encode_landmarks
 from retinalib.augment import AugmentConfig, augment
@@ -96,7 +96,7 @@ def plain_loss(
 ) -> Tensor:
     """The total of :func:`retinalib.loss.multi_task_loss` for completely labelled photos (smooth L1, no pupil part), image by
     image, with (B, A, 2L) ``landmarks`` given and encoded at every anchor, and the hardest negatives found by two sorts."""
-    corners = torch.cat([anchors[:, :2] - anchors[:, 2:] / 2, anchors[:, :2] + anchors[:, 2:] / 2], 1)
+    corners = ops.box_convert(anchors, "cxcywh", "xyxy")
     shape = logits.shape[:2]
     positive, pointed = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
     wanted_boxes, wanted_points = torch.zeros_like(boxes), torch.zeros_like(landmarks)
@@ -107,8 +107,7 @@ def plain_loss(
         best, face = torch.full(shape[1:], -1.0), torch.zeros(shape[1:], dtype=torch.int64)
         keepers = []
         for number, box in enumerate(target.boxes):
-            shared = (torch.minimum(corners[:, 2:], box[2:]) - torch.maximum(corners[:, :2], box[:2])).clamp(min=0).prod(1)
-            overlap = shared / (anchors[:, 2:].prod(1) + (box[2:] - box[:2]).prod() - shared)
+            overlap = ops.box_iou(box[None], corners)[0]  # the library's: anchors that tie must tie here, too
             face[overlap > best] = number
             best = torch.maximum(best, overlap)
             if overlap.max() >= config.minimum_iou:
@@ -132,8 +131,10 @@ def plain_loss(
     count, with_points = max(int(positive.sum()), 1), max(int(pointed.sum()), 1)
     box = smooth_l1(boxes[positive], wanted_boxes[positive]).sum() / count
     landmark = (smooth_l1(landmarks[pointed], wanted_points[pointed]) * seen[pointed]).sum() / with_points
-    return config.box_weight * box + config.class_weight * nll[positive | negative].sum() / count + (
-        config.landmark_weight * landmark
+    return (
+        config.box_weight * box
+        + config.class_weight * nll[positive | negative].sum() / count
+        + (config.landmark_weight * landmark)
     )
 
 
@@ -153,10 +154,10 @@ def plain_augment(image: np.ndarray, faces: Faces, size: int, rng: np.random.Gen
 
 
 class Bench:
-    """Photos of ``size`` pixels, a network, and how often each thing is timed."""
+    """Photos of ``size`` pixels, a network, how often each thing is timed, and by which clock."""
 
-    def __init__(self, size: int, repeats: int, batch: int, folder: Path) -> None:
-        self.size, self.repeats, self.batch = size, repeats, batch
+    def __init__(self, size: int, repeats: int, batch: int, clock: Callable[[], float], folder: Path) -> None:
+        self.size, self.repeats, self.clock = size, repeats, clock
         self.detector = load_detector("rendered98", "cpu")
         self.model = self.detector.model
         self.rows: list[dict] = []
@@ -174,9 +175,9 @@ class Bench:
         times = {name: [] for name in calls}
         for _ in range(1 + (repeats or self.repeats)):
             for name, call in calls.items():
-                begin = time.perf_counter()
+                begin = self.clock()
                 call()
-                times[name].append(1e3 * (time.perf_counter() - begin))
+                times[name].append(1e3 * (self.clock() - begin))
         self.rows.append({"group": group, "part": part, **{name: float(np.median(t[1:])) for name, t in times.items()}})
 
     def detection(self) -> None:
@@ -213,7 +214,12 @@ class Bench:
             with torch.inference_mode():
                 network.dense(self.detector._input([image]))
 
-        self.take_turns("onnxruntime", "network, dense", torch_network, lambda: session.run(None, {"images": image[None]}))
+        self.take_turns(
+            "onnxruntime",
+            "dense network (plain: onnxruntime)",
+            torch_network,
+            lambda: session.run(None, {"images": image[None]}),
+        )
 
     def training(self) -> None:
         """A batch's loss forward and backward, crops of it, and a whole step."""
@@ -278,7 +284,9 @@ class Bench:
         self.take_turns("rendering", "a picture", lambda: synthetic.draw_picture(0, 0, self.size, (0, 9)))
 
 
-def cost(points: Sequence[int], faces: Sequence[int], size: int = 640, repeats: int = 9) -> pd.DataFrame:
+def cost(
+    points: Sequence[int], faces: Sequence[int], size: int = 640, repeats: int = 9, clock: Callable = time.perf_counter
+) -> pd.DataFrame:
     """Detection with a number of landmarks and of faces: columns points, faces, milliseconds (median).
 
     The networks are untrained; ``faces`` anchors far enough from each other are made to pass for faces.
@@ -295,14 +303,14 @@ def cost(points: Sequence[int], faces: Sequence[int], size: int = 640, repeats: 
     times: dict[tuple[int, int], list[float]] = {}
     for _ in range(1 + repeats):
         for key in product(points, faces):
-            begin = time.perf_counter()
+            begin = clock()
             with torch.inference_mode():
                 outputs = networks[key[0]](image)
                 logits = torch.zeros_like(outputs.logits)
                 logits[..., 0] = 9.0
                 logits[0, spots[: key[1]], 1] = 18.0
                 found = decode(networks[key[0]], image, Outputs(logits, torch.zeros_like(outputs.boxes), outputs.features))
-            times.setdefault(key, []).append(1e3 * (time.perf_counter() - begin))
+            times.setdefault(key, []).append(1e3 * (clock() - begin))
             if len(found[0]) != key[1]:
                 raise ValueError(f"{size} pixels hold no {key[1]} faces apart from each other: take fewer, or a larger size")
     rows = [{"points": p, "faces": f, "milliseconds": float(np.median(t[1:]))} for (p, f), t in times.items()]
@@ -310,7 +318,7 @@ def cost(points: Sequence[int], faces: Sequence[int], size: int = 640, repeats: 
 
 
 def peak_memory(kind: str, size: int, batch: int) -> float:
-    """MB that a process holds at most for one training step, torch and all; kind: "fast" or "plain"."""
+    """MB that a process holds at most for one training step, torch and all (Linux); kind: "fast" or "plain"."""
     code = f"from retinalib.benchmark import _one_step; _one_step({kind!r}, {size}, {batch})"
     return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()[-1])
 
@@ -328,7 +336,8 @@ def _one_step(kind: str, size: int, batch: int) -> None:
     else:
         dense = model.dense(config.model.normalisation.apply(images))
         plain_loss(*dense, targets, plain_anchors(size, size), config.loss).backward()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # Linux counts in kB
+    status = Path("/proc/self/status").read_text()  # Linux's; getrusage would count what the parent process held
+    print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 
 
 def hardware() -> dict:
@@ -340,7 +349,7 @@ def hardware() -> dict:
         "processor": ", ".join(sorted(names)) or platform.processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],
+        "load": os.getloadavg()[0],  # processes that wanted to run, one's own among them
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         **versions,
@@ -352,22 +361,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m retinalib.benchmark", description=main.__doc__)
     parser.add_argument("--json", type=Path, help="file for the numbers, with hardware and versions")
     parser.add_argument("--quick", action="store_true", help="small pictures, few repeats: whether it runs, not how fast")
+    parser.add_argument("--cpu", action="store_true", help="processor time instead of the clock's: on a busy machine, 1 thread")
     arguments = parser.parse_args()
+    clock = time.process_time if arguments.cpu else time.perf_counter
+    if arguments.cpu:
+        torch.set_num_threads(1)
+        cv2.setNumThreads(1)
     size, repeats, batch = (128, 1, 2) if arguments.quick else (640, 9, 8)
     about = hardware()
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(size, repeats, batch, Path(folder))
+        bench = Bench(size, repeats, batch, clock, Path(folder))
         for part in (bench.detection, bench.onnxruntime, bench.training, bench.data, bench.rest):
             part()
     table = pd.DataFrame(bench.rows).assign(ratio=lambda t: t["plain"] / t["fast"])
     memory = {kind: peak_memory(kind, size, batch) for kind in ("fast", "plain")}
-    costs = cost((5, 98, 500), (1, 10) if arguments.quick else (1, 10, 100), size, repeats)
+    costs = cost((5, 98, 500), (1, 10) if arguments.quick else (1, 10, 100), size, repeats, clock)
     print(json.dumps(about))
     print(table.to_markdown(index=False, floatfmt=".2f"))
     print("\nPeak memory of a training step, MB: " + ", ".join(f"{kind} {value:.0f}" for kind, value in memory.items()) + "\n")
     print(costs.pivot(index="points", columns="faces", values="milliseconds").to_markdown(floatfmt=".1f"))
     if arguments.json:
-        report = {"about": about, "size": size, "batch": batch, "memory_mb": memory}
+        report = {"about": about, "clock": clock.__name__, "size": size, "batch": batch, "memory_mb": memory}
         report |= {"milliseconds": bench.rows, "cost": costs.to_dict("records")}
         write_text(arguments.json, json.dumps(report, indent=1))
 

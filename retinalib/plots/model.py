@@ -127,3 +127,15 @@ def second_look_figure(image: np.ndarray, eyes: Sequence[Eye], truth: Faces, fir
         ax.set_title(side)
     axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return fig
+
+
+def scaling_figure(costs: pd.DataFrame) -> Figure:
+    """Time of detection against the number of faces, a line for each number of landmarks.
+
+    costs: columns points, faces, milliseconds, as from :func:`retinalib.benchmark.cost`.
+    """
+    fig, ax = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
+    table = costs.assign(landmarks=costs["points"].astype(str))
+    sns.lineplot(table, x="faces", y="milliseconds", hue="landmarks", style="landmarks", markers=True, ax=ax)
+    ax.set(xscale="log", xlabel="faces in the photo", ylabel="milliseconds a photo", ylim=(0, None))
+    return fig
