@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from retinalib.plots.style import png
+
+
+_PEN = threading.Lock()  # a control's call comes in a thread of its own (a subshell of the kernel) while a cell may draw, too
 
 
 class Explorer(VBox):
@@ -48,10 +52,11 @@ class Explorer(VBox):
             self.say(str(error))
 
     def _redraw(self) -> None:
-        self._drawn = self.values()
-        figure, sentence = self._draw(**self._drawn)
-        self.picture.value = png(figure)
-        self.say(sentence)
+        with _PEN:
+            self._drawn = self.values()
+            figure, sentence = self._draw(**self._drawn)
+            self.picture.value = png(figure)
+            self.say(sentence)
 
     def _follow(self) -> None:
         if not self._held and self.values() != self._drawn:
