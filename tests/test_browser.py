@@ -119,7 +119,7 @@ def lab(tmp_path_factory, workbook):
                 cell.outputs, cell.execution_count = [], None
             if "parameters" in cell.metadata.get("tags", []):
                 for knob, value in knobs.items():
-                    cell.source = re.sub(rf"^{knob} = [^#]*", lambda _, k=knob, v=value: f"{k} = {v!r}  ", cell.source, flags=re.M)
+                    cell.source = re.sub(rf"(?m)^{knob} = [^#]*", f"{knob} = {value!r}  ", cell.source)
         nbformat.write(notebook, root / f"{name}.ipynb")
     token, home = secrets.token_hex(16), tmp_path_factory.mktemp("jupyter")
     places = {f"JUPYTER_{kind}_DIR": str(home / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}

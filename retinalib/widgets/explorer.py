@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 
 from retinalib.plots.style import png
 
-
 _PEN = threading.Lock()  # a control's call comes in a thread of its own (a subshell of the kernel) while a cell may draw, too
 
 

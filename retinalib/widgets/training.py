@@ -31,11 +31,13 @@ def watch(folders: Iterable[str | Path], training: Callable[[], _T]) -> _T:
     """
     runs = [Path(folder) for folder in folders]
     view = training_view(runs)
-    for control in view.controls.values():  # so that they are heard while the cell is busy, in a thread of the kernel's own:
-        vars(control.comm).pop("_reply_subshell_id", None)  # ipykernel 7.4 sends them where they were last written from, the cell
+    for control in view.controls.values():
+        # what is set here sends the control's calls to the cell's thread, which is busy; without it they get one of their own
+        vars(control.comm).pop("_reply_subshell_id", None)
     shown = display(view, display_id=True)
+    drawn = _news(runs)
     with ThreadPoolExecutor(1) as thread:
-        job, drawn = thread.submit(training), _news(runs)
+        job = thread.submit(training)
         while not job.done():
             try:
                 wait([job], timeout=1)
@@ -53,8 +55,8 @@ def watch(folders: Iterable[str | Path], training: Callable[[], _T]) -> _T:
 def training_view(folders: str | Path | Iterable[str | Path]) -> Explorer:
     """Shows the losses and validations of run folders so far, and the newest picture of the chosen run.
 
-    The runs go on elsewhere, in this process or another; "refresh", or ``update()`` in code, reads their files again, and "stop"
-    asks them to stop (see :func:`retinalib.runs.request_stop`).
+    The runs go on elsewhere, in this process or another; "refresh", or ``update()`` in code, reads their files again, and
+    "stop" asks them to stop (see :func:`retinalib.runs.request_stop`).
     """
     runs = [Path(f) for f in ([folders] if isinstance(folders, (str, Path)) else folders)]
     if not runs:
