@@ -76,8 +76,8 @@ def dataset_browser(dataset: FaceDataset) -> Explorer:
         "region": Dropdown(options=["all", *dataset.schema.regions], description="region"),
         "numbers": Checkbox(description="numbers", indent=False),
         "previous": Button(description="previous"),
-        "face": IntSlider(value=1, min=1, max=len(table), description="face"),
         "next": Button(description="next"),
+        "face": IntSlider(value=1, min=1, max=len(table), description="face"),
     }
     explorer = Explorer(controls, draw)
 
