@@ -1,5 +1,6 @@
 # make workbook   set up, run all notebooks on rendered faces, write figures/
-# make test       set up, run the tests (the notebooks at their quick profile among them)
+# make test       set up, run the tests (the notebooks at their quick profile among them; in a browser, too, where Chromium is:
+#                 apt-get install chromium, or its path as make test CHROMIUM=/path/to/chrome)
 # make test-oldest  the tests but for the notebooks, in an environment of its own with the oldest versions that pyproject.toml allows
 # make coverage   which lines and branches of retinalib the tests run, without the notebooks
 # make lab        set up, open JupyterLab on this machine

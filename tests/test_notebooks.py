@@ -2,6 +2,7 @@
 
 import ast
 import re
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -11,11 +12,6 @@ from retinalib.workspace import PROJECT
 from tests.shared import SHARED, needs_shared
 
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("workbook")
 
 
 def named_figures(notebook):
@@ -28,34 +24,31 @@ def test_there_are_six_chapters():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_runs_at_the_quick_profile(path, place):
-    parameters = {"PROFILE": "quick", "DATA_ROOT": str(place / "faces"), "FIGURES": str(place / "figures")}
+def test_runs_at_the_quick_profile(path, workbook, tmp_path):
     names = {node.id for node in ast.walk(ast.parse(_parameters(path))) if isinstance(node, ast.Name)}
-    if "RUNS" in names:
-        parameters["RUNS"] = str(place / "runs")
-    run(path, place / path.name, parameters)
-    done = nbformat.read(place / path.name, 4)
+    run(path, tmp_path / path.name, {knob: value for knob, value in workbook.items() if knob in names})
+    done = nbformat.read(tmp_path / path.name, 4)
     code = [cell for cell in done.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in code if cell.source.strip())
     figures = named_figures(done)
     assert figures
     for name in figures:
         for suffix in ("png", "pdf"):
-            assert (place / "figures" / f"{name}.{suffix}").stat().st_size > 1000
+            assert (Path(workbook["FIGURES"]) / f"{name}.{suffix}").stat().st_size > 1000
 
 
 @needs_shared
 @pytest.mark.parametrize("path", NOTEBOOKS[:2], ids=lambda p: p.stem)
-def test_real_faces(path, place):
+def test_real_faces(path, tmp_path):
     parameters = {
         "DATASET": "wflw",
         "DATA_ROOT": str(SHARED / "real_faces"),
         "SPLIT": "test",
         "PROFILE": "quick",
-        "FIGURES": str(place / "real"),
+        "FIGURES": str(tmp_path),
     }
-    run(path, place / f"real_{path.name}", parameters)
-    assert len(list((place / "real").glob(f"{path.name[:2]}_*.png"))) >= 4
+    run(path, tmp_path / path.name, parameters)
+    assert len(list(tmp_path.glob(f"{path.name[:2]}_*.png"))) >= 4
 
 
 def _parameters(path):

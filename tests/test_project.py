@@ -3,6 +3,8 @@
 import re
 import tomllib
 
+import nbformat
+import pytest
 import yaml
 
 from retinalib.workspace import PROJECT
@@ -59,3 +61,49 @@ def test_imports_run_downwards():
 def test_the_lab_listens_on_this_machine_only_and_keeps_its_token():
     recipe = (PROJECT / "Makefile").read_text().split("\nlab:")[1].split("\n\n")[0]
     assert "--ip=127.0.0.1" in recipe and not re.search("token|password|allow_origin|allow_remote", recipe, re.IGNORECASE)
+
+
+PAGES = [PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md", "data/checkpoints/README.md")]
+PAGES += sorted((PROJECT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(PROJECT)))
+def test_links(page):
+    """What a page points to in the project is there, headings too; a picture has a text for those who don't see it."""
+    broken = [target for _, target in _links(_text(page)) if not re.match(r"https?:", target) and not _there(page, target)]
+    assert not broken
+    assert all(words.strip() for words, target in _links(_text(page)) if target.endswith((".png", ".jpg", ".svg")))
+
+
+def test_pages_link_to_something():
+    assert sum(len(_links(_text(page))) for page in PAGES) > 20
+
+
+def _text(page):
+    if page.suffix == ".md":
+        return page.read_text()
+    return "\n".join(cell.source for cell in nbformat.read(page, 4).cells if cell.cell_type == "markdown")
+
+
+def _links(text):
+    """(words, target) of links and pictures, in Markdown or as an HTML image."""
+    text = re.sub(r"(?s)```.*?```", "", text)
+    tags = [dict(re.findall(r'(\w+)="([^"]*)"', tag)) for tag in re.findall(r"<img [^>]*>", text)]
+    images = [(tag.get("alt", ""), tag["src"]) for tag in tags]
+    return re.findall(r"\[((?:`[^`]*`|[^\]`])*)\]\(([^)\s]+)\)", text) + images
+
+
+def _there(page, target):
+    path, _, heading = target.partition("#")
+    file = page.parent / path if path else page
+    if not heading or not file.exists():
+        return file.exists()
+    titles = re.findall(r"(?m)^#+ (.+)$", _text(file))
+    return heading in [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+
+
+def test_citation():
+    citation = yaml.safe_load((PROJECT / "CITATION.cff").read_text())
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    assert citation["version"] == project["version"] and citation["license"] == "MIT"
+    assert citation["title"] in (PROJECT / "README.md").read_text()

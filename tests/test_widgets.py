@@ -4,6 +4,7 @@ import base64
 import re
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime
 
 import cv2
@@ -20,12 +21,13 @@ from retinalib.gaze import Eyeball
 from retinalib.landmarks import WIDER_5
 from retinalib.model import ModelConfig, RetinaFace
 from retinalib.reach import fitted, reach
+from retinalib.runs import Stopped
 from retinalib.widgets.anchors import anchor_explorer, ladder
 from retinalib.widgets.dataset import dataset_browser
 from retinalib.widgets.detection import detection_explorer
 from retinalib.widgets.features import feature_viewer
 from retinalib.widgets.pupils import pupil_explorer
-from retinalib.widgets.training import training_view
+from retinalib.widgets.training import training_view, watch
 
 EYEBALL = Eyeball((0.0, 0.0, -0.08), 0.13)
 
@@ -284,3 +286,23 @@ def test_training(tmp_path):
     training_view(str(run))
     with pytest.raises(ValueError, match="no run folder"):
         training_view([])
+
+
+def test_watching_a_training(tmp_path, monkeypatch):
+    run, shown = tmp_path / "no-se-0", []
+    run.mkdir()
+    monkeypatch.setattr("retinalib.widgets.training.display", lambda view, **_: shown.append(view))
+
+    def training():
+        drawn = threading.Event()
+        shown[0].picture.observe(lambda _: drawn.set(), "value")
+        pd.DataFrame({"epoch": [1], "total": [9.0], "landmark": [5.0]}).to_csv(run / "metrics.csv", index=False)
+        assert drawn.wait(60), "the view does not follow"
+        shown[0].controls["stop"].click()
+        assert (run / "stop").is_file()
+        raise Stopped("1 of 3 epochs are kept")
+
+    with pytest.raises(Stopped, match="1 of 3"):
+        watch([run], training)
+    assert shown[0].sentence.value == "no-se-0: epoch 1, loss 9.00"
+    assert watch([run], lambda: 3) == 3

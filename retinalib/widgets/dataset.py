@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from ipywidgets import Button, Checkbox, Dropdown, IntRangeSlider, IntSlider, Text
+from ipywidgets import Button, Checkbox, Dropdown, IntRangeSlider, IntSlider, Text, ToggleButtons
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -25,15 +25,18 @@ _ODD = {
 def dataset_browser(dataset: FaceDataset) -> Explorer:
     """Shows one face after the other: its photo with all boxes, and the face with its landmarks, a colour a region.
 
-    Filters: one of WFLW's attributes, face size, a part of the photo's name, and whether anything is odd about the face (see
-    :func:`retinalib.datasets.describe.describe_faces`). A single region can be shown, and the numbers of its landmarks.
+    Filters: one of WFLW's attributes (beside each its number of faces), face size, a part of the photo's name, and whether
+    anything is odd about the face (see :func:`retinalib.datasets.describe.describe_faces`). A single region can be shown, and
+    the numbers of its landmarks.
     """
     if not len(dataset.table):
         raise ValueError("the data set holds no face to look at")
     names = [name for name in ATTRIBUTES if name in dataset.table]
     table = pd.concat([describe_faces(dataset), dataset.table[["image", *names]].reset_index(drop=True)], axis=1)
     odd_face = (table[list(_ODD)] > 0).any(axis=1)
-    choices = [("any", "any"), *((n.replace("_", "-"), n) for n in names), ("none of them", "none")]
+    flags = table[names].astype(bool)
+    counts = {"any": len(table), **flags.sum(), "none": (~flags.any(axis=1)).sum()}
+    choices = [(f"{name.replace('_', '-')}: {count:,}", name) for name, count in counts.items()]
     smallest, largest = int(np.floor(table["size"].min())), int(np.ceil(table["size"].max()))
 
     def chosen(attribute: str, sizes: tuple[int, int], text: str, odd: bool) -> pd.DataFrame:
@@ -66,15 +69,15 @@ def dataset_browser(dataset: FaceDataset) -> Explorer:
         return figure, f"{place} of {len(rows)} faces" + (": " + ", ".join(said) if said else "")
 
     controls = {
-        "attribute": Dropdown(options=choices, description="attribute"),
+        "attribute": ToggleButtons(options=choices, style={"button_width": "auto"}),  # the attributes' bars, to be clicked
         "sizes": IntRangeSlider(value=(smallest, largest), min=smallest, max=largest, description="size (px)"),
         "text": Text(placeholder="part of the photo's name", description="name"),
         "odd": Checkbox(description="odd faces only", indent=False),
         "region": Dropdown(options=["all", *dataset.schema.regions], description="region"),
         "numbers": Checkbox(description="numbers", indent=False),
         "previous": Button(description="previous"),
-        "face": IntSlider(value=1, min=1, max=len(table), description="face"),
         "next": Button(description="next"),
+        "face": IntSlider(value=1, min=1, max=len(table), description="face"),
     }
     explorer = Explorer(controls, draw)
 

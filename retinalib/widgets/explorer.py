@@ -5,15 +5,18 @@ from __future__ import annotations
 import base64
 import html
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ipywidgets import HTML, Box, Image, Layout, VBox, Widget
+from ipywidgets import HTML, Box, Button, Checkbox, Image, Layout, VBox, Widget
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from retinalib.plots.style import png
+
+_PEN = threading.Lock()  # a control's call comes in a thread of its own (a subshell of the kernel) while a cell may draw, too
 
 
 class Explorer(VBox):
@@ -29,6 +32,11 @@ class Explorer(VBox):
     def __init__(self, controls: dict[str, Widget], draw: Callable[..., tuple[Figure, str]]) -> None:
         self.controls, self._draw, self._drawn, self._held = controls, draw, {}, False
         self.sentence, self.picture = HTML(), Image(format="png", layout=Layout(max_width="100%", object_fit="contain"))
+        for control in controls.values():
+            if isinstance(control, (Button, Checkbox)):
+                control.layout.width = "auto"
+            elif "description_width" in control.style.trait_names():
+                control.style.description_width = "100px"  # no label is cut off, and they stand under each other
         super().__init__([Box(list(controls.values()), layout=Layout(flex_flow="row wrap")), self.sentence, self.picture])
         self._followed = list(inspect.signature(draw).parameters)
         for name in self._followed:
@@ -48,10 +56,11 @@ class Explorer(VBox):
             self.say(str(error))
 
     def _redraw(self) -> None:
-        self._drawn = self.values()
-        figure, sentence = self._draw(**self._drawn)
-        self.picture.value = png(figure)
-        self.say(sentence)
+        with _PEN:
+            self._drawn = self.values()
+            figure, sentence = self._draw(**self._drawn)
+            self.picture.value = png(figure)
+            self.say(sentence)
 
     def _follow(self) -> None:
         if not self._held and self.values() != self._drawn:

@@ -1,26 +1,62 @@
-"""The explorer of chapter 4: where training runs stand."""
+"""The explorer of chapter 4: where training runs stand, while they train and afterwards."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
 import pandas as pd
+from IPython.display import display
 from ipywidgets import Button, Dropdown
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from retinalib.plots.style import PALETTE
 from retinalib.widgets.explorer import Explorer, nothing
 
 _MEASURES = {"total": "loss", "landmark": "landmark loss", "ap": "validation: AP", "nme": "validation: median NME"}
+_T = TypeVar("_T")
 
 
-def training_view(folders: str | Path | Sequence[str | Path]) -> Explorer:
+def watch(folders: Iterable[str | Path], training: Callable[[], _T]) -> _T:
+    """Shows the view of run folders, follows them with it while ``training()`` trains, and returns what that returns.
+
+    ``training`` goes on in a thread, so that the view can be drawn. Its "stop", and an interruption of the kernel, ask the runs
+    to stop: :class:`retinalib.runs.Stopped` is raised, their finished epochs are kept, and the next call goes on from there.
+    A button is heard while a cell is busy in JupyterLab 4.6 with ipykernel 7.4; an interruption is, everywhere.
+    """
+    runs = [Path(folder) for folder in folders]
+    view = training_view(runs)
+    for control in view.controls.values():
+        # what is set here sends the control's calls to the cell's thread, which is busy; without it they get one of their own
+        vars(control.comm).pop("_reply_subshell_id", None)
+    shown = display(view, display_id=True)
+    drawn = _news(runs)
+    with ThreadPoolExecutor(1) as thread:
+        job = thread.submit(training)
+        while not job.done():
+            try:
+                wait([job], timeout=1)
+                if (news := _news(runs)) != drawn:
+                    view.update()
+                    drawn = news
+            except KeyboardInterrupt:
+                _stop(runs, view)
+    view.update()
+    if shown:  # outside a notebook nothing is
+        shown.update(view)  # so that the picture that stays is the last one
+    return job.result()
+
+
+def training_view(folders: str | Path | Iterable[str | Path]) -> Explorer:
     """Shows the losses and validations of run folders so far, and the newest picture of the chosen run.
 
-    The runs go on elsewhere, in this process or another; "refresh", or ``update()`` in code, reads their files again.
+    The runs go on elsewhere, in this process or another; "refresh", or ``update()`` in code, reads their files again, and
+    "stop" asks them to stop (see :func:`retinalib.runs.request_stop`).
     """
     runs = [Path(f) for f in ([folders] if isinstance(folders, (str, Path)) else folders)]
     if not runs:
@@ -42,6 +78,7 @@ def training_view(folders: str | Path | Sequence[str | Path]) -> Explorer:
                     ax.plot(known["epoch"], known[column], marker="o", ms=3, color=colour, label=name)
             ax.set_title(title, fontsize=9)
             ax.set(xlabel="epoch", ylim=(0, None))
+            ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         ax = figure.axes[0]
         if ax.lines:
             figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
@@ -56,10 +93,25 @@ def training_view(folders: str | Path | Sequence[str | Path]) -> Explorer:
     controls = {
         "run": Dropdown(options=[(folder.name, n) for n, folder in enumerate(runs)], description="picture of"),
         "refresh": Button(description="refresh"),
+        "stop": Button(description="stop", icon="stop", tooltip="finished epochs are kept; the next start goes on from there"),
     }
     explorer = Explorer(controls, draw)
     controls["refresh"].on_click(lambda _: explorer.update())
+    controls["stop"].on_click(lambda _: _stop(runs, explorer))
     return explorer
+
+
+def _stop(runs: list[Path], view: Explorer) -> None:
+    from retinalib.runs import request_stop  # torch takes seconds to load, and looking at runs needs none of it
+
+    request_stop(runs)
+    view.say("asked to stop: what trains ends after its present step, and keeps its finished epochs")
+
+
+def _news(runs: list[Path]) -> list[int]:
+    """Another answer means that there is something to draw."""
+    logs = [folder / "metrics.csv" for folder in runs]
+    return [log.stat().st_mtime_ns if log.is_file() else 0 for log in logs]
 
 
 def _history(folder: Path) -> pd.DataFrame:

@@ -1,0 +1,224 @@
+"""The chapters in a real browser: JupyterLab runs them, a hand moves the explorers' controls, and the pictures follow.
+
+Needs Playwright (a development dependency) and Chromium (``apt-get install chromium``, or its path in ``CHROMIUM``); skipped
+where one is missing.
+"""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+
+import cv2
+import nbformat
+import pytest
+
+from retinalib.datasets import synthetic
+from retinalib.workspace import PROJECT
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+NOTEBOOKS = sorted(path.stem for path in (PROJECT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
+SLOW = 400_000  # ms: the longest chapter, several times over
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium, or name it in CHROMIUM")
+
+
+class Lab:
+    """A JupyterLab of its own, and a page of a browser in it."""
+
+    def __init__(self, root, page, address, token):
+        self.root, self.page, self.address, self.token = root, page, address, token
+
+    def open(self, name):
+        self.page.goto(f"{self.address}lab/tree/{name}.ipynb?reset&token={self.token}")
+        self.page.locator(".jp-NotebookPanel:visible .jp-Cell").first.wait_for(timeout=SLOW)
+        self.page.get_by_text("| Idle").wait_for(timeout=SLOW)
+
+    def busy(self):
+        """Whether a cell runs or waits."""
+        return self.page.locator(".jp-InputPrompt:has-text('*')").count() > 0
+
+    def wait(self, until, timeout=SLOW / 1000):
+        end = time.monotonic() + timeout
+        while not until():
+            assert time.monotonic() < end, "nothing happened in the browser"
+            self.page.wait_for_timeout(250)  # the browser goes on meanwhile
+
+    def menu(self, *names):
+        self.page.get_by_role("menuitem", name=names[0], exact=True).click()
+        self.page.get_by_role("menuitem", name=names[1], exact=True).click()
+
+    def cells(self, name):
+        """The code cells as they are, saved from the browser."""
+        path = self.root / f"{name}.ipynb"
+        before = path.stat().st_mtime_ns
+        self.page.get_by_role("button", name="Save and create checkpoint").click()
+        self.wait(lambda: path.stat().st_mtime_ns != before and path.read_text().rstrip().endswith("}"), 30)
+        return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+
+    def run_all(self):
+        """Begins to run all cells, as the menu does."""
+        self.menu("Run", "Run All Cells")
+        self.wait(self.busy, 30)
+
+    def rest(self, name):
+        """Waits for the last cell, and gives the cells as they are then."""
+        self.wait(lambda: not self.busy())
+        return self.cells(name)
+
+    def explorer(self):
+        """The explorer on the page, scrolled to."""
+        shown = self.page.locator(".jp-OutputArea-output .widget-vbox:has(> img.widget-image)").last
+        shown.wait_for(timeout=SLOW)
+        shown.scroll_into_view_if_needed()
+        return shown
+
+
+PIXELS = """image => {
+    const canvas = Object.assign(document.createElement('canvas'), {width: image.naturalWidth, height: image.naturalHeight});
+    canvas.getContext('2d').drawImage(image, 0, 0);
+    return canvas.toDataURL();
+}"""
+
+
+def picture(explorer):
+    """The explorer's picture, as the browser shows it."""
+    return explorer.locator("img.widget-image").evaluate(PIXELS)
+
+
+def control(explorer, label):
+    """The control with that label: a slider's handle, a choice, a button, a box to tick or to write in."""
+    button = explorer.locator(f"button:text-is('{label}')")
+    box = explorer.locator(f":is(.widget-hslider, .widget-dropdown, .widget-text):has(> label:text-is('{label}'))")
+    tick = explorer.locator(f".widget-checkbox:has-text('{label}')")
+    return button.or_(box.locator(".noUi-handle, select, input")).or_(tick.locator("input")).first
+
+
+def hand(lab, explorer, label, move):
+    """Moves a control and waits until the picture is another."""
+    before = picture(explorer)
+    move(control(explorer, label))
+    lab.wait(lambda: picture(explorer) != before, 30)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory, workbook):
+    """The notebooks' copies with the tests' knobs; training and figures in folders of their own, faces shared."""
+    root = tmp_path_factory.mktemp("lab")
+    for name in NOTEBOOKS:
+        knobs = workbook | {"FIGURES": str(root / "figures")} | ({"RUNS": str(root / "runs")} if name == "04_training" else {})
+        notebook = nbformat.read(PROJECT / "notebooks" / f"{name}.ipynb", 4)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+            if "parameters" in cell.metadata.get("tags", []):
+                for knob, value in knobs.items():
+                    cell.source = re.sub(rf"(?m)^{knob} = [^#]*", f"{knob} = {value!r}  ", cell.source)
+        nbformat.write(notebook, root / f"{name}.ipynb")
+    token, home = secrets.token_hex(16), tmp_path_factory.mktemp("jupyter")
+    places = {f"JUPYTER_{kind}_DIR": str(home / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0", "--allow-root"]
+    command += [f"--ServerApp.root_dir={root}", f"--IdentityProvider.token={token}"]
+    with (home / "log").open("w") as log:
+        server = subprocess.Popen(command, env=os.environ | places, stdout=log, stderr=log)
+    try:
+        end = time.monotonic() + 60
+        while not (running := list((home / "RUNTIME").glob("jpserver-*.json"))):
+            assert server.poll() is None and time.monotonic() < end, (home / "log").read_text()
+            time.sleep(0.1)
+        with sync_api.sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            page = browser.new_page(viewport={"width": 1280, "height": 800})
+            page.set_default_timeout(30_000)
+            yield Lab(root, page, json.loads(running[0].read_text())["url"], token)
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def finished(cells):
+    """All of them ran, none with an error."""
+    assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
+    assert all(cell.execution_count for cell in cells)
+
+
+def run(lab, name):
+    """Opens a chapter, runs it all, and gives its last explorer."""
+    lab.open(name)
+    lab.run_all()
+    finished(lab.rest(name))
+    return lab.explorer()
+
+
+def right(handle):
+    handle.press("ArrowRight")
+
+
+def test_faces_are_browsed(lab):
+    explorer = run(lab, "01_dataset_inspection")
+    hand(lab, explorer, "next", lambda button: button.click())
+    hand(lab, explorer, "region", lambda choice: choice.select_option("nose"))
+    hand(lab, explorer, "numbers", lambda box: box.check())
+    lab.page.screenshot(path="/tmp/br/01.png")
+
+
+def test_anchors_are_moved(lab):
+    explorer = run(lab, "02_anchor_design")
+    hand(lab, explorer, "smallest (px)", right)
+    hand(lab, explorer, "strides", lambda choice: choice.select_option("16, 32"))
+    lab.page.screenshot(path="/tmp/br/02.png")
+
+
+def test_features_are_seen(lab):
+    explorer = run(lab, "03_model_building")
+    hand(lab, explorer, "stride 32", lambda button: button.click())
+    hand(lab, explorer, "photo", right)
+    lab.page.screenshot(path="/tmp/br/03.png")
+
+
+def test_training_is_watched_stopped_and_goes_on(lab):
+    name = "04_training"
+    lab.open(name)
+    lab.run_all()
+    view = lab.explorer()
+    first = picture(view)
+    lab.wait(lambda: picture(view) != first)  # the curves follow while the cell is busy
+    assert lab.busy()
+    lab.page.screenshot(path="/tmp/br/04a.png")
+    control(view, "stop").click()
+    errors = [output for cell in lab.rest(name) for output in cell.outputs if output.output_type == "error"]
+    assert [error.ename for error in errors] == ["Stopped"] and "again to go on" in errors[0].evalue
+    logs = {log: log.read_text() for log in (lab.root / "runs").glob("*/metrics.csv")}
+    assert logs and min(len(log.splitlines()) for log in logs.values()) < 25  # a title and 24 epochs
+    lab.run_all()
+    finished(lab.rest(name))
+    for log, kept in logs.items():
+        assert log.read_text().startswith(kept) and len(log.read_text().splitlines()) == 25
+    explorer = lab.explorer()
+    hand(lab, explorer, "score from", lambda handle: handle.press("Home"))
+    lab.page.screenshot(path="/tmp/br/04c.png")
+
+
+def test_detections_of_two_runs_and_of_an_own_photo(lab, tmp_path):
+    explorer = run(lab, "05_ablation_comparisons")
+    hand(lab, explorer, "photo", right)
+    hand(lab, explorer, "truth", lambda box: box.uncheck())
+    image, _ = synthetic.render_face(size=200, person=4)
+    cv2.imwrite(str(tmp_path / "me.png"), image[..., ::-1])
+    hand(lab, explorer, "your photo", lambda _: explorer.locator("input[type=file]").set_input_files(tmp_path / "me.png"))
+    assert "your photo" in explorer.locator(".widget-html-content").inner_text()
+    lab.page.screenshot(path="/tmp/br/05.png")
+
+
+def test_eyes_look_where_they_are_told(lab):
+    explorer = run(lab, "06_pupil_analysis")
+    for label in ("head yaw", "head pitch", "gaze yaw", "gaze pitch", "lids"):
+        hand(lab, explorer, label, right)
+    lab.page.screenshot(path="/tmp/br/06.png")
