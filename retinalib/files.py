@@ -27,7 +27,7 @@ def replacing(path: str | Path, before: str | Path | None = None) -> Iterator[Pa
             os.replace(path, before)
         os.replace(temporary, path)
     except OSError as error:
-        raise OSError(error.errno, f"{path} could not be written and is as it was before: {error.strerror}") from error
+        raise OSError(error.errno, f"{path} could not be written and is as it was before: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
