@@ -166,21 +166,18 @@ def test_faces_are_browsed(lab):
     hand(lab, explorer, "next", lambda button: button.click())
     hand(lab, explorer, "region", lambda choice: choice.select_option("nose"))
     hand(lab, explorer, "numbers", lambda box: box.check())
-    lab.page.screenshot(path="/tmp/br/01.png")
 
 
 def test_anchors_are_moved(lab):
     explorer = run(lab, "02_anchor_design")
     hand(lab, explorer, "smallest (px)", right)
     hand(lab, explorer, "strides", lambda choice: choice.select_option("16, 32"))
-    lab.page.screenshot(path="/tmp/br/02.png")
 
 
 def test_features_are_seen(lab):
     explorer = run(lab, "03_model_building")
     hand(lab, explorer, "stride 32", lambda button: button.click())
     hand(lab, explorer, "photo", right)
-    lab.page.screenshot(path="/tmp/br/03.png")
 
 
 def test_training_is_watched_stopped_and_goes_on(lab):
@@ -191,7 +188,6 @@ def test_training_is_watched_stopped_and_goes_on(lab):
     first = picture(view)
     lab.wait(lambda: picture(view) != first)  # the curves follow while the cell is busy
     assert lab.busy()
-    lab.page.screenshot(path="/tmp/br/04a.png")
     control(view, "stop").click()
     errors = [output for cell in lab.rest(name) for output in cell.outputs if output.output_type == "error"]
     assert [error.ename for error in errors] == ["Stopped"] and "again to go on" in errors[0].evalue
@@ -203,7 +199,6 @@ def test_training_is_watched_stopped_and_goes_on(lab):
         assert log.read_text().startswith(kept) and len(log.read_text().splitlines()) == 25
     explorer = lab.explorer()
     hand(lab, explorer, "score from", lambda handle: handle.press("Home"))
-    lab.page.screenshot(path="/tmp/br/04c.png")
 
 
 def test_detections_of_two_runs_and_of_an_own_photo(lab, tmp_path):
@@ -214,11 +209,9 @@ def test_detections_of_two_runs_and_of_an_own_photo(lab, tmp_path):
     cv2.imwrite(str(tmp_path / "me.png"), image[..., ::-1])
     hand(lab, explorer, "your photo", lambda _: explorer.locator("input[type=file]").set_input_files(tmp_path / "me.png"))
     assert "your photo" in explorer.locator(".widget-html-content").inner_text()
-    lab.page.screenshot(path="/tmp/br/05.png")
 
 
 def test_eyes_look_where_they_are_told(lab):
     explorer = run(lab, "06_pupil_analysis")
     for label in ("head yaw", "head pitch", "gaze yaw", "gaze pitch", "lids"):
         hand(lab, explorer, label, right)
-    lab.page.screenshot(path="/tmp/br/06.png")
