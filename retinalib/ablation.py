@@ -286,7 +286,7 @@ def detections_of(runs: pd.DataFrame, folder: Path) -> pd.DataFrame:
 def main() -> None:
     """Trains and measures arms with several seeds. What is done already is found again, so that a scheduler can run one arm or
     one seed a job, and a last call with all of them puts the tables together."""
-    from retinalib.workspace import PROFILES, open_dataset, runs_folder  # the folders matter to this entry point only
+    from retinalib.workspace import PROFILES
 
     parser = argparse.ArgumentParser(prog="python -m retinalib.ablation", description=main.__doc__)
     parser.add_argument("--arms", nargs="+", default=["no-se", "se16"], choices=list(ARMS), help="the first is the baseline")
@@ -299,7 +299,15 @@ def main() -> None:
     parser.add_argument("--device")
     parser.add_argument("--processes", type=int, help="runs side by side on a CPU, by default one a core")
     parser.add_argument("--out", type=Path, help="folder for the tables, by default they are only printed")
-    arguments = parser.parse_args()
+    try:
+        _report(parser.parse_args())
+    except (OSError, ValueError, FloatingPointError, Stopped) as error:
+        raise SystemExit(str(error)) from error
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from retinalib.workspace import PROFILES, open_dataset, runs_folder  # the folders matter to this entry point only
+
     profile = PROFILES[arguments.profile]
     place = (arguments.dataset, arguments.data_root, arguments.profile, 0)
     sets = [open_dataset(*place, split) for split in ("train", "validation", "test")]

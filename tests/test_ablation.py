@@ -203,3 +203,5 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     assert set(table["arm"]) == {"se16"} and {"low", "high", "p_holm"} <= set(table)
     with pytest.raises(SystemExit):
         call("--arms", "no-se", "nonsense")
+    with pytest.raises(SystemExit, match=r"no annotations at .*list_98pt"):  # a sentence, no traceback
+        call("--dataset", "wflw", "--data-root", str(tmp_path / "nowhere"))
