@@ -252,7 +252,7 @@ class Bench:
         optimisers = _optimiser(fast, config), torch.optim.AdamW(plain.parameters(), foreach=False)
 
         def fast_step() -> None:
-            _step(fast, optimisers[0], self.images, self.targets, anchors, config, torch.Generator())
+            _step(fast, optimisers[0], self.images, self.targets, anchors, config, torch.Generator(), ALONE)
 
         def plain_step() -> None:
             logits, boxes, landmarks = plain.dense(config.model.normalisation.apply(self.images.contiguous()))
@@ -332,7 +332,7 @@ def _one_step(kind: str, size: int, batch: int) -> None:
     targets = [Target(box, torch.rand(1, 98, 2), torch.ones(1, 98, dtype=torch.bool))] * batch
     if kind == "fast":
         model = model.to(memory_format=torch.channels_last)
-        _step(model, _optimiser(model, config), images, targets, anchors, config, torch.Generator())
+        _step(model, _optimiser(model, config), images, targets, anchors, config, torch.Generator(), ALONE)
     else:
         dense = model.dense(config.model.normalisation.apply(images))
         plain_loss(*dense, targets, plain_anchors(size, size), config.loss).backward()
