@@ -35,6 +35,7 @@ from retinalib.augment import AugmentConfig, augment
 from retinalib.batches import AugmentedPhotos, Batches, collate, start_worker, to_target
 from retinalib.datasets import synthetic
 from retinalib.detect import Detector, decode, for_inference, load_detector
+from retinalib.distributed import ALONE
 from retinalib.evaluate import detection_ap, evaluate_faces
 from retinalib.export import export
 from retinalib.faces import Faces, box_iou
