@@ -178,7 +178,7 @@ def test_an_ablation_killed_gives_the_same_table(sets, tmp_path):
     for arm, config in ((arm, ablation.arm_config(arm, BASE, seed)) for seed in seeds for arm in arms):
         train(config, *sets, run_folder(alone, arm, config, train_set), "cpu", 0, False)
     faces, runs = ablation.run(*arguments, alone, "cpu")
-    table = ablation.compare(faces, runs, arms)
+    table = ablation.compare(faces, ablation.detections_of(runs, alone), arms)
     for number, epochs in enumerate(np.random.default_rng(7).integers(1, 8, max(1, KILLS // 3))):
         folder = tmp_path / str(number)
 
@@ -189,7 +189,8 @@ def test_an_ablation_killed_gives_the_same_table(sets, tmp_path):
         again, runs_again = ablation.run(*arguments, folder, "cpu", 2)
         pd.testing.assert_frame_equal(again, faces)
         pd.testing.assert_frame_equal(runs_again, runs)
-        pd.testing.assert_frame_equal(ablation.compare(again, runs_again, arms), table)
+        detections = ablation.detections_of(runs_again, folder)
+        pd.testing.assert_frame_equal(ablation.compare(again, detections, arms), table)
 
 
 def test_a_notebook_is_never_half_written(tmp_path):
