@@ -213,7 +213,13 @@ def test_detections_of_two_runs_and_of_an_own_photo(lab, tmp_path):
     hand(lab, explorer, "truth", lambda box: box.uncheck())
     image, _ = synthetic.render_face(size=200, person=4)
     cv2.imwrite(str(tmp_path / "me.png"), image[..., ::-1])
-    hand(lab, explorer, "your photo", lambda _: explorer.locator("input[type=file]").set_input_files(tmp_path / "me.png"))
+
+    def upload(_):
+        with lab.page.expect_file_chooser() as chooser:
+            explorer.locator("button:has-text('your photo')").click()
+        chooser.value.set_files(tmp_path / "me.png")
+
+    hand(lab, explorer, "your photo", upload)
     assert "your photo" in explorer.locator(".widget-html-content").inner_text()
 
 
