@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from retinalib import ablation
-from retinalib.datasets import synthetic
 from retinalib.evaluate import precision_recall, resampled_ap
 from retinalib.runs import Stopped, request_stop
 from retinalib.statistics import paired_difference, photo_weights
 from retinalib.train import TrainConfig, train
 from retinalib.workspace import PROFILES
+from tests.rendered import rendered
 from tests.simulation import study
 
 NO_DETECTIONS = precision_recall([], []).assign(arm="a", seed=0)  # photos labelled in part
@@ -24,8 +24,7 @@ BASE = TrainConfig(image_size=96, epochs=1, batch_size=4, validate_every=1)
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    root = synthetic.make(tmp_path_factory.mktemp("faces"), 14, seed=2, size=160, progress=False)
-    return synthetic.load(root, "train"), synthetic.load(root, "test")
+    return rendered(tmp_path_factory, 14, seed=2, size=160)
 
 
 @pytest.fixture(scope="module")

@@ -104,11 +104,12 @@ def control(explorer, label):
     return button.or_(box.locator(".noUi-handle, select, input")).or_(tick.locator("input")).first
 
 
-def hand(lab, explorer, label, move):
-    """Moves a control and waits until the picture is another."""
+def moved(lab, explorer, label, move):
+    """Moves a control, waits for the picture to follow, and says whether it is another."""
     before = picture(explorer)
     move(control(explorer, label))
     lab.wait(lambda: picture(explorer) != before, 30)
+    return picture(explorer) != before
 
 
 @pytest.fixture(scope="module")
@@ -167,21 +168,21 @@ def right(handle):
 
 def test_faces_are_browsed(lab):
     explorer = run(lab, "01_dataset_inspection")
-    hand(lab, explorer, "next", lambda button: button.click())
-    hand(lab, explorer, "region", lambda choice: choice.select_option("nose"))
-    hand(lab, explorer, "numbers", lambda box: box.check())
+    assert moved(lab, explorer, "next", lambda button: button.click())
+    assert moved(lab, explorer, "region", lambda choice: choice.select_option("nose"))
+    assert moved(lab, explorer, "numbers", lambda box: box.check())
 
 
 def test_anchors_are_moved(lab):
     explorer = run(lab, "02_anchor_design")
-    hand(lab, explorer, "smallest (px)", right)
-    hand(lab, explorer, "strides", lambda choice: choice.select_option("16, 32"))
+    assert moved(lab, explorer, "smallest (px)", right)
+    assert moved(lab, explorer, "strides", lambda choice: choice.select_option("16, 32"))
 
 
 def test_features_are_seen(lab):
     explorer = run(lab, "03_model_building")
-    hand(lab, explorer, "stride 32", lambda button: button.click())
-    hand(lab, explorer, "photo", right)
+    assert moved(lab, explorer, "stride 32", lambda button: button.click())
+    assert moved(lab, explorer, "photo", right)
 
 
 def test_training_is_watched_stopped_and_goes_on(lab):
@@ -204,13 +205,13 @@ def test_training_is_watched_stopped_and_goes_on(lab):
         assert len(history) == 24
         pd.testing.assert_frame_equal(history[kept.columns].iloc[: len(kept)], kept)
     explorer = lab.explorer()
-    hand(lab, explorer, "score from", lambda handle: handle.press("Home"))
+    assert moved(lab, explorer, "score from", lambda handle: handle.press("Home"))
 
 
 def test_detections_of_two_runs_and_of_an_own_photo(lab, tmp_path):
     explorer = run(lab, "05_ablation_comparisons")
-    hand(lab, explorer, "photo", right)
-    hand(lab, explorer, "truth", lambda box: box.uncheck())
+    assert moved(lab, explorer, "photo", right)
+    assert moved(lab, explorer, "truth", lambda box: box.uncheck())
     image, _ = synthetic.render_face(size=200, person=4)
     cv2.imwrite(str(tmp_path / "me.png"), image[..., ::-1])
 
@@ -219,11 +220,11 @@ def test_detections_of_two_runs_and_of_an_own_photo(lab, tmp_path):
             explorer.locator("button:has-text('your photo')").click()
         chooser.value.set_files(tmp_path / "me.png")
 
-    hand(lab, explorer, "your photo", upload)
+    assert moved(lab, explorer, "your photo", upload)
     assert "your photo" in explorer.locator(".widget-html-content").inner_text()
 
 
 def test_eyes_look_where_they_are_told(lab):
     explorer = run(lab, "06_pupil_analysis")
     for label in ("head yaw", "head pitch", "gaze yaw", "gaze pitch", "lids"):
-        hand(lab, explorer, label, right)
+        assert moved(lab, explorer, label, right)

@@ -17,21 +17,20 @@ from torch import nn
 import retinalib.train as training
 from retinalib.anchors import anchor_grid
 from retinalib.batches import AugmentedPhotos, Batches, collate
-from retinalib.datasets import synthetic
 from retinalib.distributed import ALONE, Processes, share_batch_norms
 from retinalib.loss import LossConfig, Target
 from retinalib.model import RetinaFace
 from retinalib.runs import Stopped, request_stop
 from retinalib.train import TrainConfig, train
 from retinalib.workspace import PROJECT
+from tests.rendered import rendered
 
 CONFIG = TrainConfig(image_size=96, epochs=3, batch_size=5, validate_every=2, loss=LossConfig(pupil_weight=5.0))
 
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    root = synthetic.make(tmp_path_factory.mktemp("faces"), 40, seed=1, size=128, progress=False)
-    return synthetic.load(root, "train"), synthetic.load(root, "test")
+    return rendered(tmp_path_factory, 40, seed=1, size=128)
 
 
 @pytest.fixture(scope="module")

@@ -3,16 +3,16 @@ import pandas as pd
 import pytest
 import torch
 
-from retinalib.datasets import synthetic
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector
 from retinalib.excitation import explained, face_and_background, gate_table, gates, with_constant_gates
 from retinalib.model import ModelConfig, RetinaFace
+from tests.rendered import rendered
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    return synthetic.load(synthetic.make(tmp_path_factory.mktemp("faces"), 14, seed=2, size=160, progress=False), "train")
+    return rendered(tmp_path_factory, 14, seed=2, size=160)[0]
 
 
 def detector(**config):

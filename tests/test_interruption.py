@@ -25,6 +25,7 @@ from retinalib.datasets import synthetic
 from retinalib.files import only_process
 from retinalib.runs import Stopped, request_stop
 from retinalib.train import TrainConfig, run_folder, train
+from tests.rendered import rendered
 
 KILLS = int(os.environ.get("RETINALIB_KILLS", 3))  # of each kind, at moments drawn from a seed
 CONFIG = TrainConfig(image_size=64, epochs=3, batch_size=4, validate_every=2)
@@ -33,8 +34,7 @@ BASE = TrainConfig(image_size=64, epochs=2, batch_size=4, validate_every=1)  # o
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    root = synthetic.make(tmp_path_factory.mktemp("faces"), 14, seed=1, size=96, progress=False)
-    return synthetic.load(root, "train"), synthetic.load(root, "test")
+    return rendered(tmp_path_factory, 14, seed=1, size=96)
 
 
 @pytest.fixture(scope="module")

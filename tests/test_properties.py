@@ -95,7 +95,9 @@ def read_bytes(read, data, name="label.txt"):
 @settings(max_examples=300)
 @pytest.mark.parametrize("read", [wflw.read_annotations, wider.read_boxes, wider.read_labels])
 def test_a_list_is_read_or_refused_in_a_sentence(read, data):
-    read_bytes(read, data)
+    table = read_bytes(read, data)
+    if table is not None:  # no line is two faces, and none is made up
+        assert table["line"].is_unique and len(table) + len(table.attrs["set_aside"]) <= len(data.splitlines())
 
 
 names = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp", "Zs")), min_size=1, max_size=12)

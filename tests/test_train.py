@@ -6,21 +6,20 @@ import pandas as pd
 import pytest
 import torch
 
-from retinalib.datasets import synthetic
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import load_detector
 from retinalib.landmarks import WIDER_5
 from retinalib.model import ModelConfig
 from retinalib.runs import Stopped, request_stop
 from retinalib.train import TrainConfig, learning_rate_factor, run_folder, train
+from tests.rendered import rendered
 
 CONFIG = TrainConfig(image_size=96, epochs=2, batch_size=4, validate_every=1)
 
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    root = synthetic.make(tmp_path_factory.mktemp("faces"), 14, seed=1, size=160)
-    return synthetic.load(root, "train"), synthetic.load(root, "test")
+    return rendered(tmp_path_factory, 14, seed=1, size=160)
 
 
 @pytest.fixture(scope="module")
