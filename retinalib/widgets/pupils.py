@@ -46,7 +46,7 @@ def pupil_explorer(detector: Detector, eyeball: Eyeball) -> Explorer:
         found = detector.detect(image, _SCORE)
         at = int(match_faces(found, truth)[0])
         seen = found[[at]] if at >= 0 else None
-        figure, axes = panels([3.6, 2.5, 2.5, 4.2], 3.8)
+        figure, axes = panels([3.2, 2.0, 2.0, 4.3], 3.4)
         draw_faces(axes[0], image, truth, seen, boxes=False)
         for ax, (side, eye) in zip(axes[1:3], _EYES.items(), strict=True):
             looks = [("true", truth, TRUTH, "o")] + ([] if seen is None else [("found", seen, PREDICTION, "+")])
@@ -96,5 +96,5 @@ def _numbers(ax: Axes, true: pd.Series, seen: pd.Series | None, gaze_yaw: float,
             values = (known, np.nan if seen is None else seen[column.format(side)])
             cells += [f"{value:{form}}" if np.isfinite(value) else "–" for value in values]
         lines.append(f"{name:18}" + "".join(f"{cell:>8}" for cell in cells))
-    ax.text(0, 0.5, "\n".join(lines), family="monospace", fontsize=8, va="center", linespacing=1.6)
+    ax.text(0, 0.5, "\n".join(lines), family="monospace", fontsize=10, va="center", linespacing=1.6)
     ax.axis("off")
