@@ -16,23 +16,30 @@ from retinalib.landmarks import WFLW_98 as SCHEMA
 
 EYE_RADIUS = 0.135
 IRIS_RADIUS = 0.066
-_CENTRE = np.array([0.0, 0.35])  # of the face, where the surface's rings start
+_CENTRE = np.array([0.0, 0.32])  # of the face, where the surface's rings start
 
-# Right half of the average frontal shape (x to the image's left), rounded; it agrees with the mean of WFLW's test faces.
+# Right half of the average face, frontal (x to the image's left, y), and the contour's depth. The figures are those of WFLW's test
+# annotations: a shape in three dimensions fitted to the points of 1,832 faces in all poses, rounded.
 _CONTOUR = [
-    (0.86, -0.03), (0.86, 0.08), (0.85, 0.20), (0.84, 0.32), (0.83, 0.44), (0.81, 0.55), (0.78, 0.67), (0.74, 0.78),
-    (0.69, 0.88), (0.62, 0.98), (0.56, 1.07), (0.48, 1.16), (0.40, 1.24), (0.31, 1.31), (0.22, 1.36), (0.11, 1.40), (0, 1.42),
+    (0.85, 0.00), (0.84, 0.12), (0.84, 0.24), (0.82, 0.36), (0.81, 0.48), (0.78, 0.59), (0.75, 0.70), (0.72, 0.80),
+    (0.67, 0.90), (0.61, 0.98), (0.54, 1.06), (0.46, 1.12), (0.38, 1.18), (0.29, 1.22), (0.19, 1.25), (0.10, 1.27), (0, 1.28),
+]  # fmt: skip
+_CONTOUR_DEPTH = [
+    -0.76, -0.74, -0.72, -0.70, -0.68, -0.64, -0.60, -0.54, -0.47, -0.40, -0.32, -0.24, -0.16, -0.08, -0.01, 0.06, 0.13,
 ]  # fmt: skip
 _BROW = [
-    (0.61, -0.16), (0.50, -0.26), (0.38, -0.27), (0.26, -0.26), (0.15, -0.23),
-    (0.15, -0.15), (0.26, -0.18), (0.38, -0.19), (0.50, -0.19),
+    (0.61, -0.15), (0.50, -0.24), (0.38, -0.25), (0.26, -0.24), (0.15, -0.21),
+    (0.15, -0.14), (0.26, -0.16), (0.38, -0.17), (0.50, -0.17),
 ]  # fmt: skip
-_NOSE = [(0, -0.01), (0, 0.14), (0, 0.30), (0, 0.44), (0.18, 0.52), (0.09, 0.54), (0, 0.56)]
-_EYE = [(0.50, 0.0), (0.43, -0.04), (0.36, -0.06), (0.27, -0.04), (0.20, 0.01), (0.28, 0.03), (0.36, 0.04), (0.43, 0.03)]
-_OUTER_LIPS = [(0.30, 0.82), (0.20, 0.75), (0.06, 0.72), (0, 0.72)]
-_OUTER_LIPS_LOWER = [(0.23, 0.91), (0.13, 0.98), (0, 1.01)]  # from the corner to the middle
-_INNER_LIPS = [(0.28, 0.82), (0.15, 0.79), (0, 0.79)]
-_INNER_LIPS_LOWER = [(0.15, 0.88), (0, 0.91)]
+_NOSE = [(0, -0.02), (0, 0.12), (0, 0.25), (0, 0.37), (0.17, 0.46), (0.09, 0.47), (0, 0.48)]
+_EYE = [(0.50, 0.0), (0.43, -0.04), (0.36, -0.06), (0.27, -0.04), (0.20, 0.0), (0.27, 0.03), (0.36, 0.04), (0.43, 0.03)]
+_OUTER_LIPS = [(0.29, 0.74), (0.19, 0.66), (0.06, 0.62), (0, 0.63)]
+_OUTER_LIPS_LOWER = [(0.22, 0.80), (0.12, 0.85), (0, 0.86)]  # from the corner to the middle
+_INNER_LIPS = [(0.27, 0.74), (0.15, 0.70), (0, 0.69)]
+_INNER_LIPS_LOWER = [(0.15, 0.77), (0, 0.78)]
+# The outline beyond the contour, over the forehead: half width and depth at heights above the ears.
+_FOREHEAD = [(0.0, -0.80, 0.0), (0.21, -0.78, -0.04), (0.46, -0.70, -0.20), (0.71, -0.50, -0.45), (0.80, -0.30, -0.64)]
+_HALF_WIDTH, _Y, _EDGE = np.array(_FOREHEAD + [(*p, z) for p, z in zip(_CONTOUR, _CONTOUR_DEPTH, strict=True)]).T
 
 
 def _mirrored() -> np.ndarray:
@@ -65,13 +72,14 @@ def _bump(x: np.ndarray, y: np.ndarray, cx: float, cy: float, sx: float, sy: flo
 
 def height(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """z of the average face's surface over (x, y), inside the contour and up to the hairline."""
-    z = 0.18 - 0.75 * np.abs(x / 0.86) ** 2.4 - 0.2 * ((y - 0.35) / 1.07) ** 2
-    z = z + 0.09 * _bump(x, y, 0, 1.28, 0.22, 0.12) + 0.07 * _bump(x, y, 0, 0.84, 0.22, 0.12)  # chin, mouth
-    z = z + 0.06 * _bump(x, y, 0.45, 0.42, 0.2, 0.2) + 0.05 * _bump(x, y, 0.3, -0.24, 0.3, 0.09)  # cheeks, brow ridge
-    z = z - 0.07 * _bump(x, y, 0.35, 0.0, 0.13, 0.08)  # eye sockets
-    ridge = np.clip((y + 0.15) / 0.6, 0, 1) * (y < 0.47) + np.clip((0.6 - y) / 0.13, 0, 1) * (y >= 0.47)
-    z = z + 0.36 * ridge * np.exp(-((x / (0.075 + 0.05 * np.clip(y, 0, 1))) ** 2) / 2)
-    return z + 0.11 * _bump(x, y, 0.15, 0.5, 0.05, 0.06)  # nose wings
+    out = np.clip(np.abs(x) / np.maximum(np.interp(y, _Y, _HALF_WIDTH), 0.1), 0, 1.1)  # 0 in the middle, 1 on the outline
+    middle = 0.09 + 0.05 * ((y - 0.32) / 0.98) ** 2 - 0.24 * np.clip(-y, 0, 1) ** 2
+    z = middle + (np.interp(y, _Y, _EDGE) - middle) * out**3.8
+    z = z + 0.3 * _bump(x, y, 0, 0.75, 0.13, 0.147) - 0.08 * _bump(x, y, 0, 0.95, 0.3, 0.2)  # teeth and lips, the dent below
+    z = z - 0.1 * _bump(x, y, 0.35, 0.0, 0.13, 0.08)  # eye sockets
+    ridge = np.clip((y + 0.14) / 0.55, 0, 1) * (y < 0.43) + np.clip((0.53 - y) / 0.1, 0, 1) * (y >= 0.43)
+    z = z + 0.37 * ridge * np.exp(-((x / (0.075 + 0.05 * np.clip(y, 0, 1))) ** 2) / 2)
+    return z + 0.07 * _bump(x, y, 0.15, 0.45, 0.05, 0.055)  # nose wings
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ class Identity:
 class Expression:
     """What the face does. 0 is rest; mouth: opening; lids: 0 closed, 1 as on the average face, up to 1.4 wide."""
 
-    mouth: float = -0.6  # -0.85 closed … 4 wide open
+    mouth: float = -0.6  # -1 and below closed … 4 wide open
     smile: float = 0.0  # -1 … 1.5
     pucker: float = 0.0  # 0 … 1
     brows: float = 0.0  # -1 lowered … 1 raised
@@ -124,26 +132,26 @@ def _identity_field(points: np.ndarray, shape: tuple[float, ...]) -> np.ndarray:
     x, y = points[:, 0], points[:, 1]
     side = np.sign(x)
     p[:, 0] += 0.045 * c["face width"] * x
-    p[:, 0] += 0.05 * c["jaw width"] * x * np.clip((y - 0.4) / 0.6, 0, 1.3)
-    p[:, 1] += 0.05 * c["chin length"] * np.clip((y - 0.9) / 0.5, 0, 1.2)
+    p[:, 0] += 0.05 * c["jaw width"] * x * np.clip((y - 0.37) / 0.55, 0, 1.3)
+    p[:, 1] += 0.05 * c["chin length"] * np.clip((y - 0.83) / 0.46, 0, 1.2)
     p[:, 1] -= 0.05 * c["forehead"] * np.clip((-0.3 - y) / 0.4, 0, 1.5)
     near_eye = _bump(x, y, 0.35, 0.0, 0.2, 0.12)
     p[:, 0] += 0.016 * c["eye distance"] * side * near_eye
     p[:, 0] += 0.05 * c["eye size"] * (x - side * 0.35) * near_eye
     p[:, 1] += 0.10 * c["eye size"] * y * near_eye
     p[:, 1] -= 0.09 * c["eye slant"] * (np.abs(x) - 0.35) * near_eye
-    brow = _bump(x, y, 0.38, -0.22, 0.24, 0.08)
+    brow = _bump(x, y, 0.38, -0.2, 0.24, 0.08)
     p[:, 1] -= 0.035 * c["brow height"] * brow
-    p[:, 1] -= 0.02 * c["brow arch"] * _bump(x, y, 0.42, -0.24, 0.1, 0.07)
-    nose = _bump(x, y, 0, 0.48, 0.2, 0.2)
+    p[:, 1] -= 0.02 * c["brow arch"] * _bump(x, y, 0.42, -0.22, 0.1, 0.07)
+    nose = _bump(x, y, 0, 0.44, 0.2, 0.18)
     p[:, 1] += 0.035 * c["nose length"] * nose
-    p[:, 0] += 0.14 * c["nose width"] * x * _bump(x, y, 0.14, 0.5, 0.1, 0.08)
-    mouth = _bump(x, y, 0, 0.84, 0.35, 0.16)
+    p[:, 0] += 0.14 * c["nose width"] * x * _bump(x, y, 0.14, 0.46, 0.1, 0.08)
+    mouth = _bump(x, y, 0, 0.74, 0.35, 0.15)
     p[:, 0] += 0.09 * c["mouth width"] * x * mouth
-    p[:, 1] += 0.14 * c["lip thickness"] * (y - 0.84) * mouth
+    p[:, 1] += 0.14 * c["lip thickness"] * (y - 0.74) * mouth
     p[:, 1] += 0.03 * c["mouth height"] * mouth
-    p[:, 2] += 0.05 * c["nose depth"] * _bump(x, y, 0, 0.42, 0.12, 0.15)
-    p[:, 0] += 0.03 * c["roundness"] * x * _bump(x, y, 0.7, 0.75, 0.25, 0.3)
+    p[:, 2] += 0.05 * c["nose depth"] * _bump(x, y, 0, 0.39, 0.12, 0.14)
+    p[:, 0] += 0.03 * c["roundness"] * x * _bump(x, y, 0.7, 0.69, 0.25, 0.28)
     return p
 
 
@@ -154,8 +162,8 @@ def average_landmarks() -> np.ndarray:
     points = np.column_stack([flat, height(*flat.T)])
     for eye in (SCHEMA.right_eye, SCHEMA.left_eye):
         lids = list(eye.upper + eye.lower)
-        points[lids, 2] += 0.04
-    points[list(SCHEMA.regions["inner lips"]), 2] -= 0.02
+        points[lids, 2] += 0.03
+    points[list(SCHEMA.regions["inner lips"]), 2] -= 0.015
     return points
 
 
@@ -178,7 +186,7 @@ _SPOKES = 60
 def _surface_at_rest() -> Surface:
     contour = _mirrored()[list(SCHEMA.regions["contour"])]
     top = np.radians(np.linspace(12, 168, 17))
-    arc = np.column_stack([0.86 * np.cos(top) ** 1 * (1 + 0.02 * np.sin(top)), -0.06 - 0.74 * np.sin(top) ** 0.8])
+    arc = np.column_stack([0.83 * np.cos(top), -0.06 - 0.74 * np.sin(top) ** 0.8])
     outline = np.concatenate([contour, arc])  # from the right ear down to the chin, up to the left ear, over the forehead
     length = np.concatenate([[0], np.linalg.norm(np.diff(outline, axis=0, append=outline[:1]), axis=1).cumsum()])
     at = np.linspace(0, length[-1], _SPOKES, endpoint=False)
@@ -187,14 +195,15 @@ def _surface_at_rest() -> Surface:
     radii = np.linspace(0.0, 1.0, RINGS + 1)[1:]
     flat = _CENTRE + radii[:, None, None] * (outline - _CENTRE)
     face = np.concatenate([flat, height(flat[..., 0], flat[..., 1])[..., None]], -1)
-    edge, upper = face[-1], (outline[:, 1] < 0.1)[:, None]
-    side = np.array([1.05, 1.03, 1.0])
+    edge = face[-1]
+    lift = np.clip((0.6 - edge[:, 1]) / 0.6, 0, 1)[:, None]  # 1 at the ears and above, 0 at the jaw
     skull = []
-    for grow, back in ((1.05, -0.28), (1.05, -0.7), (0.85, -1.15), (0.45, -1.4)):
-        up = edge * [grow, 1.0, 1.0] * side + [0, 0, back]
-        up[:, 1] = np.where(upper[:, 0], -0.05 + (edge[:, 1] + 0.05) * (1 + 0.32 * min(1, -2 * back)) * grow, up[:, 1])
-        down = edge * [0.9 * grow, 1, 1] + [0, -0.12 * (1 - back) * 0.3, back * 0.75]
-        skull.append(np.where(upper, up, down))
+    for grow, back in ((1.04, -0.25), (1.03, -0.6), (0.86, -0.95), (0.45, -1.2)):
+        crown = edge * [grow, 1.0, 1.0] + [0, 0, back]
+        above = np.minimum(edge[:, 1] + 0.05, 0)
+        crown[:, 1] += above * ((1 + 0.32 * min(1, -2 * back)) * grow - 1) - np.maximum(edge[:, 1], 0) * 0.2 * -back
+        nape = edge * [0.9 * grow, 1, 1] + [0, -0.036 * (1 - back), back * 0.75]
+        skull.append(lift * crown + (1 - lift) * nape)
     return Surface(np.concatenate([face, np.stack(skull)]), RINGS)
 
 
@@ -202,24 +211,37 @@ def _expression_field(points: np.ndarray, expression: Expression) -> np.ndarray:
     """(N, 3) displacement of the face: jaw, mouth corners, lips, brows. Not the lids."""
     x, y = points[:, 0], points[:, 1]
     moved = np.zeros_like(points)
-    jaw = np.clip((y - 0.86) / 0.12, 0, 1) * np.clip(1.15 - np.abs(x) * 0.9, 0, 1)
-    lower_lip = _bump(x, y, 0, 0.93, 0.2, 0.1)
-    upper_lip = _bump(x, y, 0, 0.76, 0.2, 0.06)
-    moved[:, 1] += expression.mouth * (0.095 * np.maximum(jaw, 0.95 * lower_lip * (y > 0.84)) - 0.02 * upper_lip)
+    jaw = np.clip((y - 0.74) / 0.11, 0, 1) * np.clip(1.15 - np.abs(x) * 0.9, 0, 1)
+    lower_lip = _bump(x, y, 0, 0.81, 0.28, 0.09)
+    upper_lip = _bump(x, y, 0, 0.65, 0.2, 0.055)
+    moved[:, 1] += expression.mouth * (0.095 * np.maximum(jaw, 0.95 * lower_lip * (y > 0.74)) - 0.02 * upper_lip)
     moved[:, 2] -= 0.03 * max(expression.mouth, 0) * jaw
-    corner = _bump(x, y, 0.27, 0.83, 0.1, 0.1)
+    corner = _bump(x, y, 0.27, 0.74, 0.1, 0.09)
     moved[:, 0] += 0.07 * expression.smile * np.sign(x) * corner
     moved[:, 1] -= 0.06 * expression.smile * corner
-    cheek = _bump(x, y, 0.45, 0.45, 0.18, 0.18)
+    cheek = _bump(x, y, 0.45, 0.41, 0.18, 0.16)
     moved[:, 1] -= 0.03 * expression.smile * cheek
     moved[:, 2] += 0.04 * max(expression.smile, 0) * cheek
-    mouth = _bump(x, y, 0, 0.84, 0.3, 0.13)
+    mouth = _bump(x, y, 0, 0.74, 0.3, 0.12)
     moved[:, 0] -= 0.35 * expression.pucker * x * mouth
     moved[:, 2] += 0.07 * expression.pucker * mouth
-    brow = _bump(x, y, 0.38, -0.22, 0.26, 0.09)
+    brow = _bump(x, y, 0.38, -0.2, 0.26, 0.09)
     moved[:, 1] -= 0.06 * expression.brows * brow
-    moved[:, 0] -= 0.03 * min(expression.brows, 0) * -np.sign(x) * _bump(x, y, 0.18, -0.2, 0.1, 0.08)
+    moved[:, 0] -= 0.03 * min(expression.brows, 0) * -np.sign(x) * _bump(x, y, 0.18, -0.18, 0.1, 0.08)
     return moved
+
+
+def _lips_met(landmarks: np.ndarray) -> np.ndarray:
+    """(98, 3) a copy in which inner lips that crossed touch instead, halfway."""
+    landmarks = landmarks.copy()
+    inner = list(SCHEMA.regions["inner lips"])
+    half = len(inner) // 2
+    upper, lower = inner[1:half], inner[:half:-1]
+    crossed = landmarks[upper, 1] > landmarks[lower, 1]
+    middle = (landmarks[upper, 1] + landmarks[lower, 1]) / 2
+    for lips in (upper, lower):
+        landmarks[lips, 1] = np.where(crossed, middle, landmarks[lips, 1])
+    return landmarks
 
 
 @dataclass(frozen=True)
@@ -249,7 +271,7 @@ def build(identity: Identity, expression: Expression, pose: Pose, gaze: tuple[np
     everything = np.concatenate([rest, surface.points.reshape(-1, 3)])
     everything = _identity_field(everything, identity.shape)
     everything = everything + _expression_field(everything, expression)
-    landmarks = everything[: SCHEMA.count].copy()
+    landmarks = _lips_met(everything[: SCHEMA.count])
     skin = Surface(everything[SCHEMA.count :].reshape(surface.points.shape), surface.face_rings)
     rotation = pose.matrix()
     eyes = []
@@ -287,8 +309,8 @@ def silhouette(head: Head, project: object) -> np.ndarray:
     rest = points[:, 2] - height(points[:, 0], points[:, 1])
     lines = np.concatenate([flat, (height(flat[..., 0], flat[..., 1]) + rest * (1 - inward[..., 0]))[..., None]], -1)
     flat_pixels = project(lines.reshape(-1, 3)).reshape(14, len(contour), 2)
-    across = project(np.array([[0.0, 0.35, 0.0], [0.1, 0.35, 0.0]]))
-    down = project(np.array([[0.0, 0.3, 0.0], [0.0, 0.8, 0.0]]))
+    across = project(np.array([[0.0, 0.32, 0.0], [0.1, 0.32, 0.0]]))
+    down = project(np.array([[0.0, 0.3, 0.0], [0.0, 0.7, 0.0]]))
     axis = down[1] - down[0]
     normal = np.array([axis[1], -axis[0]]) / np.linalg.norm(axis)  # to the image's right of the face's own axis
     if (across[1] - across[0]) @ normal < 0:

@@ -140,7 +140,7 @@ class _Painter:
         if self.look.hair_style == "long":
             return
         angle = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-        outer = np.column_stack([np.full(20, side * 0.92), 0.2 + 0.24 * np.sin(angle), -0.62 + 0.13 * np.cos(angle)])
+        outer = np.column_stack([np.full(20, side * 0.88), 0.16 + 0.24 * np.sin(angle), -0.84 + 0.13 * np.cos(angle)])
         outer[:, 0] += side * 0.045 * (1 - np.cos(angle))
         self._both(self.place(outer), self._tone(self.look.skin, 0.85))
         middle = outer.mean(0)
@@ -163,22 +163,22 @@ class _Painter:
         shine = np.clip(normals @ half, 0, None) ** 14 * self.light.gloss
         x, y = surface.points[..., 0], surface.points[..., 1]
         albedo = np.broadcast_to(np.asarray(self.look.skin, float), turned.shape).copy()
-        flush = np.exp(-(((np.abs(x) - 0.45) / 0.2) ** 2 + ((y - 0.45) / 0.2) ** 2)) + 0.6 * np.exp(
-            -((x / 0.15) ** 2 + ((y - 0.45) / 0.12) ** 2)
+        flush = np.exp(-(((np.abs(x) - 0.45) / 0.2) ** 2 + ((y - 0.41) / 0.18) ** 2)) + 0.6 * np.exp(
+            -((x / 0.15) ** 2 + ((y - 0.41) / 0.11) ** 2)
         )
         albedo *= 1 + flush[..., None] * np.array([0.03, -0.06, -0.05]) * (1 + 2.5 * self.look.make_up)
         if self.look.beard:
-            jaw = np.clip((y - 0.62) / 0.15, 0, 1) * np.clip((y - 0.62 + (np.abs(x) - 0.3) * 1.2) / 0.3, 0, 1)
-            jaw = np.maximum(jaw, np.exp(-((x / 0.28) ** 4 + ((y - 0.66) / 0.06) ** 2)))
-            albedo += (np.asarray(self.look.hair) - albedo) * (self.look.beard * jaw * (y < 1.6))[..., None]
+            jaw = np.clip((y - 0.57) / 0.14, 0, 1) * np.clip((y - 0.57 + (np.abs(x) - 0.3) * 1.1) / 0.28, 0, 1)
+            jaw = np.maximum(jaw, np.exp(-((x / 0.28) ** 4 + ((y - 0.56) / 0.055) ** 2)))
+            albedo += (np.asarray(self.look.hair) - albedo) * (self.look.beard * jaw * (y < 1.5))[..., None]
         hair = self._hair_cover(x, y, surface.face_rings)
         albedo += (np.asarray(self.look.hair) - albedo) * hair[..., None]
         brightness = self.light.ambient + self.light.key * lambert
         socket = 1 - 0.16 * np.exp(-(((np.abs(x) - 0.33) / 0.15) ** 2 + ((y + 0.02) / 0.09) ** 2))
         under = (
             1
-            - 0.3 * np.exp(-((x / 0.16) ** 2 + ((y - 0.6) / 0.045) ** 2))
-            - 0.2 * np.exp(-((x / 0.2) ** 2 + ((y - 1.1) / 0.05) ** 2))
+            - 0.3 * np.exp(-((x / 0.16) ** 2 + ((y - 0.52) / 0.04) ** 2))
+            - 0.2 * np.exp(-((x / 0.2) ** 2 + ((y - 0.96) / 0.05) ** 2))
         )
         inside = (np.arange(len(x)) < surface.face_rings)[:, None]
         brightness = brightness * np.where(inside, socket * under, 1.0)
@@ -195,8 +195,9 @@ class _Painter:
         temples = np.clip((0.25 if self.look.hair_style == "short" else 1.6) - y, 0, 0.1) / 0.1
         return np.where(behind, np.maximum(above, temples), above)
 
-    def _quads(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Visible surface quadrilaterals, the farthest first: fixed-point corners (Q, 4, 2), colours (Q, 3), depths (Q,)."""
+    def _quads(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Visible surface quadrilaterals, the farthest first: fixed-point corners (Q, 4, 2), colours (Q, 3), depths (Q,);
+        and the colour (3,) inside the innermost ring."""
         rgb, turned = self._shade()
         flat = self.place(self.head.surface.points.reshape(-1, 3)).reshape(*turned.shape[:2], 2)
 
@@ -210,18 +211,17 @@ class _Painter:
         facing = area * np.median(np.sign(area[:_INNER_QUADS])) > 0
         order = np.argsort(depth[facing])
         fixed = np.round((quads[facing][order] - 0.5) * (1 << _SHIFT)).astype(np.int32)
-        return fixed, colours[facing][order], depth[facing][order]
+        return fixed, colours[facing][order], depth[facing][order], rgb[0].mean(0)
 
     def _skin(self) -> None:
-        fixed, colours, depth = self._quads()
+        fixed, colours, depth, inner = self._quads()
         skin, cover = np.zeros_like(self.colour), np.zeros_like(self.mask)
         middle = self.place(self.head.surface.points[0])
         for corners, colour in zip(fixed, colours.tolist(), strict=True):
             cv2.fillConvexPoly(skin, corners, colour, cv2.LINE_8, _SHIFT)
             cv2.fillConvexPoly(cover, corners, 255, cv2.LINE_8, _SHIFT)
         if (self.rotation @ [0, 0, 1.0])[2] > 0:
-            inner = [int(v) for v in skin[tuple(np.clip(middle[0].astype(int)[::-1], 0, np.array(skin.shape[:2]) - 1))]]
-            _fill(skin, middle, inner)
+            _fill(skin, middle, inner.tolist())
             _fill(cover, middle, 255)
         sigma = max(0.3, 0.028 * self.scale)
         weight = cv2.GaussianBlur(cover, (0, 0), sigma).astype(np.float32)[..., None] / 255
@@ -238,7 +238,7 @@ class _Painter:
     def _layer(self, points: np.ndarray, draw: Callable[[np.ndarray], None]) -> None:
         """Draws a feature onto the skin, hidden where nearer skin lies before it. points: (N, 3) of the head frame."""
         turned = points @ self.rotation.T
-        nearer = self.fixed[self.depth > turned[:, 2].mean() + 0.1]
+        nearer = self.fixed[self.depth > turned[:, 2].max() + 0.1]
         low = np.floor(self.place(points).min(0) - 0.1 * self.scale).astype(int).clip(0)
         high = np.ceil(self.place(points).max(0) + 0.1 * self.scale).astype(int)
         view = self.colour[low[1] : high[1], low[0] : high[0]]
@@ -310,9 +310,20 @@ class _Painter:
                 patch[:] = patch * (1 - alpha) + ball * shade * alpha
         _line(canvas, _smooth(upper, closed=False), self._tone((45, 28, 24)), line * (1.2 + self.look.make_up))
         lower = points[[eye.outer, *eye.lower, eye.inner]]
+        if self.scale > 50:  # finer than a pixel on smaller faces
+            self._lashes(canvas, upper, lower)
         _line(canvas, _smooth(lower, closed=False), self._tone(np.asarray(self.look.skin) * 0.62), line * 0.6)
         crease = _smooth(upper + (upper.mean(0) - lower.mean(0)) * 0.25 + (points[eye.upper[1]] - lower.mean(0)) * 0.35, False)
         _line(canvas, crease, self._tone(np.asarray(self.look.skin) * 0.72), line * 0.6)
+
+    def _lashes(self, canvas: np.ndarray, upper: np.ndarray, lower: np.ndarray) -> None:
+        """Short hairs from the upper lid, away from the eye's middle; longer with make-up."""
+        roots = _smooth(upper, closed=False)
+        away = roots - (2 * lower.mean(0) - upper.mean(0))
+        away /= np.linalg.norm(away, axis=1, keepdims=True) + 1e-9
+        length = (0.03 + 0.03 * self.look.make_up) * self.scale
+        for root, tip in zip(roots[2::2], (roots + away * length)[2::2], strict=True):
+            _line(canvas, np.stack([root, tip]), self._tone((40, 26, 22)), 1)
 
     def _iris(self, ball: np.ndarray, number: int, low: np.ndarray) -> None:
         """Iris, pupil and highlight where the eyeball looks; circles on the sphere."""
@@ -358,7 +369,9 @@ class _Painter:
         nose = self.points[list(SCHEMA.regions["nose"])]
         dark = self._tone(np.asarray(self.look.skin) * 0.42)
         base = nose[4:9]
-        for a, b in ((base[0], base[1]), (base[4], base[3])):
+        for side, a, b in ((-1, base[0], base[1]), (1, base[4], base[3])):
+            if (self.rotation @ [0.8 * side, 0.5, 0.6])[2] < 0.2:
+                continue
             middle = (a * 0.35 + b * 0.65) + (base[2] - nose[3]) * 0.04
             across = (b - a) * 0.42
             angle = np.linspace(0, 2 * np.pi, 14, endpoint=False)[:, None]
@@ -372,7 +385,7 @@ class _Painter:
         squareness = self.rng.uniform(2.0, 4.0)
         rims = []
         for eye, outward in ((SCHEMA.right_eye, -1), (SCHEMA.left_eye, 1)):
-            middle = self.head.landmarks[[eye.outer, eye.inner]].mean(0) + np.array([0.02 * outward, 0.04, 0.14])
+            middle = self.head.landmarks[[eye.outer, eye.inner]].mean(0) + np.array([0.02 * outward, 0.04, 0.15])
             unit = np.column_stack([np.cos(angle), np.sin(angle)])
             unit /= (np.abs(unit) ** squareness).sum(1, keepdims=True) ** (1 / squareness)
             rim = middle + np.column_stack([0.25 * unit[:, 0], 0.19 * unit[:, 1], -0.12 * (unit[:, 0] * outward).clip(0)])
@@ -383,7 +396,7 @@ class _Painter:
             if self.look.glasses == "sun":
                 self._both(rim, self._tone((28, 26, 30), 0.8))
             _line(self.colour, rim, frame, 0.025 * self.scale, closed=True)
-            arm = self.place(np.array([middle + [0.24 * outward, -0.05, -0.12], [0.9 * outward, 0.0, -0.6]]))
+            arm = self.place(np.array([middle + [0.24 * outward, -0.05, -0.12], [0.87 * outward, 0.0, -0.8]]))
             _line(self.colour, arm, frame, 0.025 * self.scale)
         bridge = self.place(np.stack([rims[0][0] + [0.24, -0.04, 0.03], rims[1][0] + [-0.24, -0.04, 0.03]]))
         _line(self.colour, bridge, frame, 0.025 * self.scale)

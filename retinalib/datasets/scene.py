@@ -137,11 +137,11 @@ def body(
     def points(shape: list[tuple[float, float]]) -> np.ndarray:
         return np.array([(x + scale * (px + lean), y + scale * py) for px, py in shape])
 
-    right = [(0.4, 1.55), (0.75 * wide, 1.75), (wide, 2.3), (1.05 * wide, 9.0)]
+    right = [(0.4, 1.45), (0.75 * wide, 1.65), (wide, 2.2), (1.05 * wide, 9.0)]
     outline = [*((-px, py) for px, py in right), *right[::-1]]
     _polygon(picture, points(outline), _tuple(cloth))
     skin = np.asarray(look.skin) * bright * 0.72
-    _polygon(picture, points([(-0.46, 0.7), (-0.42, 1.6), (0, 2.0), (0.42, 1.6), (0.46, 0.7)]), _tuple(skin))
+    _polygon(picture, points([(-0.46, 0.6), (-0.42, 1.5), (0, 1.9), (0.42, 1.5), (0.46, 0.6)]), _tuple(skin))
 
 
 def cover(

@@ -1,7 +1,7 @@
 """Rendered faces with known pose and gaze, in WFLW's own file layout; made on first use.
 
 Every picture is drawn from a generator of its own, so the files are the same to the byte whatever the number of processes.
-The six attributes follow from what was drawn. *pose*: yaw over 40°, pitch over 22° or roll over 30°. *expression*: mouth wide
+The six attributes follow from what was drawn. *pose*: yaw over 45°, pitch over 25° or roll over 35°. *expression*: mouth wide
 open, strong smile or pucker. *illumination*: dark, glaring, one-sided or coloured light. *make_up*: painted eyes and lips.
 *occlusion*: sunglasses, mask, hand, microphone or another thing before the face, hair over the brows. *blur*: the picture's
 blur is at least a fiftieth of the face's size.
@@ -31,11 +31,11 @@ from retinalib.faces import Faces
 from retinalib.files import end_with_parent, only_process, write_bytes, write_text
 from retinalib.landmarks import WFLW_98
 
-_VERSION = 1  # of the renderer: another one makes other pictures, hence another folder
+_VERSION = 2  # of the renderer: another one makes other pictures, hence another folder
 _CHUNK = 40  # pictures that are drawn, and kept after an interruption, together
 _EVENTS = {1: "0--Portrait", 2: "1--Couple", 3: "2--Group"}
 _BOXES = {"train": "wider_face_train_bbx_gt.txt", "test": "wider_face_val_bbx_gt.txt"}
-_HEIGHT = 2.15  # of a face's box, head units
+_HEIGHT = 2.0  # of a face's box, head units
 TRUTH = [
     "identity", "yaw", "pitch", "roll", "gaze_yaw_right", "gaze_pitch_right", "gaze_yaw_left", "gaze_pitch_left",
     "eye_openness_right", "eye_openness_left", "light",
@@ -94,10 +94,12 @@ def draw_person(seed: int, number: int, rng: np.random.Generator) -> Person:
     look = Look(
         **look, make_up=float(rng.uniform(0.4, 1.0)) if made_up else 0.0, glasses=glasses, fringe=float(fringe), hat=hat
     )
+    turned = rng.random()
+    yaw = rng.normal(0, 12) if turned < 0.58 else rng.uniform(-57, 57) if turned < 0.95 else rng.uniform(-80, 80)
     pose = Pose(
-        float(np.clip(rng.normal(0, 14) if rng.random() < 0.72 else rng.uniform(-80, 80), -80, 80)),
-        float(np.clip(rng.normal(0, 8), -35, 35)),
-        float(np.clip(rng.normal(0, 9), -45, 45)),
+        float(yaw),
+        float(np.clip(rng.normal(-2.5, 11), -35, 35)),
+        float(np.clip(rng.normal(0, 8 if rng.random() < 0.75 else 18), -45, 45)),
     )
     expression = _draw_expression(rng)
     return Person(identity, look, expression, pose, _draw_gaze(rng, pose), _draw_light(rng), float(rng.uniform(6, 16)))
@@ -108,14 +110,15 @@ def _draw_expression(rng: np.random.Generator) -> Expression:
     lids = np.clip(rng.normal(1.0, 0.18) + rng.normal(0, 0.03, 2), 0.35, 1.5)
     if closed:
         lids = np.zeros(2)
-    mouth, smile, pucker = rng.uniform(-0.95, 0.3), rng.normal(0.3, 0.4), 0.0
-    if rng.random() < 0.13:
-        kind = rng.integers(3)
-        mouth = rng.uniform(1.8, 4.0) if kind == 0 else mouth
-        smile, mouth = (rng.uniform(1.2, 1.6), rng.uniform(-0.2, 1.0)) if kind == 1 else (min(smile, 1.0), mouth)
-        pucker = rng.uniform(0.6, 1.0) if kind == 2 else 0.0
+    mouth = -1.4 if rng.random() < 0.4 else rng.gamma(1.5, 1.25) - 0.5  # two of five are shut; real mouths' openings otherwise
+    smile, pucker = min(rng.normal(0.3, 0.5), 1.1), 0.0
+    kind = rng.random()
+    if kind < 0.05:
+        smile = rng.uniform(1.2, 1.6)
+    elif kind < 0.09:
+        pucker = rng.uniform(0.6, 1.0)
     brows = float(np.clip(rng.normal(0, 0.45), -1, 1))
-    return Expression(float(mouth), float(np.clip(smile, -1, 1.6)), float(pucker), brows, tuple(lids.tolist()))
+    return Expression(float(min(mouth, 4.0)), float(max(smile, -1.0)), float(pucker), brows, tuple(lids.tolist()))
 
 
 def _draw_gaze(rng: np.random.Generator, pose: Pose) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -156,8 +159,8 @@ def _attributes(person: Person, covered: bool, blur: float, size: float) -> dict
     pose, face, light = person.pose, person.expression, person.light
     brightness = light.ambient + 0.6 * light.key
     return {
-        "pose": abs(pose.yaw) > 40 or abs(pose.pitch) > 22 or abs(pose.roll) > 30,
-        "expression": face.mouth > 1.5 or face.smile > 1.15 or face.pucker > 0.5,
+        "pose": abs(pose.yaw) > 45 or abs(pose.pitch) > 25 or abs(pose.roll) > 35,
+        "expression": face.mouth > 2.2 or face.smile > 1.15 or face.pucker > 0.5,
         "illumination": brightness < 0.45 or brightness > 1.0 or light.ambient < 0.3 or np.ptp(light.tint) > 0.18,
         "make_up": person.look.make_up > 0.3,
         "occlusion": covered or person.look.glasses == "sun" or person.look.fringe > 0.6,
@@ -195,8 +198,9 @@ def draw_picture(seed: int, index: int, size: int, people: tuple[int, int]) -> t
     blur = float(rng.uniform(0.9, 2.6)) * size / 320 if rng.random() < 0.34 else float(rng.uniform(0, 0.5))
     rows: list[dict] = []
     taken: list[np.ndarray] = []
-    largest = {1: 0.75, 2: 0.48, 3: 0.4, 4: 0.34, 5: 0.3}[count]
-    heights = np.sort(np.exp(rng.uniform(math.log(0.12), math.log(largest), count)) * size)
+    largest = {1: 0.95, 2: 0.48, 3: 0.4, 4: 0.34, 5: 0.3}[count]
+    smallest = 0.04 if rng.random() < 0.15 else 0.12
+    heights = np.sort(np.exp(rng.uniform(math.log(smallest), math.log(largest), count)) * size)
     heights[-1] = max(heights[-1], 0.24 * size)
     spots = [(spot, height) for height in heights if (spot := scene.free_spot(size, height, taken, rng)) is not None]
     for spot, height in sorted(spots, key=lambda s: s[0][1]):  # who stands lower stands before the others
