@@ -10,7 +10,7 @@ import argparse
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -75,6 +75,7 @@ def train_all(
     validation_set: FaceDataset,
     device: str | torch.device | None = None,
     processes: int | None = None,
+    watch: Callable[[pd.DataFrame], None] | None = None,
 ) -> list[pd.DataFrame]:
     """Trains several runs, ``{folder: configuration}``, and returns the metrics of each.
 
@@ -82,22 +83,44 @@ def train_all(
     with one thread: small networks train faster that way than with all cores on one run, and the numbers do not depend on
     how many cores there are. Raises what :func:`retinalib.train.train` raises; the other runs then stop where they are. A stop
     asked for in any of the folders (see :func:`retinalib.runs.request_stop`) stops them all, and those to come are not begun.
+    watch: is given :func:`progress` of the runs after every epoch, on a GPU after every run.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    watch = watch or (lambda table: None)
     if device.type != "cpu":
-        workers = min(8, os.cpu_count() or 1)
-        return [train(config, train_set, validation_set, folder, device, workers) for folder, config in configs.items()]
+        metrics = []
+        for folder, config in configs.items():
+            metrics.append(train(config, train_set, validation_set, folder, device, min(8, os.cpu_count() or 1)))
+            watch(progress(configs))
+        return metrics
     missing = {f: config for f, config in configs.items() if sum(map(len, _logs([f]).values())) < config.epochs}
     for folder in missing:
         folder.mkdir(parents=True, exist_ok=True)  # so that a stop can be asked for from now on
         stop_file(folder).unlink(missing_ok=True)  # of an earlier start
     if missing:
-        _side_by_side(missing, train_set, validation_set, min(processes or os.cpu_count() or 1, len(missing)))
+        at_once = min(processes or os.cpu_count() or 1, len(missing))
+        _side_by_side(missing, train_set, validation_set, at_once, lambda: watch(progress(configs)))
+    watch(progress(configs))
     return [train(config, train_set, validation_set, folder, device) for folder, config in configs.items()]  # only read
 
 
+def progress(configs: Mapping[Path, TrainConfig]) -> pd.DataFrame:
+    """How far the runs ``{folder: configuration}`` are, a row a run: finished epochs and those asked for, the loss of the last
+    epoch, AP and median NME (a fraction) of the last validation; NaN where there is none yet."""
+    logs, rows = _logs(configs), []
+    for folder, config in configs.items():
+        log = logs.get(folder.name, pd.DataFrame(columns=["total", "ap", "nme"], dtype=float))
+        last = {column: next(iter(log[column].dropna()[::-1]), float("nan")) for column in ("total", "ap", "nme")}
+        rows.append({"run": folder.name, "epochs": len(log), "of": config.epochs, "loss": last.pop("total"), **last})
+    return pd.DataFrame(rows, columns=["run", "epochs", "of", "loss", "ap", "nme"]).set_index("run")
+
+
 def _side_by_side(
-    configs: Mapping[Path, TrainConfig], train_set: FaceDataset, validation_set: FaceDataset, processes: int
+    configs: Mapping[Path, TrainConfig],
+    train_set: FaceDataset,
+    validation_set: FaceDataset,
+    processes: int,
+    after_epoch: Callable[[], None],
 ) -> None:
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
@@ -118,6 +141,8 @@ def _side_by_side(
                     raise Stopped(f"{epochs} of {bar.total} epochs are kept; start again to go on")
                 losses = {name.rpartition("-")[0]: f"{log['total'].iloc[-1]:.1f}" for name, log in logs.items()}
                 bar.set_postfix(losses, refresh=False)
+                if epochs > bar.n:
+                    after_epoch()
                 bar.update(epochs - bar.n)
         except BaseException as error:  # an interruption, too: the runs keep their finished epochs
             pool.shutdown(wait=False, cancel_futures=True)
@@ -174,6 +199,7 @@ def run(
     runs: Path,
     device: str | torch.device | None = None,
     processes: int | None = None,
+    watch: Callable[[pd.DataFrame], None] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Trains (see :func:`train_all`) and measures every arm with every seed.
 
@@ -182,7 +208,8 @@ def run(
     """
     configs = {(arm, seed): arm_config(arm, base, seed) for seed in seeds for arm in arms}
     folders = {key: run_folder(runs, key[0], config, train_set) for key, config in configs.items()}
-    train_all({folders[key]: config for key, config in configs.items()}, train_set, validation_set, device, processes)
+    by_folder = {folders[key]: config for key, config in configs.items()}
+    train_all(by_folder, train_set, validation_set, device, processes, watch)
     faces, rows = [], []
     for (arm, seed), folder in tqdm(folders.items(), desc="measuring"):
         table, numbers = _measured(folder, test_set, device)

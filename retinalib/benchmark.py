@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -252,8 +253,8 @@ class Bench:
         )
         optimisers = _optimiser(fast, config), torch.optim.AdamW(plain.parameters(), foreach=False)
 
-        def fast_step() -> None:
-            _step(fast, optimisers[0], self.images, self.targets, anchors, config, torch.Generator(), ALONE)
+        def fast_step(how: TrainConfig = config) -> None:
+            _step(fast, optimisers[0], self.images, self.targets, anchors, how, torch.Generator(), ALONE)
 
         def plain_step() -> None:
             logits, boxes, landmarks = plain.dense(config.model.normalisation.apply(self.images.contiguous()))
@@ -264,6 +265,8 @@ class Bench:
             optimisers[1].step()
 
         self.take_turns("training", "step without data", fast_step, plain_step, max(1, self.repeats // 3))
+        brief = replace(config, precision="bfloat16")
+        self.take_turns("training", "step without data, bfloat16", lambda: fast_step(brief), repeats=max(1, self.repeats // 3))
 
     def data(self) -> None:
         """Crops an epoch from JPEG files, by two processes; a row says milliseconds a crop."""

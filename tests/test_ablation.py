@@ -100,6 +100,18 @@ def _stop_after_an_epoch(watched, asked):
     request_stop(asked)
 
 
+def test_progress_is_told_after_every_epoch(sets, tmp_path):
+    configs = {tmp_path / str(seed): replace(BASE, seed=seed, epochs=8) for seed in range(2)}
+    assert ablation.progress(configs)["epochs"].tolist() == [0, 0] and ablation.progress({}).empty
+    seen = []
+    logs = ablation.train_all(configs, *sets, "cpu", processes=1, watch=seen.append)
+    epochs = [table["epochs"].sum() for table in seen]
+    assert epochs == sorted(epochs) and epochs[-1] == 16 and len(set(epochs)) > 1
+    last = seen[-1]
+    assert last["loss"].tolist() == [log["total"].iloc[-1] for log in logs] and (last["of"] == 8).all()
+    assert last["nme"].tolist() == [log["nme"].dropna().iloc[-1] for log in logs]
+
+
 def test_finished_runs_are_found_again(finished, sets):
     runs, (faces, table) = finished
     stamps = {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.is_file()}
@@ -132,7 +144,8 @@ def test_a_known_difference_in_ap_is_found():
     detections.loc[lost, ["score", "hit"]] = np.nan, False
     row = ablation.compare(faces, detections, ("a", "b")).set_index("measure").loc["AP"]
     images = pd.Index(detections["image"].unique())
-    each = detections.groupby(["arm", "seed"]).apply(lambda part: resampled_ap(part, images, np.ones((1, len(images))))[0])
+    runs = detections.groupby(["arm", "seed"])
+    each = pd.Series({key: resampled_ap(part, images, np.ones((1, len(images))))[0] for key, part in runs})
     assert row["estimate"] == pytest.approx((each["b"] - each["a"]).mean()) and row["estimate"] < -0.3
     assert row["high"] < -0.2 and row["p_holm"] < 0.05 and row["photos"] == 60
 
