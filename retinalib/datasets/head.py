@@ -18,8 +18,8 @@ EYE_RADIUS = 0.135
 IRIS_RADIUS = 0.066
 _CENTRE = np.array([0.0, 0.32])  # of the face, where the surface's rings start
 
-# Right half of the average face, frontal (x to the image's left, y), and the contour's depth. The figures are those of WFLW's test
-# annotations: a shape in three dimensions fitted to the points of 1,832 faces in all poses, rounded.
+# Right half of the average face, frontal (x to the image's left, y), and the contour's depth. The figures are those of WFLW's
+# test annotations: a shape in three dimensions fitted to the points of 1,832 faces in all poses, rounded.
 _CONTOUR = [
     (0.85, 0.00), (0.84, 0.12), (0.84, 0.24), (0.82, 0.36), (0.81, 0.48), (0.78, 0.59), (0.75, 0.70), (0.72, 0.80),
     (0.67, 0.90), (0.61, 0.98), (0.54, 1.06), (0.46, 1.12), (0.38, 1.18), (0.29, 1.22), (0.19, 1.25), (0.10, 1.27), (0, 1.28),

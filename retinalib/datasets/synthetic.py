@@ -160,7 +160,7 @@ def _attributes(person: Person, covered: bool, blur: float, size: float) -> dict
     brightness = light.ambient + 0.6 * light.key
     return {
         "pose": abs(pose.yaw) > 45 or abs(pose.pitch) > 25 or abs(pose.roll) > 35,
-        "expression": face.mouth > 2.2 or face.smile > 1.15 or face.pucker > 0.5,
+        "expression": face.mouth > 3.2 or face.smile > 1.15 or face.pucker > 0.5,
         "illumination": brightness < 0.45 or brightness > 1.0 or light.ambient < 0.3 or np.ptp(light.tint) > 0.18,
         "make_up": person.look.make_up > 0.3,
         "occlusion": covered or person.look.glasses == "sun" or person.look.fringe > 0.6,

@@ -1,18 +1,21 @@
 import hashlib
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ks_2samp
 
 from retinalib.datasets import synthetic, wflw
 from retinalib.datasets.head import IRIS_RADIUS, Expression, Identity, Pose, gaze_vector
-from retinalib.datasets.render import Light, Look
-from retinalib.datasets.table import ATTRIBUTES
+from retinalib.datasets.render import Light, Look, camera, landmarks_2d
+from retinalib.datasets.table import ATTRIBUTES, BOX
+from retinalib.gaze import head_pose
 from retinalib.landmarks import WFLW_98
 from retinalib.pupils import openness, pupil_offset
-from retinalib.shapes import mean_shape, procrustes_distance
+from retinalib.shapes import mean_shape, procrustes_distance, proportions
 from tests.shared import SHARED, needs_shared
 
 
@@ -159,13 +162,48 @@ def test_the_hidden_contour_follows_the_outline():
         assert (beyond > -0.12 * faces.size[0]).all()
 
 
+def people(count):
+    return [synthetic.draw_person(0, number, np.random.default_rng([1, number])) for number in range(count)]
+
+
+def landmarks_of(person):
+    head = person.head()
+    return landmarks_2d(head, camera(head, 100.0, person.distance)[0])
+
+
+def test_lips_meet_and_never_cross():
+    """In pixels at 100 an inter-ocular distance, frontal; two of five mouths are shut."""
+    inner = list(WFLW_98.regions["inner lips"])
+    shapes = np.stack([landmarks_of(replace(person, pose=Pose())) for person in people(80)])[:, inner, 1]
+    gaps = shapes[:, [7, 6, 5]] - shapes[:, [1, 2, 3]]
+    assert gaps.min() > -0.2 and 0.25 < (gaps.max(1) < 0.2).mean() < 0.55
+
+
+def test_attributes_are_about_as_frequent_as_wflws():
+    """Pose 13 %, expression 13 % of its test faces."""
+    attributes = pd.DataFrame([synthetic._attributes(p, False, 0.0, 100.0) for p in people(3000)])
+    shares = attributes.mean()
+    assert shares[["pose", "expression"]].between(0.1, 0.18).all() and 0.2 < shares["illumination"] < 0.36
+
+
+def test_faces_are_small_and_large():
+    heights = [row[BOX[3]] - row[BOX[1]] for n in range(60) for row in synthetic.draw_picture(0, n, 320, (0, 9))[1]]
+    assert min(heights) < 20 and max(heights) > 240
+
+
 @needs_shared
-def test_the_mean_shape_is_that_of_real_faces(made):
+def test_the_mean_shape_is_that_of_real_faces():
     real = wflw.read_annotations(SHARED / "real_faces/WFLW_annotations/list_98pt_test_attributed_faces.txt")
-    table = synthetic.load(made, "train").table
-    distance = procrustes_distance(mean_shape(np.stack(table["landmarks"])), mean_shape(np.stack(real["landmarks"])))
+    real = np.stack(real["landmarks"])
+    drawn = np.stack([landmarks_of(person) for person in people(800)])
+    distance = procrustes_distance(mean_shape(drawn), mean_shape(real))
     print(f"mean shape: {distance:.2%} of the inter-ocular distance from WFLW's")
-    assert distance < 0.05
+    assert distance < 0.03
+    here, there = proportions(drawn), proportions(real)
+    for measure in here:  # Kolmogorov–Smirnov
+        assert ks_2samp(here[measure], there[measure]).statistic < 0.12, measure
+    spread = [head_pose(points).angles()[["yaw", "pitch", "roll"]].quantile([0.1, 0.9]) for points in (drawn, real)]
+    assert (spread[0] - spread[1]).abs().to_numpy().max() < 8
 
 
 def test_bad_wishes_are_refused(tmp_path):
