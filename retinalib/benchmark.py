@@ -44,7 +44,7 @@ from retinalib.files import write_text
 from retinalib.landmarks import Eye, LandmarkSchema
 from retinalib.loss import LossConfig, Target, multi_task_loss
 from retinalib.model import ModelConfig, Outputs, RetinaFace
-from retinalib.train import TrainConfig, _optimiser, _step
+from retinalib.train import TrainConfig, make_optimiser, training_step
 
 # ---- the plain way ---------------------------------------------------------------------------------------------------------
 
@@ -251,10 +251,10 @@ class Bench:
             lambda: [augment(*photo, size, rng, config.augment) for photo in photos],
             lambda: [plain_augment(*photo, size, rng) for photo in photos],
         )
-        optimisers = _optimiser(fast, config), torch.optim.AdamW(plain.parameters(), foreach=False)
+        optimisers = make_optimiser(fast, config), torch.optim.AdamW(plain.parameters(), foreach=False)
 
         def fast_step(how: TrainConfig = config) -> None:
-            _step(fast, optimisers[0], self.images, self.targets, anchors, how, torch.Generator(), ALONE)
+            training_step(fast, optimisers[0], self.images, self.targets, anchors, how, torch.Generator(), ALONE)
 
         def plain_step() -> None:
             logits, boxes, landmarks = plain.dense(config.model.normalisation.apply(self.images.contiguous()))
@@ -336,7 +336,7 @@ def _one_step(kind: str, size: int, batch: int) -> None:
     targets = [Target(box, torch.rand(1, 98, 2), torch.ones(1, 98, dtype=torch.bool))] * batch
     if kind == "fast":
         model = model.to(memory_format=torch.channels_last)
-        _step(model, _optimiser(model, config), images, targets, anchors, config, torch.Generator(), ALONE)
+        training_step(model, make_optimiser(model, config), images, targets, anchors, config, torch.Generator(), ALONE)
     else:
         dense = model.dense(config.model.normalisation.apply(images))
         plain_loss(*dense, targets, plain_anchors(size, size), config.loss).backward()

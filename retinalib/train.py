@@ -119,7 +119,7 @@ def learning_rate_factor(step: int, steps: int, config: TrainConfig) -> float:
     return 1.0 if progress < 0.7 else 0.1 if progress < 0.9 else 0.01
 
 
-def _optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Weight decay for kernels only, not for biases and batch norms."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     free = [p for p in model.parameters() if p.ndim <= 1]
@@ -165,7 +165,7 @@ def train(
         model.start_from_shape(torch.from_numpy(np.nan_to_num(shape, nan=0.5)).float())
         model = model.to(device, memory_format=torch.channels_last)
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
-        optimiser = _optimiser(model, config)
+        optimiser = make_optimiser(model, config)
         if state:
             average.module.load_state_dict(state["model"])
             average.n_averaged.copy_(state["averaged"])
@@ -200,7 +200,7 @@ def train(
                 for group in optimiser.param_groups:
                     group["lr"] = config.learning_rate * learning_rate_factor(step, steps, config)
                 generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-                values = _step(model, optimiser, images, targets, anchors, config, generator, processes).cpu()
+                values = training_step(model, optimiser, images, targets, anchors, config, generator, processes).cpu()
                 if not values.isfinite().all():
                     raise FloatingPointError(
                         f"the loss is {values[0]:g} at step {step} of {folder.name}; "
@@ -220,7 +220,7 @@ def train(
     return pd.DataFrame(rows)
 
 
-def _step(
+def training_step(
     model: RetinaFace,
     optimiser: torch.optim.Optimizer,
     images: Tensor,

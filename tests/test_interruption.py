@@ -275,7 +275,7 @@ def test_a_full_disk_leaves_the_last_state(finished, sets, tmp_path, monkeypatch
 
 
 def test_a_data_worker_that_dies_is_named(finished, sets, tmp_path, monkeypatch):
-    step, count = training._step, 0
+    step, count = training.training_step, 0
 
     def killing(*arguments):
         nonlocal count
@@ -285,22 +285,22 @@ def test_a_data_worker_that_dies_is_named(finished, sets, tmp_path, monkeypatch)
                 worker.kill()
         return step(*arguments)
 
-    monkeypatch.setattr(training, "_step", killing)
+    monkeypatch.setattr(training, "training_step", killing)
     with pytest.raises(ChildProcessError, match=r"a process that makes crops died .*start again to go on"):
         train(replace(CONFIG, epochs=10), *sets, tmp_path / "run", "cpu", 2, False)
-    monkeypatch.setattr(training, "_step", step)
+    monkeypatch.setattr(training, "training_step", step)
     assert not multiprocessing.active_children()
     assert len(train(replace(CONFIG, epochs=10), *sets, tmp_path / "run", "cpu", 0, False)) == 10
 
 
 def test_a_stop_leaves_no_data_worker(sets, tmp_path, monkeypatch):
-    step = training._step
+    step = training.training_step
 
     def stopping(*arguments):
         request_stop(tmp_path)
         return step(*arguments)
 
-    monkeypatch.setattr(training, "_step", stopping)
+    monkeypatch.setattr(training, "training_step", stopping)
     try:
         train(replace(CONFIG, epochs=50), *sets, tmp_path, "cpu", 2, False)
     except Stopped as error:  # a notebook, too, keeps the last error and with it the frames that it came through
@@ -310,17 +310,17 @@ def test_a_stop_leaves_no_data_worker(sets, tmp_path, monkeypatch):
 
 
 def test_a_run_goes_on_after_a_loss_that_was_not_finite(finished, sets, tmp_path, monkeypatch):
-    step, count = training._step, 0
+    step, count = training.training_step, 0
 
     def failing(*arguments):
         nonlocal count
         count += 1
         return step(*arguments) * (float("nan") if count == 4 else 1)
 
-    monkeypatch.setattr(training, "_step", failing)
+    monkeypatch.setattr(training, "training_step", failing)
     with pytest.raises(FloatingPointError, match=r"the loss is nan at step 3 of run"):
         train(CONFIG, *sets, tmp_path / "run", "cpu", 0, False)
-    monkeypatch.setattr(training, "_step", step)
+    monkeypatch.setattr(training, "training_step", step)
     kept = torch.load(tmp_path / "run" / "not_finite.pt", weights_only=True)
     assert len(kept["names"]) == 4
     again = go_on(sets, tmp_path / "run")

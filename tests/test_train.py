@@ -112,7 +112,7 @@ def test_same_seed_same_weights_whatever_the_workers(finished, sets, tmp_path):
 def test_an_interrupted_run_goes_on_to_equal_weights(finished, sets, tmp_path, monkeypatch):
     import retinalib.train as module
 
-    step, count = module._step, 0
+    step, count = module.training_step, 0
 
     def interrupted(*arguments):
         nonlocal count
@@ -121,10 +121,10 @@ def test_an_interrupted_run_goes_on_to_equal_weights(finished, sets, tmp_path, m
             raise KeyboardInterrupt
         return step(*arguments)
 
-    monkeypatch.setattr(module, "_step", interrupted)
+    monkeypatch.setattr(module, "training_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(CONFIG, *sets, tmp_path / "run", "cpu", workers=0, progress=False)
-    monkeypatch.setattr(module, "_step", step)
+    monkeypatch.setattr(module, "training_step", step)
     history = train(CONFIG, *sets, tmp_path / "run", "cpu", workers=0, progress=False)
     pd.testing.assert_frame_equal(history, finished[1])
     assert_equal_states(weights(tmp_path / "run"), weights(finished[0]))
@@ -187,7 +187,7 @@ def test_an_empty_data_set_is_named(sets, tmp_path):
 def test_a_stop_that_was_asked_for_keeps_the_finished_epochs(finished, sets, tmp_path, monkeypatch):
     import retinalib.train as module
 
-    folder, count, step = tmp_path / "run", 0, module._step
+    folder, count, step = tmp_path / "run", 0, module.training_step
 
     def watched(*arguments):
         nonlocal count
@@ -196,7 +196,7 @@ def test_a_stop_that_was_asked_for_keeps_the_finished_epochs(finished, sets, tmp
             request_stop([folder, tmp_path / "not there"])
         return step(*arguments)
 
-    monkeypatch.setattr(module, "_step", watched)
+    monkeypatch.setattr(module, "training_step", watched)
     with pytest.raises(Stopped, match="run keeps 1 of 2 epochs; start it again to go on"):
         train(CONFIG, *sets, folder, "cpu", workers=0, progress=False)
     assert count == 3 and len(pd.read_csv(folder / "metrics.csv")) == 1
