@@ -109,7 +109,7 @@ def progress(configs: Mapping[Path, TrainConfig]) -> pd.DataFrame:
     epoch, AP and median NME (a fraction) of the last validation; NaN where there is none yet."""
     logs, rows = _logs(configs), []
     for folder, config in configs.items():
-        log = logs.get(folder.name, pd.DataFrame(columns=["total", "ap", "nme"], dtype=float))
+        log = logs.get(folder.name, pd.DataFrame()).reindex(columns=["total", "ap", "nme"])  # no AP before the first validation
         last = {column: next(iter(log[column].dropna()[::-1]), float("nan")) for column in ("total", "ap", "nme")}
         rows.append({"run": folder.name, "epochs": len(log), "of": config.epochs, "loss": last.pop("total"), **last})
     return pd.DataFrame(rows, columns=["run", "epochs", "of", "loss", "ap", "nme"]).set_index("run")

@@ -70,7 +70,8 @@ class _Detector(_Network):
 
         k = config.anchors.per_cell
         cells = torch.cat([level.flatten(2) for level in features], 2)  # (B, C, A / k)
-        sizes = torch.cat([torch.full((level.shape[2] * level.shape[3],), n, dtype=torch.int64) for n, level in enumerate(features)])
+        cells_of = [level.shape[2] * level.shape[3] for level in features]
+        sizes = torch.cat([torch.full((count,), n, dtype=torch.int64) for n, count in enumerate(cells_of)])
         head = sizes[anchor // k] * k + anchor % k
         at = cells.transpose(1, 2)[image, anchor // k]  # (N, C)
         shifts = (self.weight[head] @ at[:, :, None])[..., 0] + self.bias[head]

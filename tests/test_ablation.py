@@ -101,7 +101,7 @@ def _stop_after_an_epoch(watched, asked):
 
 
 def test_progress_is_told_after_every_epoch(sets, tmp_path):
-    configs = {tmp_path / str(seed): replace(BASE, seed=seed, epochs=8) for seed in range(2)}
+    configs = {tmp_path / str(seed): replace(BASE, seed=seed, epochs=8, validate_every=4) for seed in range(2)}
     assert ablation.progress(configs)["epochs"].tolist() == [0, 0] and ablation.progress({}).empty
     seen = []
     logs = ablation.train_all(configs, *sets, "cpu", processes=1, watch=seen.append)
