@@ -335,8 +335,9 @@ def test_nothing_leaks_in_ten_epochs_with_four_workers(sets, tmp_path):
     train(replace(CONFIG, epochs=1), *sets, tmp_path / "first", "cpu", 4, False)  # what torch opens once and keeps
     before = held()
     train(replace(CONFIG, epochs=10), *sets, tmp_path / "ten", "cpu", 4, False)
-    print(f"\nopen files, threads, children: {before} before, {held()} after")
-    assert held() == before
+    after = held()
+    print(f"\nopen files, threads, children: {before} before, {after} after")
+    assert all(now <= then for now, then in zip(after, before, strict=True))  # what earlier tests left may have gone
 
 
 def test_a_folder_whose_owner_was_killed_is_tidied(tmp_path):
