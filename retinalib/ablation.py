@@ -10,7 +10,7 @@ import argparse
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -93,56 +93,62 @@ def train_all(
             metrics.append(train(config, train_set, validation_set, folder, device, min(8, os.cpu_count() or 1)))
             watch(progress(configs))
         return metrics
-    missing = {f: config for f, config in configs.items() if sum(map(len, _logs([f]).values())) < config.epochs}
+    before = progress(configs)
+    missing = [folder for folder, config in configs.items() if before.at[folder.name, "epochs"] < config.epochs]
     for folder in missing:
         folder.mkdir(parents=True, exist_ok=True)  # so that a stop can be asked for from now on
         stop_file(folder).unlink(missing_ok=True)  # of an earlier start
     if missing:
-        at_once = min(processes or os.cpu_count() or 1, len(missing))
-        _side_by_side(missing, train_set, validation_set, at_once, lambda: watch(progress(configs)))
-    watch(progress(configs))
+        _side_by_side(missing, configs, train_set, validation_set, min(processes or os.cpu_count() or 1, len(missing)), watch)
+    else:
+        watch(before)
     return [train(config, train_set, validation_set, folder, device) for folder, config in configs.items()]  # only read
 
 
 def progress(configs: Mapping[Path, TrainConfig]) -> pd.DataFrame:
     """How far the runs ``{folder: configuration}`` are, a row a run: finished epochs and those asked for, the loss of the last
     epoch, AP and median NME (a fraction) of the last validation; NaN where there is none yet."""
-    logs, rows = _logs(configs), []
+    rows = []
     for folder, config in configs.items():
-        log = logs.get(folder.name, pd.DataFrame()).reindex(columns=["total", "ap", "nme"])  # no AP before the first validation
+        written = folder / "metrics.csv"
+        log = pd.read_csv(written) if written.is_file() else pd.DataFrame()
+        log = log.reindex(columns=["total", "ap", "nme"])  # there is no AP before the first validation
         last = {column: next(iter(log[column].dropna()[::-1]), float("nan")) for column in ("total", "ap", "nme")}
         rows.append({"run": folder.name, "epochs": len(log), "of": config.epochs, "loss": last.pop("total"), **last})
     return pd.DataFrame(rows, columns=["run", "epochs", "of", "loss", "ap", "nme"]).set_index("run")
 
 
 def _side_by_side(
+    missing: Sequence[Path],
     configs: Mapping[Path, TrainConfig],
     train_set: FaceDataset,
     validation_set: FaceDataset,
     processes: int,
-    after_epoch: Callable[[], None],
+    watch: Callable[[pd.DataFrame], None],
 ) -> None:
+    """Trains the runs of ``missing`` folders; told to ``watch``, and counted, are all of ``configs``."""
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
+    table = progress(configs)
     with (
         ProcessPoolExecutor(processes, context, _start_child) as pool,
-        tqdm(total=sum(c.epochs for c in configs.values()), desc="epochs") as bar,
+        tqdm(total=int(table["of"].sum()), initial=int(table["epochs"].sum()), desc="epochs") as bar,
     ):
-        jobs = [pool.submit(train, c, train_set, validation_set, f, "cpu", 0, False) for f, c in configs.items()]
+        jobs = [pool.submit(train, configs[f], train_set, validation_set, f, "cpu", 0, False) for f in missing]
         try:
             waiting = set(jobs)
             while waiting:
                 done, waiting = wait(waiting, timeout=1)
                 for job in done:
                     job.result()
-                logs = _logs(configs)
-                epochs = sum(map(len, logs.values()))
-                if any(stop_file(folder).exists() for folder in configs):
+                table = progress(configs)
+                epochs = int(table["epochs"].sum())
+                if any(stop_file(folder).exists() for folder in missing):
                     raise Stopped(f"{epochs} of {bar.total} epochs are kept; start again to go on")
-                losses = {name.rpartition("-")[0]: f"{log['total'].iloc[-1]:.1f}" for name, log in logs.items()}
-                bar.set_postfix(losses, refresh=False)
+                losses = table["loss"].dropna()
+                bar.set_postfix({name.rpartition("-")[0]: f"{loss:.1f}" for name, loss in losses.items()}, refresh=False)
                 if epochs > bar.n:
-                    after_epoch()
+                    watch(table)
                 bar.update(epochs - bar.n)
         except BaseException as error:  # an interruption, too: the runs keep their finished epochs
             pool.shutdown(wait=False, cancel_futures=True)
@@ -162,12 +168,6 @@ def _start_child() -> None:
     end_with_parent()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-
-
-def _logs(folders: Iterable[Path]) -> dict[str, pd.DataFrame]:
-    """The finished epochs of each run that has any, by its folder's name."""
-    logs = {folder.name: folder / "metrics.csv" for folder in folders}
-    return {name: pd.read_csv(log) for name, log in logs.items() if log.is_file()}
 
 
 def detect_all(detector: Detector, dataset: FaceDataset) -> list[Faces]:

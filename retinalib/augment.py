@@ -14,6 +14,9 @@ from retinalib.faces import Faces
 
 _FILL = (124, 116, 104)  # mean colour (RGB) where there is no photo
 _SMALLEST_FACE = 1.0  # pixels a side after augmentation; smaller ones are dropped
+_LARGE_FACE = 64  # pixels of a face's longer side in the photo, from which on its parts can be shown alone
+_NEAR = (0.15, 0.5)  # side of a crop that shows a part, as a share of the face's longer side
+_LEAST_SHARE = 0.35  # of a face's box that the crop shows: no box within the crop has a larger IoU with the whole face's
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class AugmentConfig:
     crop: tuple[float, float] = (0.3, 0.8)  # side of the crop as a share of the photo's shorter side, if the face fits
     expand: float = 0.1  # probability that the crop is taken larger than the photo instead
     expand_to: float = 1.6  # at most so many times the photo's longer side
+    near: float = 0.1  # probability that the crop is a part of a large face, or of what is beside it, instead
     flip: float = 0.5  # probability
     brightness: float = 32.0  # added, ± grey levels
     contrast: float = 0.4  # multiplied, 1 ± this
@@ -43,7 +47,8 @@ def augment(
 ) -> tuple[np.ndarray, Faces]:
     """A training crop: (H, W, 3) uint8 RGB and its faces to (size, size, 3) and the faces whose centres lie in the crop.
 
-    One face, chosen at random, is kept whole (as far as the photo shows it). Boxes are cut at the crop's border.
+    One face, chosen at random, is kept whole (as far as the photo shows it), or else only a part of it is shown, or of what is
+    beside it, and that is background: parts seen from near are no faces. Boxes are cut at the crop's border.
     """
     _check(image, size)
     left, top, side = _choose_square(image.shape[:2], faces, rng, config)
@@ -69,12 +74,14 @@ def _choose_square(
 ) -> tuple[float, float, float]:
     """Left, top and side of the crop, whole pixels (so that cutting is exact); it may reach out of the photo."""
     height, width = shape
+    box = faces.boxes[rng.integers(len(faces))] if len(faces) else None
+    if box is not None and (box[2:] - box[:2]).max() >= _LARGE_FACE and rng.random() < config.near:
+        return _choose_part(shape, box, rng)
     if rng.random() < config.expand:
         side = rng.uniform(1.0, config.expand_to) * max(height, width)
     else:
         side = rng.uniform(*config.crop) * min(height, width)
-    box = faces.boxes[rng.integers(len(faces))] if len(faces) else None
-    if box is not None:  # large enough for the chosen face: a picture of a cheek teaches that faces are background
+    if box is not None:  # large enough for the chosen face
         box = box.clip(-max(height, width), 2 * max(height, width))  # but no larger than memory for a box far out of the photo
         side = max(side, (box[2:] - box[:2]).max() + 1)
     side = max(2.0, np.ceil(side))
@@ -84,6 +91,16 @@ def _choose_square(
     if box is not None:
         low, high = np.ceil((box[2:] - side).clip(low, high)), np.floor(box[:2].clip(low, high))
     left, top = rng.integers(low.astype(int), high.astype(int), endpoint=True)
+    return float(left), float(top), float(side)
+
+
+def _choose_part(shape: tuple[int, int], box: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float]:
+    """A square that shows too little of the box to count as its face, in it or within half its size around."""
+    height, width = shape
+    extent = box[2:] - box[:2]
+    side = min(np.floor(rng.uniform(*_NEAR) * extent.max()), height, width)
+    centre = (box[:2] + box[2:]) / 2 + rng.uniform(-1, 1, 2) * extent
+    left, top = (centre - side / 2).round().clip(0, [width - side, height - side])
     return float(left), float(top), float(side)
 
 
@@ -113,10 +130,12 @@ def _flip(faces: Faces, width: float, config: AugmentConfig) -> Faces:
 
 
 def _keep(faces: Faces, size: int, config: AugmentConfig) -> Faces:
-    """The faces whose centres lie in the crop and that are large enough, cut and masked at its border."""
+    """The faces whose centres and a third of whose boxes lie in the crop and that are large enough, cut and masked at its border."""
     centre = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
     cut = faces.boxes.clip(0, size)
-    kept = ((centre > 0) & (centre < size)).all(1) & ((cut[:, 2:] - cut[:, :2]) >= _SMALLEST_FACE).all(1)
+    whole, shown = faces.boxes[:, 2:] - faces.boxes[:, :2], cut[:, 2:] - cut[:, :2]
+    kept = ((centre > 0) & (centre < size)).all(1) & (shown >= _SMALLEST_FACE).all(1)
+    kept &= shown.prod(1) >= _LEAST_SHARE * whole.prod(1)
     faces, cut = faces[kept], cut[kept]
     landmarks, visible = faces.landmarks, faces.visible
     if config.clamp_landmarks:

@@ -83,7 +83,7 @@ def one_step(train_set, smooth):
     anchors = anchor_grid(config.image_size, config.image_size, config.model.anchors)
     nothing = torch.optim.SGD(model.parameters(), lr=0.0)
     generator = torch.Generator().manual_seed(3)
-    values = training._step(model, nothing, images, targets, anchors, config, generator, processes)
+    values = training.training_step(model, nothing, images, targets, anchors, config, generator, processes)
     return values, {name: p.grad for name, p in model.named_parameters()}, model.state_dict()
 
 
@@ -136,7 +136,7 @@ def test_two_processes_train_to_the_loss_curve_of_one(alone, sets, tmp_path):
 
 
 def stopped_in_the_second_epoch(sets, folder):
-    step, count = training._step, 0
+    step, count = training.training_step, 0
 
     def counted(*arguments):
         nonlocal count
@@ -145,7 +145,7 @@ def stopped_in_the_second_epoch(sets, folder):
             request_stop(folder)
         return step(*arguments)
 
-    training._step = counted
+    training.training_step = counted
     try:
         train(CONFIG, *sets, folder, "cpu", 0, False)
     except Stopped as error:

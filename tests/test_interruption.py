@@ -1,6 +1,7 @@
 """Whatever ends a process, and whenever: what was finished is kept, and the next start comes to the same result."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import resource
@@ -330,6 +331,7 @@ def test_a_run_goes_on_after_a_loss_that_was_not_finite(finished, sets, tmp_path
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
 def test_nothing_leaks_in_ten_epochs_with_four_workers(sets, tmp_path):
     def held():
+        gc.collect()  # what earlier tests left to it
         return len(os.listdir("/dev/fd")), threading.active_count(), len(multiprocessing.active_children())
 
     train(replace(CONFIG, epochs=1), *sets, tmp_path / "first", "cpu", 4, False)  # what torch opens once and keeps
