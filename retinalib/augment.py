@@ -74,13 +74,13 @@ def _choose_square(
 ) -> tuple[float, float, float]:
     """Left, top and side of the crop, whole pixels (so that cutting is exact); it may reach out of the photo."""
     height, width = shape
-    box = faces.boxes[rng.integers(len(faces))] if len(faces) else None
-    if box is not None and (box[2:] - box[:2]).max() >= _LARGE_FACE and rng.random() < config.near:
-        return _choose_part(shape, box, rng)
     if rng.random() < config.expand:
         side = rng.uniform(1.0, config.expand_to) * max(height, width)
     else:
         side = rng.uniform(*config.crop) * min(height, width)
+    box = faces.boxes[rng.integers(len(faces))] if len(faces) else None
+    if box is not None and (box[2:] - box[:2]).max() >= _LARGE_FACE and rng.random() < config.near:
+        return _choose_part(shape, box, rng)
     if box is not None:  # large enough for the chosen face
         box = box.clip(-max(height, width), 2 * max(height, width))  # but no larger than memory for a box far out of the photo
         side = max(side, (box[2:] - box[:2]).max() + 1)
@@ -130,7 +130,7 @@ def _flip(faces: Faces, width: float, config: AugmentConfig) -> Faces:
 
 
 def _keep(faces: Faces, size: int, config: AugmentConfig) -> Faces:
-    """The faces whose centres and a third of whose boxes lie in the crop and that are large enough, cut and masked at its border."""
+    """The faces whose centres and enough of whose boxes lie in the crop, cut and masked at its border."""
     centre = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
     cut = faces.boxes.clip(0, size)
     whole, shown = faces.boxes[:, 2:] - faces.boxes[:, :2], cut[:, 2:] - cut[:, :2]

@@ -1,6 +1,5 @@
 """Augmentation is held against the pictures themselves: marks painted where the landmarks are must be found where they went."""
 
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -39,7 +38,7 @@ def found(image):
 @pytest.mark.parametrize("seed", range(25))
 def test_marks_are_where_the_landmarks_say(seed):
     """The same seed cuts each of five pictures alike; each shows the mark of one landmark."""
-    size, config, shown = 160, AugmentConfig(**PLAIN, crop=(0.3, 1.0)), []
+    size, config, shown = 160, AugmentConfig(**PLAIN, crop=(0.3, 1.0), near=0.0), []
     for point in POINTS:
         faces = five(POINTS, [60, 66, 140, 150])
         image, faces = augment(painted(point), faces, size, np.random.default_rng(seed), config)
@@ -51,8 +50,8 @@ def test_marks_are_where_the_landmarks_say(seed):
 
 
 def test_flip_moves_marks_and_changes_sides():
-    always = AugmentConfig(**PLAIN, flip=1.0, expand=0.0, crop=(1.0, 1.0))
-    never = AugmentConfig(**PLAIN, flip=0.0, expand=0.0, crop=(1.0, 1.0))
+    always = AugmentConfig(**PLAIN, flip=1.0, expand=0.0, near=0.0, crop=(1.0, 1.0))
+    never = AugmentConfig(**PLAIN, flip=0.0, expand=0.0, near=0.0, crop=(1.0, 1.0))
     for name, point in enumerate(POINTS):
         image = painted(point, (200, 200))
         straight, before = augment(image, five(POINTS), 200, np.random.default_rng(0), never)
@@ -74,13 +73,13 @@ def test_flipping_twice_is_nothing():
 def test_five_point_order_reproduces_the_fault():
     """Everything but landmarks 0, 1, 3, 4 keeps its number in the mirrored picture."""
     faces = Faces([[20, 20, 90, 90]], np.random.default_rng(0).uniform(20, 90, (1, 98, 2)))
-    config = AugmentConfig(**PLAIN, flip=1.0, expand=0.0, crop=(1.0, 1.0), flip_order="five-point")
+    config = AugmentConfig(**PLAIN, flip=1.0, expand=0.0, near=0.0, crop=(1.0, 1.0), flip_order="five-point")
     _, wrong = augment(np.zeros((128, 128, 3), np.uint8), faces, 128, np.random.default_rng(0), config)
     mirrored = faces.landmarks[0] * [-1, 1] + [128, 0]
     expected = list(range(98))
     expected[0], expected[1], expected[3], expected[4] = 1, 0, 4, 3
     assert np.allclose(wrong.landmarks[0], mirrored[expected], atol=1e-4)
-    right = AugmentConfig(**PLAIN, flip=1.0, expand=0.0, crop=(1.0, 1.0))
+    right = AugmentConfig(**PLAIN, flip=1.0, expand=0.0, near=0.0, crop=(1.0, 1.0))
     _, good = augment(np.zeros((128, 128, 3), np.uint8), faces, 128, np.random.default_rng(0), right)
     assert np.allclose(good.landmarks[0], mirrored[list(WFLW_98.flip_order)], atol=1e-4)
     # on five points the two orders are one
@@ -96,7 +95,7 @@ def test_one_face_is_kept_whole_and_the_rest_by_their_centres(seed):
     boxes = np.concatenate([corner, corner + rng.uniform(8, 90, (6, 2))], 1).clip(0, [260, 200, 260, 200])
     number = np.arange(6.0)  # an attribute that says which face it was
     faces = Faces(boxes, np.zeros((6, 5, 2)), schema=WIDER_5, attributes=pd.DataFrame({"number": number}))
-    config = AugmentConfig(**PLAIN, flip=0.0)
+    config = AugmentConfig(**PLAIN, flip=0.0, near=0.0)
     _, kept = augment(np.zeros((200, 260, 3), np.uint8), faces, 128, np.random.default_rng(seed), config)
     assert len(kept) and kept.boxes.min() >= 0 and kept.boxes.max() <= 128
     assert ((kept.boxes[:, 2:] - kept.boxes[:, :2]) >= 1).all()
@@ -109,10 +108,63 @@ def test_one_face_is_kept_whole_and_the_rest_by_their_centres(seed):
 def test_a_face_larger_than_the_crop_makes_it_grow():
     faces = five(POINTS, [2, 2, 255, 198])
     for seed in range(20):
-        config = AugmentConfig(**PLAIN, crop=(0.3, 0.4), expand=0.0, flip=0.0)
+        config = AugmentConfig(**PLAIN, crop=(0.3, 0.4), expand=0.0, flip=0.0, near=0.0)
         _, kept = augment(np.zeros((200, 260, 3), np.uint8), faces, 64, np.random.default_rng(seed), config)
         width, height = kept.boxes[0, 2:] - kept.boxes[0, :2]
         assert width / height == pytest.approx(253 / 196, rel=1e-3)
+
+
+def corners(boxes):
+    """Faces whose five landmarks are their boxes' corners and centres: they tell where a box went that the crop cut."""
+    x1, y1, x2, y2 = np.asarray(boxes, float).T
+    points = [(x1, y1), (x2, y1), ((x1 + x2) / 2, (y1 + y2) / 2), (x1, y2), (x2, y2)]
+    number = pd.DataFrame({"number": range(len(boxes))})
+    return Faces(boxes, np.array(points).transpose(2, 0, 1), schema=WIDER_5, attributes=number)
+
+
+@pytest.mark.parametrize("near", [0.0, 0.5])
+def test_faces_are_kept_by_their_centres_and_the_share_that_the_crop_shows(near):
+    dropped = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        corner = rng.uniform(0, 200, (12, 2))
+        faces = corners(np.concatenate([corner, corner + rng.uniform(8, 120, (12, 2))], 1).clip(0, [260, 200, 260, 200]))
+        config = AugmentConfig(**PLAIN, flip=0.0, near=near)
+        _, kept = augment(np.zeros((200, 260, 3), np.uint8), faces, 128, rng, config)
+        if not len(kept):
+            continue
+        one = int(kept.attributes["number"].iloc[0])
+        (x1, y1), (x2, y2) = faces.landmarks[one, 0], faces.landmarks[one, 4]
+        (u1, v1), (u2, v2) = kept.landmarks[0, 0], kept.landmarks[0, 4]
+        scale = ((u2 - u1) / (x2 - x1), (v2 - v1) / (y2 - y1))
+        moved = faces.transformed(scale, (u1 - scale[0] * x1, v1 - scale[1] * y1)).boxes.astype(float)
+        shown = np.prod(moved.clip(0, 128)[:, 2:] - moved.clip(0, 128)[:, :2], 1) / np.prod(moved[:, 2:] - moved[:, :2], 1)
+        centre = (moved[:, :2] + moved[:, 2:]) / 2
+        large = ((moved.clip(0, 128)[:, 2:] - moved.clip(0, 128)[:, :2]) >= 1).all(1)
+        expected = ((centre > 0) & (centre < 128)).all(1) & (shown > 0.35) & large
+        unsure = np.abs(shown - 0.35) < 1e-3
+        found = np.isin(np.arange(12), kept.attributes["number"])
+        assert (found == expected)[~unsure].all()
+        dropped += (((centre > 0) & (centre < 128)).all(1) & (shown < 0.35)).sum()
+    assert dropped  # the share was what decided somewhere
+
+
+def test_parts_of_a_large_face_are_background():
+    """The crop shows a sixth to a half of the face, or what is beside it, magnified; a small face is never cut so."""
+    rows, columns = np.indices((400, 250))
+    image = np.stack([rows // 2, columns, columns], -1).astype(np.uint8)  # each pixel says where it was
+    config, centres = AugmentConfig(**PLAIN, expand=0.0, flip=0.0, near=1.0), []
+    for seed in range(60):
+        crop, kept = augment(image, corners([[80, 120, 160, 240]]), 128, np.random.default_rng(seed), config)
+        left, right = crop[64, [0, -1], 1].astype(int)
+        assert len(kept) == 0 and 0.15 * 120 - 4 <= right - left <= 0.5 * 120
+        centres.append(((left + right) / 2, float(crop[64, 64, 0]) * 2))
+        _, kept = augment(image, corners([[80, 120, 120, 180]]), 128, np.random.default_rng(seed), config)
+        width, height = kept.boxes[0, 2:] - kept.boxes[0, :2]
+        assert len(kept) == 1 and height / width == pytest.approx(1.5, rel=1e-3)
+    centres = np.array(centres)
+    assert (centres > [37, 57]).all() and (centres < [203, 303]).all()  # the box, grown by half its size
+    assert np.ptp(centres, axis=0) == pytest.approx([160, 240], rel=0.2)
 
 
 def two_faces():
@@ -123,7 +175,7 @@ def two_faces():
 
 
 def test_landmarks_that_leave_the_crop_keep_their_place_and_are_masked():
-    image, config = np.zeros((100, 100, 3), np.uint8), {**PLAIN, "crop": (1.0, 1.0), "expand": 0.0, "flip": 0.0}
+    image, config = np.zeros((100, 100, 3), np.uint8), {**PLAIN, "crop": (1.0, 1.0), "expand": 0.0, "flip": 0.0, "near": 0.0}
     _, faces = augment(image, two_faces(), 100, np.random.default_rng(0), AugmentConfig(**config))
     assert len(faces) == 2 and np.allclose(faces.landmarks, two_faces().landmarks)
     assert faces.visible.tolist() == [[True] * 5, [True, False, True, True, False]]
@@ -138,7 +190,7 @@ def test_unknown_landmarks_stay_unknown():
     faces = Faces([[60, 70, 140, 150]], points[None], schema=WIDER_5)
     for clamp in (False, True):
         for seed in range(10):
-            config = AugmentConfig(clamp_landmarks=clamp)
+            config = AugmentConfig(clamp_landmarks=clamp, near=0.0)
             _, kept = augment(painted((50, 50)), faces, 96, np.random.default_rng(seed), config)
             assert np.isnan(kept.landmarks[0]).all(-1).tolist() == [False, False, True, False, False]
             assert not kept.visible[0, 2]
