@@ -26,7 +26,7 @@ class AugmentConfig:
     crop: tuple[float, float] = (0.3, 0.8)  # side of the crop as a share of the photo's shorter side, if the face fits
     expand: float = 0.1  # probability that the crop is taken larger than the photo instead
     expand_to: float = 1.6  # at most so many times the photo's longer side
-    near: float = 0.1  # probability that the crop is a part of a large face, or of what is beside it, instead
+    near: float = 0.15  # probability that the crop is a part of a large face, or of what is beside it, instead
     flip: float = 0.5  # probability
     brightness: float = 32.0  # added, ± grey levels
     contrast: float = 0.4  # multiplied, 1 ± this

@@ -129,7 +129,8 @@ def plain_loss(
     nll = logits.logsumexp(-1) - torch.where(positive, logits[..., 1], logits[..., 0])
     _, order = nll.detach().masked_fill(positive, 0).sort(1, descending=True)
     _, rank = order.sort(1)
-    negative = (rank < config.negatives_per_positive * positive.sum(1, keepdim=True)) & ~positive
+    wanted = (config.negatives_per_positive * positive.sum(1, keepdim=True)).clamp(min=config.least_negatives)
+    negative = (rank < wanted) & ~positive
     count, with_points = max(int(positive.sum()), 1), max(int(pointed.sum()), 1)
     box = smooth_l1(boxes[positive], wanted_boxes[positive]).sum() / count
     landmark = (smooth_l1(landmarks[pointed], wanted_points[pointed]) * seen[pointed]).sum() / with_points

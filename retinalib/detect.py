@@ -132,12 +132,17 @@ class Detector:
 
     def _at_all_sizes(self, picture: np.ndarray, score_threshold: float, nms_threshold: float, max_faces: int) -> Faces:
         height, width = picture.shape[:2]
-        levels = [self.detect(picture, score_threshold, nms_threshold, max_faces)]
-        while max(picture.shape) >= 2 * _PYRAMID_TOP:
+        levels = []
+        while True:
+            faces = self.detect(picture, score_threshold, nms_threshold, max_faces)
+            coarsest = max(picture.shape) < 2 * _PYRAMID_TOP
+            if not coarsest:  # larger ones are the next level's
+                faces = faces[(faces.boxes[:, 2:] - faces.boxes[:, :2]).max(1) <= _PYRAMID_TOP]
+            levels.append(faces.transformed((width / picture.shape[1], height / picture.shape[0])))
+            if coarsest:
+                break
             size = tuple(max(1, round(side / 2)) for side in picture.shape[1::-1])
             picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-            faces = self.detect(picture, score_threshold, nms_threshold, max_faces)
-            levels.append(faces.transformed((width / size[0], height / size[1])))
         parts = zip(*((f.boxes, f.landmarks, f.visible, f.scores) for f in levels), strict=True)
         boxes, landmarks, visible, scores = (np.concatenate(arrays) for arrays in parts)
         kept = nms(torch.from_numpy(boxes), torch.from_numpy(scores), nms_threshold).numpy()

@@ -36,13 +36,15 @@ class LossConfig:
     positive_iou: float = 0.35  # anchors from this IoU on answer for a face
     minimum_iou: float = 0.2  # a face keeps its best anchor from this IoU on
     negatives_per_positive: int = 7  # hard negatives kept for each positive anchor
+    least_negatives: int = 0  # hard negatives kept of an image with few positive anchors or none, whose share is smaller
 
     def __post_init__(self) -> None:
         if self.landmark_loss not in ("smooth_l1", "wing"):
             raise ValueError(f"landmark_loss must be 'smooth_l1' or 'wing', got '{self.landmark_loss}'")
-        weights = (self.box_weight, self.class_weight, self.landmark_weight, self.pupil_weight, self.negatives_per_positive)
-        if not all(0 <= weight < float("inf") for weight in weights):
-            raise ValueError(f"weights and negatives_per_positive must be finite and not negative, got {weights}")
+        weights = (self.box_weight, self.class_weight, self.landmark_weight, self.pupil_weight)
+        negatives = (self.negatives_per_positive, self.least_negatives)
+        if not all(0 <= number < float("inf") for number in weights + negatives):
+            raise ValueError(f"weights and numbers of negatives must be finite and not negative, got {weights}, {negatives}")
         if not 0 < self.minimum_iou <= self.positive_iou <= 1:
             raise ValueError(f"0 < minimum_iou <= positive_iou <= 1 must hold, got {self.minimum_iou}, {self.positive_iou}")
 
@@ -141,7 +143,10 @@ def _pupil(given: Tensor, wanted: Tensor, visible: Tensor, eyes: Sequence[Eye]) 
 
 
 def _classification(logits: Tensor, matched: Tensor, targets: list[Target], anchors: Tensor, config: LossConfig) -> Tensor:
-    """Cross-entropy summed over positives and each image's hardest negatives (online hard example mining)."""
+    """Cross-entropy summed over positives and each image's hardest negatives (online hard example mining).
+
+    SSD's mining keeps none of an image without faces; with ``least_negatives`` such images teach, too.
+    """
     positive = matched >= 0
     by_anchor = cross_entropy(logits.flatten(0, 1), positive.flatten().long(), reduction="none").view(positive.shape)
     negative = ~positive
@@ -149,7 +154,7 @@ def _classification(logits: Tensor, matched: Tensor, targets: list[Target], anch
         if not target.complete:
             negative[row] &= _near(target.boxes, anchors)
     count = positive.sum(1)
-    keep = (config.negatives_per_positive * count).clamp(max=positive.shape[1] - 1)
+    keep = (config.negatives_per_positive * count).clamp(min=config.least_negatives).clamp(max=positive.shape[1] - 1)
     largest = int(keep.max())
     hardest = by_anchor.masked_fill(~negative, -torch.inf).topk(largest, dim=1).values if largest else by_anchor[:, :0]
     kept = (torch.arange(largest, device=keep.device) < keep[:, None]) & hardest.isfinite()

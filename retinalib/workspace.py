@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).resolve().parents[1]
 DATASETS = ("synthetic", "wflw", "wider")
 _LANDMARK_WEIGHT = {"wider5": 1.0, "wflw98": 0.25}  # 196 coordinates instead of 10 would drown the other parts of the loss
+_LEAST_NEGATIVES = 32  # as of a face with four or five positive anchors
 _PUPIL_WEIGHT = 5.0  # so that the place of the pupil in the eye, what this workbook is about, is felt at all
 _VALIDATION_SHARE = 0.1  # of the training photos, kept from training to watch it and to choose the best epoch
 
@@ -55,7 +56,9 @@ class Profile:
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             validate_every=max(1, min(5, epochs // 5)),
-            loss=LossConfig(landmark_weight=_LANDMARK_WEIGHT[schema.name], pupil_weight=_PUPIL_WEIGHT),
+            loss=LossConfig(
+                landmark_weight=_LANDMARK_WEIGHT[schema.name], pupil_weight=_PUPIL_WEIGHT, least_negatives=_LEAST_NEGATIVES
+            ),
             seed=seed,
         )
         eye_head = self.eye_head and bool(schema.right_eye.lids)

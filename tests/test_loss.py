@@ -61,7 +61,9 @@ def plain_loss(logits, boxes, landmarks, targets, anchors, config):
                 code = encode_landmarks(target.landmarks[f : f + 1], anchors[a : a + 1])[0]
                 landmark += smooth((landmarks[b, a].view(-1, 2) - code)[target.visible[f]].numpy())
         count = sum(f >= 0 for f in matched)
-        classification += sum(sorted(negative, reverse=True)[: config.negatives_per_positive * count])
+        classification += sum(
+            sorted(negative, reverse=True)[: max(config.negatives_per_positive * count, config.least_negatives)]
+        )
     return box / max(positives, 1), classification / max(positives, 1), landmark / max(with_landmarks, 1)
 
 
@@ -85,13 +87,13 @@ def test_loss_against_loops(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("negatives", [0, 2, 100_000])
-def test_negatives_of_photos_labelled_in_part_against_loops(seed, negatives):
+@pytest.mark.parametrize(("negatives", "least"), [(0, 0), (2, 0), (2, 9), (0, 100_000), (100_000, 0)])
+def test_negatives_of_photos_labelled_in_part_against_loops(seed, negatives, least):
     """Only those near a labelled face; all of them, if so many are asked for."""
     anchors, targets, logits, boxes, dense = random_batch(seed)
     narrow = targets[0].boxes * torch.tensor([1.0, 0.3, 1.0, 0.5])  # height and width apart
     targets = [targets[0]._replace(boxes=narrow, complete=False), targets[1], targets[2]._replace(complete=False)]
-    config = LossConfig(negatives_per_positive=negatives)
+    config = LossConfig(negatives_per_positive=negatives, least_negatives=least)
     parts = multi_task_loss(logits, boxes, lambda i, a: dense[i, a], targets, anchors, config)
     expected = plain_loss(logits, boxes, dense, targets, anchors, config)
     np.testing.assert_allclose([float(p) for p in parts[1:4]], expected, rtol=1e-4)
@@ -128,6 +130,9 @@ def test_images_without_faces():
     parts = multi_task_loss(logits.requires_grad_(), boxes, lambda i, a: dense[i, a], targets, anchors)
     parts.total.backward()
     assert parts.total == 0 and logits.grad.isfinite().all()
+    taught = multi_task_loss(logits, boxes, lambda i, a: dense[i, a], targets, anchors, LossConfig(least_negatives=5))
+    expected = plain_loss(logits.detach(), boxes, dense, targets, anchors, LossConfig(least_negatives=5))
+    assert taught.total.item() == pytest.approx(expected[1], rel=1e-4) and expected[1] > 0
 
 
 def test_unlabelled_faces_are_no_negatives():
