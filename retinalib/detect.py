@@ -23,7 +23,7 @@ from retinalib.model import Outputs, RetinaFace
 
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "data" / "checkpoints"
 _BEFORE_NMS = 5000  # candidates of one image that go to NMS, best first, as in the reference
-_PYRAMID_TOP = 200  # pixels of the longer side that the smallest level of a pyramid has at least
+_PYRAMID_TOP = 200  # pixels of the longer side that the smallest level of a pyramid has at least, and faces in others at most
 _PART = 0.7  # of its area that a part of a face has inside the face
 _PIXELS_AT_ONCE = 4_000_000  # images of one size go through the network together up to this many pixels
 
@@ -105,7 +105,8 @@ class Detector:
         enough, scale a large photo down with :func:`retinalib.augment.letterbox`, which says how to bring its faces back.
         Faces with a score of at least ``score_threshold`` that no better face overlaps by an IoU over ``nms_threshold``, the
         best ``max_faces`` of them. pyramid: look at each image also at a half, a quarter, … of its size, down to 200 pixels on
-        the longer side, for faces larger than those that the network was trained on (multi-scale testing); a third more time.
+        the longer side, for faces larger than those that the network was trained on; a third more time. Of each of these sizes
+        count the faces of up to 200 pixels in it, of the smallest all (scales by range, as in SNIP: Singh & Davis, CVPR 2018).
 
         Returns one ``Faces`` for one image and a list for a list, best score first, in the image's pixels; landmarks
         outside the image are not visible. Raises ValueError for arrays of another shape or type, or thresholds that are none.
