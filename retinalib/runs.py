@@ -109,6 +109,9 @@ def _table(rows: list[dict]) -> str:
 
 
 def _validation_score(row: dict) -> float:
-    """What the best epoch is chosen by: AUC, or AP where there are no landmarks; minus infinity where nothing was measured."""
+    """What the best epoch is chosen by: the sum of AP and AUC, of those that were measured; minus infinity where neither was.
+
+    AUC alone would be no guide while nearly all faces fail: it is 0 then but for a lucky face.
+    """
     known = [row[name] for name in ("auc", "ap") if math.isfinite(row.get(name, math.nan))]
-    return known[0] if known else -math.inf
+    return sum(known) if known else -math.inf
