@@ -5,13 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import load_detector
 from retinalib.landmarks import WIDER_5
-from retinalib.model import ModelConfig
-from retinalib.runs import Stopped, request_stop
-from retinalib.train import TrainConfig, learning_rate_factor, run_folder, train
+from retinalib.model import ModelConfig, RetinaFace
+from retinalib.runs import Stopped, request_stop, save_epoch
+from retinalib.train import TrainConfig, learning_rate_factor, make_optimiser, run_folder, train
 from tests.rendered import rendered
 
 CONFIG = TrainConfig(image_size=96, epochs=2, batch_size=4, validate_every=1)
@@ -82,6 +83,25 @@ def test_partly_labelled_photos_have_no_ap(sets, tmp_path):
     partly = [FaceDataset(s.table, s.images_root, s.schema, complete=False) for s in sets]
     history = train(replace(CONFIG, epochs=1), *partly, tmp_path, "cpu", workers=0, progress=False)
     assert history["ap"].isna().all() and history["auc"].notna().all() and (tmp_path / "best.pt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("measured", "best"),
+    [
+        ([(0.01, 0.0003), (0.9, 0.0), (0.8, 0.0)], 2),  # one lucky face of a network that finds nothing
+        ([(0.9, 0.3), (0.89, 0.4), (0.9, 0.2)], 2),
+        ([(np.nan, 0.3), (np.nan, 0.4), (np.nan, 0.2)], 2),  # labelled in part
+        ([(0.9, np.nan), (0.8, np.nan), (0.9, np.nan)], 3),  # without landmarks; the later of equal ones
+        ([(0.9, 0.3), (np.nan, np.nan), (0.1, 0.1)], 1),  # the second was not validated
+    ],
+)
+def test_the_best_epoch_is_best_in_finding_and_in_placing(measured, best, tmp_path):
+    model = RetinaFace(ModelConfig())
+    average, optimiser = AveragedModel(model), make_optimiser(model, CONFIG)
+    rows = [{"epoch": number, "ap": ap, "auc": auc} for number, (ap, auc) in enumerate(measured, 1)]
+    for number in range(1, 4):
+        save_epoch(tmp_path, {"config": {"epochs": 3}}, rows[:number], model, average, optimiser)
+    assert torch.load(tmp_path / "best.pt", weights_only=True)["epoch"] == best
 
 
 def test_five_landmarks_train(sets, tmp_path):
