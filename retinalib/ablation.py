@@ -10,6 +10,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -155,8 +156,8 @@ def _side_by_side(
             children = set(multiprocessing.active_children()) - others
             for child in children:
                 child.terminate()
-            for child in children:
-                child.join()
+            while any(child.is_alive() for child in children):  # the pool notes their ends, too
+                time.sleep(0.01)
             if isinstance(error, BrokenProcessPool):
                 raise ChildProcessError(
                     "a run's process was killed, perhaps for want of memory; finished epochs are kept: start again to go on"
