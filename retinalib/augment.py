@@ -26,7 +26,7 @@ class AugmentConfig:
     crop: tuple[float, float] = (0.3, 0.8)  # side of the crop as a share of the photo's shorter side, if the face fits
     expand: float = 0.1  # probability that the crop is taken larger than the photo instead
     expand_to: float = 1.6  # at most so many times the photo's longer side
-    near: float = 0.15  # probability that the crop is a part of a large face, or of what is beside it, instead
+    near: float = 0.0  # probability that the crop is a part of a large face, or of what is beside it, instead
     flip: float = 0.5  # probability
     brightness: float = 32.0  # added, ± grey levels
     contrast: float = 0.4  # multiplied, 1 ± this
@@ -95,7 +95,7 @@ def _choose_square(
 
 
 def _choose_part(shape: tuple[int, int], box: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float]:
-    """A square that shows too little of the box to count as its face, in it or within half its size around."""
+    """A square in the box or within half its size around; of a box of a face's proportions it shows too little to count."""
     height, width = shape
     extent = box[2:] - box[:2]
     side = min(np.floor(rng.uniform(*_NEAR) * extent.max()), height, width)

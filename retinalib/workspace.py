@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).resolve().parents[1]
 DATASETS = ("synthetic", "wflw", "wider")
 _LANDMARK_WEIGHT = {"wider5": 1.0, "wflw98": 0.25}  # 196 coordinates instead of 10 would drown the other parts of the loss
-_LEAST_NEGATIVES = 32  # as of a face with four or five positive anchors
+_NEAR = 0.15  # of the crops of large faces show a part from near, which is background
+_LEAST_NEGATIVES = 32  # as of a face with four or five positive anchors; without them crops without faces teach nothing
 _PUPIL_WEIGHT = 5.0  # so that the place of the pupil in the eye, what this workbook is about, is felt at all
 _VALIDATION_SHARE = 0.1  # of the training photos, kept from training to watch it and to choose the best epoch
 
@@ -46,6 +47,7 @@ class Profile:
         schema: LandmarkSchema = WFLW_98,
     ) -> TrainConfig:
         """The training run of this profile, with or without SE, for the landmarks of ``schema``."""
+        from retinalib.augment import AugmentConfig
         from retinalib.loss import LossConfig
         from retinalib.train import TrainConfig
 
@@ -59,6 +61,7 @@ class Profile:
             loss=LossConfig(
                 landmark_weight=_LANDMARK_WEIGHT[schema.name], pupil_weight=_PUPIL_WEIGHT, least_negatives=_LEAST_NEGATIVES
             ),
+            augment=AugmentConfig(near=_NEAR),
             seed=seed,
         )
         eye_head = self.eye_head and bool(schema.right_eye.lids)

@@ -38,7 +38,7 @@ def found(image):
 @pytest.mark.parametrize("seed", range(25))
 def test_marks_are_where_the_landmarks_say(seed):
     """The same seed cuts each of five pictures alike; each shows the mark of one landmark."""
-    size, config, shown = 160, AugmentConfig(**PLAIN, crop=(0.3, 1.0), near=0.0), []
+    size, config, shown = 160, AugmentConfig(**PLAIN, crop=(0.3, 1.0)), []
     for point in POINTS:
         faces = five(POINTS, [60, 66, 140, 150])
         image, faces = augment(painted(point), faces, size, np.random.default_rng(seed), config)
@@ -50,8 +50,8 @@ def test_marks_are_where_the_landmarks_say(seed):
 
 
 def test_flip_moves_marks_and_changes_sides():
-    always = AugmentConfig(**PLAIN, flip=1.0, expand=0.0, near=0.0, crop=(1.0, 1.0))
-    never = AugmentConfig(**PLAIN, flip=0.0, expand=0.0, near=0.0, crop=(1.0, 1.0))
+    always = AugmentConfig(**PLAIN, flip=1.0, expand=0.0, crop=(1.0, 1.0))
+    never = AugmentConfig(**PLAIN, flip=0.0, expand=0.0, crop=(1.0, 1.0))
     for name, point in enumerate(POINTS):
         image = painted(point, (200, 200))
         straight, before = augment(image, five(POINTS), 200, np.random.default_rng(0), never)
@@ -73,13 +73,13 @@ def test_flipping_twice_is_nothing():
 def test_five_point_order_reproduces_the_fault():
     """Everything but landmarks 0, 1, 3, 4 keeps its number in the mirrored picture."""
     faces = Faces([[20, 20, 90, 90]], np.random.default_rng(0).uniform(20, 90, (1, 98, 2)))
-    config = AugmentConfig(**PLAIN, flip=1.0, expand=0.0, near=0.0, crop=(1.0, 1.0), flip_order="five-point")
+    config = AugmentConfig(**PLAIN, flip=1.0, expand=0.0, crop=(1.0, 1.0), flip_order="five-point")
     _, wrong = augment(np.zeros((128, 128, 3), np.uint8), faces, 128, np.random.default_rng(0), config)
     mirrored = faces.landmarks[0] * [-1, 1] + [128, 0]
     expected = list(range(98))
     expected[0], expected[1], expected[3], expected[4] = 1, 0, 4, 3
     assert np.allclose(wrong.landmarks[0], mirrored[expected], atol=1e-4)
-    right = AugmentConfig(**PLAIN, flip=1.0, expand=0.0, near=0.0, crop=(1.0, 1.0))
+    right = AugmentConfig(**PLAIN, flip=1.0, expand=0.0, crop=(1.0, 1.0))
     _, good = augment(np.zeros((128, 128, 3), np.uint8), faces, 128, np.random.default_rng(0), right)
     assert np.allclose(good.landmarks[0], mirrored[list(WFLW_98.flip_order)], atol=1e-4)
     # on five points the two orders are one
@@ -95,7 +95,7 @@ def test_one_face_is_kept_whole_and_the_rest_by_their_centres(seed):
     boxes = np.concatenate([corner, corner + rng.uniform(8, 90, (6, 2))], 1).clip(0, [260, 200, 260, 200])
     number = np.arange(6.0)  # an attribute that says which face it was
     faces = Faces(boxes, np.zeros((6, 5, 2)), schema=WIDER_5, attributes=pd.DataFrame({"number": number}))
-    config = AugmentConfig(**PLAIN, flip=0.0, near=0.0)
+    config = AugmentConfig(**PLAIN, flip=0.0)
     _, kept = augment(np.zeros((200, 260, 3), np.uint8), faces, 128, np.random.default_rng(seed), config)
     assert len(kept) and kept.boxes.min() >= 0 and kept.boxes.max() <= 128
     assert ((kept.boxes[:, 2:] - kept.boxes[:, :2]) >= 1).all()
@@ -108,7 +108,7 @@ def test_one_face_is_kept_whole_and_the_rest_by_their_centres(seed):
 def test_a_face_larger_than_the_crop_makes_it_grow():
     faces = five(POINTS, [2, 2, 255, 198])
     for seed in range(20):
-        config = AugmentConfig(**PLAIN, crop=(0.3, 0.4), expand=0.0, flip=0.0, near=0.0)
+        config = AugmentConfig(**PLAIN, crop=(0.3, 0.4), expand=0.0, flip=0.0)
         _, kept = augment(np.zeros((200, 260, 3), np.uint8), faces, 64, np.random.default_rng(seed), config)
         width, height = kept.boxes[0, 2:] - kept.boxes[0, :2]
         assert width / height == pytest.approx(253 / 196, rel=1e-3)
@@ -175,7 +175,7 @@ def two_faces():
 
 
 def test_landmarks_that_leave_the_crop_keep_their_place_and_are_masked():
-    image, config = np.zeros((100, 100, 3), np.uint8), {**PLAIN, "crop": (1.0, 1.0), "expand": 0.0, "flip": 0.0, "near": 0.0}
+    image, config = np.zeros((100, 100, 3), np.uint8), {**PLAIN, "crop": (1.0, 1.0), "expand": 0.0, "flip": 0.0}
     _, faces = augment(image, two_faces(), 100, np.random.default_rng(0), AugmentConfig(**config))
     assert len(faces) == 2 and np.allclose(faces.landmarks, two_faces().landmarks)
     assert faces.visible.tolist() == [[True] * 5, [True, False, True, True, False]]
@@ -190,7 +190,7 @@ def test_unknown_landmarks_stay_unknown():
     faces = Faces([[60, 70, 140, 150]], points[None], schema=WIDER_5)
     for clamp in (False, True):
         for seed in range(10):
-            config = AugmentConfig(clamp_landmarks=clamp, near=0.0)
+            config = AugmentConfig(clamp_landmarks=clamp)
             _, kept = augment(painted((50, 50)), faces, 96, np.random.default_rng(seed), config)
             assert np.isnan(kept.landmarks[0]).all(-1).tolist() == [False, False, True, False, False]
             assert not kept.visible[0, 2]

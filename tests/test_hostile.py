@@ -209,14 +209,16 @@ def test_thousands_of_faces(tmp_path):
     rows["landmarks"] = list(faces.landmarks)
     described = describe_faces(FaceDataset(rows, tmp_path))
     assert len(described) == 1000 and described["faces"].eq(1000).all() and not described["twin"].any()
-    image, kept = augment(np.zeros((400, 400, 3), np.uint8), crowd(3000, 400), 64, np.random.default_rng(0), AugmentConfig())
+    image, kept = augment(
+        np.zeros((400, 400, 3), np.uint8), crowd(3000, 400), 64, np.random.default_rng(0), AugmentConfig(near=0.5)
+    )
     assert image.shape == (64, 64, 3) and 0 < len(kept) < 3000
 
 
 def test_a_box_far_larger_than_the_photo_fits_into_memory():
     faces = Faces([[-1e5, -1e5, 1e5, 1e5]], np.zeros((1, 98, 2)))
     for seed in range(4):
-        crop, kept = augment(np.zeros((60, 80, 3), np.uint8), faces, 64, np.random.default_rng(seed), AugmentConfig())
+        crop, kept = augment(np.zeros((60, 80, 3), np.uint8), faces, 64, np.random.default_rng(seed), AugmentConfig(near=0.5))
         assert crop.shape == (64, 64, 3) and len(kept) <= 1
 
 
