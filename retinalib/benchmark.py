@@ -1,9 +1,8 @@
-"""What things cost: ``python -m retinalib.benchmark --json FILE`` times this library beside a plain version of the same.
+"""What things cost: ``python -m retinalib.benchmark --json FILE`` times this library beside the plain ways of
+:mod:`retinalib.plain`, and the network beside onnxruntime.
 
-The plain versions do what the straightforward implementations do: the landmark head at every anchor, anchors made in loops for
-every image, NMS in NumPy, a loss that goes from image to image and encodes 98 points for every anchor, colours distorted in
-floating point on the whole photo. They give the same results (the tests hold them together). Both take turns in one run, and
-the medians are compared.
+The others run in a process of their own, as they would be run: what this library sets in its process does not help them. Both
+sides take turns, and the medians are compared. First runs, in which memory is asked for, are not counted.
 """
 
 from __future__ import annotations
@@ -11,16 +10,19 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
-import math
+import multiprocessing
 import os
 import platform
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property, partial
 from itertools import product
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import cv2
@@ -29,264 +31,254 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision import ops
 
-from retinalib.anchors import AnchorConfig, anchor_grid, decode_boxes, decode_landmarks, encode_boxes, encode_landmarks
-from retinalib.augment import AugmentConfig, augment
+from retinalib.anchors import anchor_grid
+from retinalib.augment import augment
 from retinalib.batches import AugmentedPhotos, Batches, collate, start_worker, to_target
 from retinalib.datasets import synthetic
 from retinalib.detect import Detector, decode, for_inference, load_detector
 from retinalib.distributed import ALONE
 from retinalib.evaluate import detection_ap, evaluate_faces
 from retinalib.export import export
-from retinalib.faces import Faces, box_iou
-from retinalib.files import write_text
+from retinalib.files import end_with_parent, write_text
 from retinalib.landmarks import Eye, LandmarkSchema
-from retinalib.loss import LossConfig, Target, multi_task_loss
+from retinalib.loss import Target, multi_task_loss
+from retinalib.memory import keep_freed_memory
 from retinalib.model import ModelConfig, Outputs, RetinaFace
+from retinalib.plain import plain_anchors, plain_augment, plain_detect, plain_loss, plain_step
 from retinalib.train import TrainConfig, make_optimiser, training_step
 
-# ---- the plain way ---------------------------------------------------------------------------------------------------------
+_UNCOUNTED = 3  # first runs of each thing
+_STEPS_AT_ONCE = 4  # from files on: a loader works ahead, so that a single step would find its data made
 
 
-def plain_anchors(height: int, width: int, config: AnchorConfig = AnchorConfig()) -> Tensor:  # noqa: B008 (frozen)
-    """:func:`retinalib.anchors.anchor_grid` in loops, made anew at every call."""
-    anchors = []
-    for stride, sizes in zip(config.strides, config.sizes, strict=True):
-        for row in range(math.ceil(height / stride)):
-            for column in range(math.ceil(width / stride)):
-                for size in sizes:
-                    x, y = (column + 0.5) * stride / width, (row + 0.5) * stride / height
-                    anchors.append((x, y, size / width, size / height))
-    return torch.tensor(anchors)
+class Material:
+    """What both sides are given: photos of ``size`` pixels and a network, the same in every process that asks for them."""
 
-
-def plain_nms(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]:
-    """The rows that stay of (N, 4) boxes x1 y1 x2 y2, best first."""
-    order, kept = np.argsort(-scores, kind="stable"), []
-    while len(order):
-        kept.append(int(order[0]))
-        overlap = box_iou(boxes[order[:1]], boxes[order[1:]])[0]
-        order = order[1:][overlap <= threshold]
-    return kept
-
-
-@torch.no_grad()
-def plain_detect(model: RetinaFace, image: np.ndarray, score_threshold: float = 0.5, nms_threshold: float = 0.4) -> Faces:
-    """``Detector.detect`` of one image: everything at every anchor, then threshold, NMS, and a second look face by face."""
-    height, width = image.shape[:2]
-    schema, variances = model.config.schema, model.config.anchors.variances
-    size = torch.tensor([width, height])
-    pixels = model.config.normalisation.apply(torch.from_numpy(image).permute(2, 0, 1)[None].contiguous())
-    logits, boxes, landmarks = (t[0] for t in model.dense(pixels))
-    anchors = plain_anchors(height, width, model.config.anchors)
-    scores = logits.softmax(-1)[:, 1].numpy()
-    boxes = (decode_boxes(boxes, anchors, variances) * size.repeat(2)).numpy()
-    landmarks = (decode_landmarks(landmarks.view(-1, schema.count, 2), anchors, variances) * size).numpy()
-    chosen = scores >= score_threshold
-    boxes, landmarks, scores = boxes[chosen], landmarks[chosen], scores[chosen]
-    kept = plain_nms(boxes, scores, nms_threshold)
-    points = torch.from_numpy(landmarks[kept])
-    looked = [model.look_again(pixels, torch.zeros(1, dtype=torch.int64), p[None]) for p in points]
-    points = torch.cat(looked).numpy() if looked else points.numpy()
-    visible = ((points >= 0) & (points <= [width, height])).all(-1)
-    return Faces(boxes[kept], points, visible, scores[kept], schema=schema)
-
-
-def plain_loss(
-    logits: Tensor, boxes: Tensor, landmarks: Tensor, targets: list[Target], anchors: Tensor, config: LossConfig
-) -> Tensor:
-    """The total of :func:`retinalib.loss.multi_task_loss` for completely labelled photos (smooth L1, no pupil part), image by
-    image, with (B, A, 2L) ``landmarks`` given and encoded at every anchor, and the hardest negatives found by two sorts."""
-    corners = ops.box_convert(anchors, "cxcywh", "xyxy")
-    shape = logits.shape[:2]
-    positive, pointed = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
-    wanted_boxes, wanted_points = torch.zeros_like(boxes), torch.zeros_like(landmarks)
-    seen = torch.zeros_like(landmarks, dtype=torch.bool)
-    for row, target in enumerate(targets):
-        if not len(target.boxes):
-            continue
-        best, face = torch.full(shape[1:], -1.0), torch.zeros(shape[1:], dtype=torch.int64)
-        keepers = []
-        for number, box in enumerate(target.boxes):
-            overlap = ops.box_iou(box[None], corners)[0]  # the library's: anchors that tie must tie here, too
-            face[overlap > best] = number
-            best = torch.maximum(best, overlap)
-            if overlap.max() >= config.minimum_iou:
-                keepers.append((int(overlap.argmax()), number))
-        for anchor, number in keepers:
-            best[anchor], face[anchor] = 2.0, number
-        positive[row] = best >= config.positive_iou
-        wanted_boxes[row] = encode_boxes(target.boxes[face], anchors)
-        wanted_points[row] = encode_landmarks(target.landmarks[face].nan_to_num(), anchors).flatten(1)
-        seen[row] = target.visible[face].repeat_interleave(2, dim=1)
-        pointed[row] = positive[row] & target.visible[face].any(1)
-
-    def smooth_l1(given: Tensor, wanted: Tensor) -> Tensor:
-        gap = (given - wanted).abs()
-        return torch.where(gap < 1, 0.5 * gap * gap, gap - 0.5)
-
-    nll = logits.logsumexp(-1) - torch.where(positive, logits[..., 1], logits[..., 0])
-    _, order = nll.detach().masked_fill(positive, 0).sort(1, descending=True)
-    _, rank = order.sort(1)
-    wanted = (config.negatives_per_positive * positive.sum(1, keepdim=True)).clamp(min=config.least_negatives)
-    negative = (rank < wanted) & ~positive
-    count, with_points = max(int(positive.sum()), 1), max(int(pointed.sum()), 1)
-    box = smooth_l1(boxes[positive], wanted_boxes[positive]).sum() / count
-    landmark = (smooth_l1(landmarks[pointed], wanted_points[pointed]) * seen[pointed]).sum() / with_points
-    return (
-        config.box_weight * box
-        + config.class_weight * nll[positive | negative].sum() / count
-        + (config.landmark_weight * landmark)
-    )
-
-
-def plain_augment(image: np.ndarray, faces: Faces, size: int, rng: np.random.Generator) -> tuple[np.ndarray, Faces]:
-    """A training crop with the colours of the whole photo distorted first, in floating point; the crop is :func:`augment`'s."""
-    photo = image.astype(np.float32)
-    photo = (photo - 128) * (1 + rng.uniform(-0.4, 0.4)) + 128 + rng.uniform(-32, 32)
-    hsv = cv2.cvtColor((photo / 255).clip(0, 1), cv2.COLOR_RGB2HSV)
-    hsv[..., 0] = (hsv[..., 0] + rng.uniform(-12, 12)) % 360
-    hsv[..., 1] = (hsv[..., 1] * (1 + rng.uniform(-0.5, 0.5))).clip(0, 1)
-    photo = (cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).round().astype(np.uint8)
-    still = AugmentConfig(brightness=0, contrast=0, saturation=0, hue=0)
-    return augment(photo, faces, size, rng, still)
-
-
-# ---- what is timed ---------------------------------------------------------------------------------------------------------
-
-
-class Bench:
-    """Photos of ``size`` pixels, a network, how often each thing is timed, and by which clock."""
-
-    def __init__(self, size: int, repeats: int, batch: int, clock: Callable[[], float], folder: Path) -> None:
-        self.size, self.repeats, self.clock = size, repeats, clock
+    def __init__(self, size: int, batch: int, folder: Path) -> None:
+        self.size = size
         self.detector = load_detector("rendered98", "cpu")
         self.model = self.detector.model
-        self.rows: list[dict] = []
+        self.config = TrainConfig(image_size=size)
+        self.anchors = anchor_grid(size, size)
         root = synthetic.make(folder, batch + 2, size=round(1.6 * size), progress=False)  # 1,024 for crops of 640
         self.photos = synthetic.load(root, "train")
-        drawn = [self.photos[number] for number in range(len(self.photos))]
-        self.drawn = [(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), faces) for image, faces in drawn]
-        self.drawn = [(image, faces.transformed((1 / 1.6,) * 2)) for image, faces in self.drawn]
+        self.read = [self.photos[number] for number in range(len(self.photos))]
+        drawn = [(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), faces) for image, faces in self.read]
+        self.drawn = [(image, faces.transformed((1 / 1.6,) * 2)) for image, faces in drawn]
         self.targets = [to_target(faces, (size, size)) for _, faces in self.drawn]
         self.images = torch.from_numpy(np.stack([image for image, _ in self.drawn])).permute(0, 3, 1, 2)
 
-    def take_turns(self, group: str, part: str, fast: Callable, plain: Callable | None = None, repeats: int = 0) -> None:
-        """Adds a row: the median of both in milliseconds, after one run of each that is not counted."""
-        calls = {"fast": fast} | ({} if plain is None else {"plain": plain})
-        times = {name: [] for name in calls}
-        for _ in range(1 + (repeats or self.repeats)):
-            for name, call in calls.items():
-                begin = self.clock()
-                call()
-                times[name].append(1e3 * (self.clock() - begin))
-        self.rows.append({"group": group, "part": part, **{name: float(np.median(t[1:])) for name, t in times.items()}})
+
+class Others:
+    """The plain ways, and onnxruntime: each is called by its name, in a process of its own."""
+
+    def __init__(self, material: Material, network_file: Path) -> None:
+        self.material, self.network_file = material, network_file
+        self.image = material.drawn[0][0]
+        self.images = material.images.contiguous()
+        torch.manual_seed(0)
+        self.network = RetinaFace(ModelConfig()).train()
+        self.optimiser = torch.optim.AdamW(self.network.parameters(), foreach=False)
+        self.rng = np.random.default_rng(0)
+
+    @cached_property
+    def planar(self) -> Tensor:
+        return torch.from_numpy(self.image).permute(2, 0, 1)[None].contiguous()
+
+    def detect(self) -> None:
+        plain_detect(self.material.model, self.image)
+
+    def normalise(self) -> None:
+        self.material.model.config.normalisation.apply(self.planar)
+
+    @torch.no_grad()
+    def dense_network(self) -> None:
+        self.material.model.dense(self.material.model.config.normalisation.apply(self.planar))
+
+    def anchors(self) -> None:
+        plain_anchors(self.material.size, self.material.size, self.material.model.config.anchors)
+
+    @cached_property
+    def session(self) -> object:
+        import onnxruntime  # the extra "export"
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # on cores that are the other side's then
+        return onnxruntime.InferenceSession(str(self.network_file), options, providers=["CPUExecutionProvider"])
+
+    def onnxruntime(self) -> None:
+        self.session.run(None, {"images": self.image[None]})
+
+    @cached_property
+    def outputs(self) -> list[Tensor]:
+        with torch.no_grad():
+            given = self.network.dense(self.material.config.model.normalisation.apply(self.images))
+        return [t.detach().requires_grad_() for t in given]
+
+    def loss(self) -> None:
+        size, config = self.material.size, self.material.config.loss
+        plain_loss(*self.outputs, self.material.targets, plain_anchors(size, size), config).backward()
+
+    def crops(self) -> None:
+        for photo in self.material.read:
+            plain_augment(*photo, self.material.size, self.rng)
+
+    def step(self) -> None:
+        self._step(self.images, self.material.targets)
+
+    def steps_from_files(self) -> None:
+        size, photos = self.material.size, self.material.photos
+        for _ in range(_STEPS_AT_ONCE):
+            crops = [plain_augment(*photos[number], size, self.rng) for number in range(len(photos))]
+            images = torch.from_numpy(np.stack([image for image, _ in crops])).permute(0, 3, 1, 2).contiguous()
+            self._step(images, [to_target(faces, (size, size)) for _, faces in crops])
+
+    def _step(self, images: Tensor, targets: list[Target]) -> None:
+        config = self.material.config
+        plain_step(self.network, self.optimiser, images, targets, config.loss, config.clip_norm)
+
+
+def _serve(pipe: Connection, threads: int, clock: Callable[[], float], size: int, batch: int, folder: Path) -> None:
+    """Runs what it is asked for by name, and answers with its milliseconds."""
+    end_with_parent()
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    others = Others(Material(size, batch, folder), folder / "network.onnx")
+    while name := pipe.recv():
+        begin = clock()
+        getattr(others, name)()
+        pipe.send(1e3 * (clock() - begin))
+
+
+class Bench:
+    """Times things on photos of ``size`` pixels, ``repeats`` times, by a clock; rows collects what it finds.
+
+    folder: an empty one, for photos and the exported network. To be used as a context, which ends the other process.
+    """
+
+    def __init__(self, size: int, repeats: int, batch: int, clock: Callable[[], float], folder: Path) -> None:
+        self.repeats, self.clock = repeats, clock
+        self.rows: list[dict] = []
+        keep_freed_memory()  # as training does
+        self.material = Material(size, batch, folder)
+        export(self.material.model, folder / "network.onnx", "network")
+        spawn = multiprocessing.get_context("spawn")
+        self.pipe, self._theirs = spawn.Pipe()
+        arguments = (self._theirs, torch.get_num_threads(), clock, size, batch, folder)
+        self.process = spawn.Process(target=_serve, args=arguments, daemon=True)
+
+    def __enter__(self) -> Bench:
+        self.process.start()
+        self._theirs.close()  # so that the pipe ends with the other process
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # it ended by itself
+            self.pipe.send("")
+        self.process.join()
+
+    def _other(self, name: str) -> float:
+        """Milliseconds of one of :class:`Others`. Raises ChildProcessError if the process ended."""
+        try:
+            self.pipe.send(name)
+            return self.pipe.recv()
+        except (EOFError, OSError) as error:
+            raise ChildProcessError(f"the other process ended in '{name}': see its message above") from error
+
+    def take_turns(
+        self, group: str, part: str, ours: Callable, other: str = "", repeats: int = 0, of: int = 1, before: Callable = tuple
+    ) -> None:
+        """Adds a row: the medians of ours and of the other side in milliseconds.
+
+        before: gives the arguments of ``ours``, anew and uncounted; of: how many of what the row says are in a run.
+        """
+        times: dict[str, list[float]] = {"ours": []} | ({"other": []} if other else {})
+        for _ in range(_UNCOUNTED + (repeats or self.repeats)):
+            arguments, begin = before(), self.clock()
+            ours(*arguments)
+            times["ours"].append(1e3 * (self.clock() - begin))
+            if other:
+                times["other"].append(self._other(other))
+        medians = {side: float(np.median(t[_UNCOUNTED:])) / of for side, t in times.items()}
+        self.rows.append({"group": group, "part": part, **medians})
 
     def detection(self) -> None:
         """One photo from an RGB array to its faces, and the stages of it."""
-        model, detector, image = self.model, self.detector, self.drawn[0][0]
-        brief = Detector(model, "cpu", bfloat16=True)
-        planar = torch.from_numpy(image).permute(2, 0, 1)[None].contiguous()
-        apply, anchors = model.config.normalisation.apply, model.config.anchors
+        detector, size, image = self.material.detector, self.material.size, self.material.drawn[0][0]
+        brief = Detector(self.material.model, "cpu", bfloat16=True)
         with torch.inference_mode():
-            given = detector._input([image])
-            network = for_inference(model)
+            given, network = detector._input([image]), for_inference(self.material.model)
             outputs = network(given)
-            self.take_turns("detection", "all", lambda: detector.detect(image), lambda: plain_detect(model, image))
-            self.take_turns("detection", "all, bfloat16", lambda: brief.detect(image))
-            self.take_turns("detection", "pixels to input", lambda: detector._input([image]), lambda: apply(planar))
-            self.take_turns("detection", "network", lambda: network(given), lambda: model.dense(apply(planar)))
-            size = self.size
-            self.take_turns("detection", "anchors", lambda: anchor_grid(size, size), lambda: plain_anchors(size, size, anchors))
+            self.take_turns("detection", "all", lambda: detector.detect(image), "detect")
+            self.take_turns("detection", "all, bfloat16", lambda: brief.detect(image), "detect")
+            self.take_turns("detection", "pixels to input", lambda: detector._input([image]), "normalise")
+            self.take_turns("detection", "network", lambda: network(given), "dense_network")
+            self.take_turns("detection", "anchors", lambda: anchor_grid(size, size), "anchors")
             self.take_turns("detection", "decoding, NMS, second look", lambda: decode(network, given, outputs))
-
-    def onnxruntime(self) -> None:
-        """The network, everything dense, from pixels: torch as "fast", onnxruntime as "plain", with equally many threads."""
-        import onnxruntime  # the extra "export"
-
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "network.onnx"
-            export(self.model, path, "network")
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = torch.get_num_threads()
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        image, network = self.drawn[0][0], for_inference(self.model)
-
-        def torch_network() -> None:
-            with torch.inference_mode():
-                network.dense(self.detector._input([image]))
-
-        self.take_turns(
-            "onnxruntime",
-            "dense network (plain: onnxruntime)",
-            torch_network,
-            lambda: session.run(None, {"images": image[None]}),
-        )
+            for part, run in (("network as exported, dense", network.dense), ("what detection runs of it", network)):
+                self.take_turns("onnxruntime", part, lambda run=run: run(detector._input([image])), "onnxruntime")
 
     def training(self) -> None:
-        """A batch's loss forward and backward, crops of it, and a whole step."""
-        size, config = self.size, TrainConfig(image_size=self.size)
-        fast, plain = (RetinaFace(ModelConfig()).train() for _ in range(2))
-        fast = fast.to(memory_format=torch.channels_last)
-        anchors = anchor_grid(size, size)
+        """A batch's loss forward and backward, crops of it, and a whole step without and with its data."""
+        material, config, anchors = self.material, self.material.config, self.material.anchors
+        torch.manual_seed(0)
+        model = RetinaFace(ModelConfig()).train().to(memory_format=torch.channels_last)
         with torch.no_grad():
-            given = fast(config.model.normalisation.apply(self.images))
-            dense = plain.dense(config.model.normalisation.apply(self.images))
-        given = [given.logits, given.boxes, *given.features]
-        given, dense = ([t.detach().requires_grad_() for t in ts] for ts in (given, dense))
+            given = model(config.model.normalisation.apply(material.images))
+        given = [t.detach().requires_grad_() for t in (given.logits, given.boxes, *given.features)]
 
-        def fast_loss() -> None:
-            at = lambda i, a: fast.landmarks_at(given[2:], i, a)  # noqa: E731
-            multi_task_loss(given[0], given[1], at, self.targets, anchors).total.backward()
+        def loss() -> None:
+            at = lambda i, a: model.landmarks_at(given[2:], i, a)  # noqa: E731
+            multi_task_loss(given[0], given[1], at, material.targets, anchors).total.backward()
 
-        def plain_loss_of() -> None:
-            plain_loss(*dense, self.targets, plain_anchors(size, size), config.loss).backward()
+        self.take_turns("training", "loss, forward and backward", loss, "loss")
+        rng, size = np.random.default_rng(0), material.size
+        crops = lambda: [augment(*photo, size, rng, config.augment) for photo in material.read]  # noqa: E731
+        self.take_turns("training", "crops of a batch, one process", crops, "crops")
+        optimiser, few = make_optimiser(model, config), max(1, self.repeats // 2)
 
-        self.take_turns("training", "loss, forward and backward", fast_loss, plain_loss_of)
-        rng = np.random.default_rng(0)
-        photos = [self.photos[number] for number in range(len(self.photos))]
-        self.take_turns(
-            "training",
-            "crops of a batch, one process",
-            lambda: [augment(*photo, size, rng, config.augment) for photo in photos],
-            lambda: [plain_augment(*photo, size, rng) for photo in photos],
-        )
-        optimisers = make_optimiser(fast, config), torch.optim.AdamW(plain.parameters(), foreach=False)
+        def step(how: TrainConfig) -> None:
+            training_step(model, optimiser, material.images, material.targets, anchors, how, torch.Generator(), ALONE)
 
-        def fast_step(how: TrainConfig = config) -> None:
-            training_step(fast, optimisers[0], self.images, self.targets, anchors, how, torch.Generator(), ALONE)
+        def steps_from_files(how: TrainConfig, batches: Iterator) -> None:
+            for images, targets, _ in batches:
+                training_step(model, optimiser, images, targets, anchors, how, torch.Generator(), ALONE)
 
-        def plain_step() -> None:
-            logits, boxes, landmarks = plain.dense(config.model.normalisation.apply(self.images.contiguous()))
-            loss = plain_loss(logits, boxes, landmarks, self.targets, plain_anchors(size, size), config.loss)
-            optimisers[1].zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(plain.parameters(), config.clip_norm)
-            optimisers[1].step()
+        for name, how in (("", config), (", bfloat16", replace(config, precision="bfloat16"))):
+            self.take_turns("training", "step without data" + name, partial(step, how), "step", few)
+            if self.clock is time.perf_counter:  # a worker's time is not this process'
+                run, part = partial(steps_from_files, how), "step from files on" + name
+                self.take_turns("training", part, run, "steps_from_files", few, _STEPS_AT_ONCE, before=self._under_way)
 
-        self.take_turns("training", "step without data", fast_step, plain_step, max(1, self.repeats // 3))
-        brief = replace(config, precision="bfloat16")
-        self.take_turns("training", "step without data, bfloat16", lambda: fast_step(brief), repeats=max(1, self.repeats // 3))
+    def _under_way(self) -> tuple[Iterator]:
+        """Batches that a process has begun to make: the first is done, so that as many are made as are used."""
+        batches = iter(self._batches(1 + _STEPS_AT_ONCE, workers=1))
+        next(batches)
+        return (batches,)
+
+    def _batches(self, count: int, workers: int) -> DataLoader:
+        """``count`` batches of all photos, cropped from their JPEG files by ``workers`` processes."""
+        photos = AugmentedPhotos(self.material.photos, self.material.size, self.material.config.augment, 0)
+        order = Batches(len(photos.source), len(photos.source), 0, count)
+        return DataLoader(photos, batch_sampler=order, collate_fn=collate, num_workers=workers, worker_init_fn=start_worker)
 
     def data(self) -> None:
         """Crops an epoch from JPEG files, by two processes; a row says milliseconds a crop."""
-        photos = AugmentedPhotos(self.photos, self.size, AugmentConfig(), 0)
-        epochs = 2 + 2 * self.repeats
-        order = Batches(len(self.photos), len(self.photos), 0, epochs)
-        loader = iter(DataLoader(photos, batch_sampler=order, collate_fn=collate, num_workers=2, worker_init_fn=start_worker))
+        loader = iter(self._batches(2 + 2 * self.repeats, workers=2))
         next(loader)
         begin = time.perf_counter()
         count = sum(len(images) for images, _, _ in loader)
-        self.rows.append({"group": "data", "part": "a crop, 2 workers", "fast": 1e3 * (time.perf_counter() - begin) / count})
+        self.rows.append({"group": "data", "part": "a crop, 2 workers", "ours": 1e3 * (time.perf_counter() - begin) / count})
 
     def rest(self) -> None:
-        """Evaluation and rendering, a photo each."""
-        truth = [faces for _, faces in self.drawn]
-        found = self.detector.detect([image for image, _ in self.drawn])
+        """Evaluation of a batch, and rendering a picture."""
+        drawn, size = self.material.drawn, self.material.size
+        truth, found = [faces for _, faces in drawn], self.material.detector.detect([image for image, _ in drawn])
         self.take_turns("evaluation", "errors of a batch", lambda: evaluate_faces(found, truth))
         self.take_turns("evaluation", "AP of a batch", lambda: detection_ap(found, truth))
-        self.take_turns("rendering", "a picture", lambda: synthetic.draw_picture(0, 0, self.size, (0, 9)))
+        self.take_turns("rendering", "a picture", lambda: synthetic.draw_picture(0, 0, size, (0, 9)))
 
 
 def cost(
@@ -323,7 +315,7 @@ def cost(
 
 
 def peak_memory(kind: str, size: int, batch: int) -> float:
-    """MB that a process holds at most for one training step, torch and all (Linux); kind: "fast" or "plain"."""
+    """MB that a process holds at most for one training step, torch and all (Linux); kind: "ours" or "plain"."""
     code = f"from retinalib.benchmark import _one_step; _one_step({kind!r}, {size}, {batch})"
     return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()[-1])
 
@@ -335,12 +327,12 @@ def _one_step(kind: str, size: int, batch: int) -> None:
     images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
     box = torch.tensor([[0.2, 0.2, 0.4, 0.5]])
     targets = [Target(box, torch.rand(1, 98, 2), torch.ones(1, 98, dtype=torch.bool))] * batch
-    if kind == "fast":
+    if kind == "ours":
+        keep_freed_memory()
         model = model.to(memory_format=torch.channels_last)
         training_step(model, make_optimiser(model, config), images, targets, anchors, config, torch.Generator(), ALONE)
     else:
-        dense = model.dense(config.model.normalisation.apply(images))
-        plain_loss(*dense, targets, plain_anchors(size, size), config.loss).backward()
+        plain_step(model, torch.optim.AdamW(model.parameters(), foreach=False), images, targets, config.loss, config.clip_norm)
     status = Path("/proc/self/status").read_text()  # Linux's; getrusage would count what the parent process held
     print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 
@@ -362,7 +354,7 @@ def hardware() -> dict:
 
 
 def main() -> None:
-    """Times detection, training, data, evaluation and rendering on the CPU, beside plain versions of them."""
+    """Times detection, training, data, evaluation and rendering on the CPU, beside plain ways of them."""
     parser = argparse.ArgumentParser(prog="python -m retinalib.benchmark", description=main.__doc__)
     parser.add_argument("--json", type=Path, help="file for the numbers, with hardware and versions")
     parser.add_argument("--quick", action="store_true", help="small pictures, few repeats: whether it runs, not how fast")
@@ -375,11 +367,11 @@ def main() -> None:
     size, repeats, batch = (128, 1, 2) if arguments.quick else (640, 9, 8)
     about = hardware()
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(size, repeats, batch, clock, Path(folder))
-        for part in (bench.detection, bench.onnxruntime, bench.training, bench.data, bench.rest):
-            part()
-    table = pd.DataFrame(bench.rows).assign(ratio=lambda t: t["plain"] / t["fast"])
-    memory = {kind: peak_memory(kind, size, batch) for kind in ("fast", "plain")}
+        with Bench(size, repeats, batch, clock, Path(folder)) as bench:
+            for part in (bench.detection, bench.training, bench.data, bench.rest):
+                part()
+    table = pd.DataFrame(bench.rows).assign(ratio=lambda t: t["other"] / t["ours"])
+    memory = {kind: peak_memory(kind, size, batch) for kind in ("ours", "plain")}
     costs = cost((5, 98, 500), (1, 10) if arguments.quick else (1, 10, 100), size, repeats, clock)
     print(json.dumps(about))
     print(table.to_markdown(index=False, floatfmt=".2f"))

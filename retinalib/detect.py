@@ -19,6 +19,7 @@ from retinalib.anchors import AnchorConfig, anchor_grid, decode_boxes, decode_la
 from retinalib.checkpoint import load_model
 from retinalib.datasets.table import read_image
 from retinalib.faces import Faces
+from retinalib.memory import expect_large_blocks
 from retinalib.model import Outputs, RetinaFace
 
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "data" / "checkpoints"
@@ -79,6 +80,8 @@ class Detector:
         self.bfloat16 = bfloat16
         self._table = model.config.normalisation.table()
         self._made_from: tuple = ()
+        if self.device.type == "cpu":
+            expect_large_blocks()
 
     def _network(self) -> RetinaFace:
         """The copy for inference of the model as it is now."""

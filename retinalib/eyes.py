@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,8 @@ def _to_frames(points: Tensor, frames: Tensor) -> Tensor:
     return torch.linalg.solve(frames[:, :, :2], (points - frames[:, None, :, 2]).mT).mT
 
 
+@lru_cache
+@torch.inference_mode(False)  # the same serves training
 def _grid(rows: int, columns: int, device: torch.device) -> Tensor:
     """(rows · columns, 2) the middles of a patch's cells in the frame: x to the right, y up."""
     y, x = torch.meshgrid(

@@ -37,6 +37,7 @@ from retinalib.eyes import eye_loss
 from retinalib.faces import Faces
 from retinalib.files import write_bytes
 from retinalib.loss import LossConfig, Parts, Target, multi_task_loss
+from retinalib.memory import keep_freed_memory
 from retinalib.model import ModelConfig, RetinaFace
 from retinalib.runs import Stopped, claim, save_epoch, stop_file
 from retinalib.shapes import mean_landmarks_in_box
@@ -159,6 +160,7 @@ def train(
         rows: list[dict] = state["rows"] if state else []
         if len(rows) == config.epochs:
             return pd.DataFrame(rows)
+        keep_freed_memory()
         torch.manual_seed(config.seed)
         model = RetinaFace(config.model)
         shape = mean_landmarks_in_box([train_set.faces(number) for number in range(len(train_set))])

@@ -1,0 +1,51 @@
+"""Freed memory stays with the process, where the C library can be told so."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from retinalib import memory
+
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+
+FAULTS = """
+import resource, sys
+import torch
+from retinalib import memory
+
+how, blocks, megabytes = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+getattr(memory, how, lambda: None)()
+counts = []
+for _ in range(8):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    held = [torch.ones(megabytes * 1_000_000, dtype=torch.uint8) for _ in range(blocks)]
+    del held
+    counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(counts[0], counts[-1])
+"""
+
+
+@glibc
+@pytest.mark.parametrize(("how", "blocks", "megabytes"), [("keep_freed_memory", 3, 40), ("expect_large_blocks", 4, 6)])
+def test_memory_is_asked_for_once(how, blocks, megabytes):
+    pages = blocks * megabytes * 1_000_000 / 4096
+    first, last = _faults(how, blocks, megabytes)
+    assert first > pages / 2 and last < pages / 10
+
+
+@glibc
+def test_glibc_keeps_no_larger_blocks_by_itself():
+    first, last = _faults("nothing", 3, 40)
+    assert last > first / 2, "it does: there is no need to tell it any more"
+
+
+def test_another_library_is_left_alone(monkeypatch):
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
+    memory.keep_freed_memory()
+
+
+def _faults(how, blocks, megabytes):
+    command = [sys.executable, "-c", FAULTS, how, str(blocks), str(megabytes)]
+    return map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
