@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, partial
@@ -48,8 +48,8 @@ from retinalib.model import ModelConfig, Outputs, RetinaFace
 from retinalib.plain import plain_anchors, plain_augment, plain_detect, plain_loss, plain_step
 from retinalib.train import TrainConfig, make_optimiser, training_step
 
-_UNCOUNTED = 3  # first runs of each thing
-_STEPS_AT_ONCE = 4  # from files on: a loader works ahead, so that a single step would find its data made
+_UNCOUNTED = 2  # first turns at each thing
+_REST = 0.02  # seconds between turns, in which the threads of the side before stop waiting for more
 
 
 class Material:
@@ -128,12 +128,11 @@ class Others:
     def step(self) -> None:
         self._step(self.images, self.material.targets)
 
-    def steps_from_files(self) -> None:
+    def step_from_files(self) -> None:
         size, photos = self.material.size, self.material.photos
-        for _ in range(_STEPS_AT_ONCE):
-            crops = [plain_augment(*photos[number], size, self.rng) for number in range(len(photos))]
-            images = torch.from_numpy(np.stack([image for image, _ in crops])).permute(0, 3, 1, 2).contiguous()
-            self._step(images, [to_target(faces, (size, size)) for _, faces in crops])
+        crops = [plain_augment(*photos[number], size, self.rng) for number in range(len(photos))]
+        images = torch.from_numpy(np.stack([image for image, _ in crops])).permute(0, 3, 1, 2).contiguous()
+        self._step(images, [to_target(faces, (size, size)) for _, faces in crops])
 
     def _step(self, images: Tensor, targets: list[Target]) -> None:
         config = self.material.config
@@ -147,9 +146,15 @@ def _serve(pipe: Connection, threads: int, clock: Callable[[], float], size: int
     cv2.setNumThreads(threads)
     others = Others(Material(size, batch, folder), folder / "network.onnx")
     while name := pipe.recv():
-        begin = clock()
-        getattr(others, name)()
-        pipe.send(1e3 * (clock() - begin))
+        pipe.send(_second(getattr(others, name), clock))
+
+
+def _second(call: Callable[[], object], clock: Callable[[], float]) -> float:
+    """Milliseconds of a call that follows another: caches and cores are no longer as the other side left them."""
+    call()
+    begin = clock()
+    call()
+    return 1e3 * (clock() - begin)
 
 
 class Bench:
@@ -187,21 +192,16 @@ class Bench:
         except (EOFError, OSError) as error:
             raise ChildProcessError(f"the other process ended in '{name}': see its message above") from error
 
-    def take_turns(
-        self, group: str, part: str, ours: Callable, other: str = "", repeats: int = 0, of: int = 1, before: Callable = tuple
-    ) -> None:
-        """Adds a row: the medians of ours and of the other side in milliseconds.
-
-        before: gives the arguments of ``ours``, anew and uncounted; of: how many of what the row says are in a run.
-        """
+    def take_turns(self, group: str, part: str, ours: Callable, other: str = "", repeats: int = 0) -> None:
+        """Adds a row: the medians of ours and of the other side in milliseconds."""
         times: dict[str, list[float]] = {"ours": []} | ({"other": []} if other else {})
         for _ in range(_UNCOUNTED + (repeats or self.repeats)):
-            arguments, begin = before(), self.clock()
-            ours(*arguments)
-            times["ours"].append(1e3 * (self.clock() - begin))
+            time.sleep(_REST)
+            times["ours"].append(_second(ours, self.clock))
             if other:
+                time.sleep(_REST)
                 times["other"].append(self._other(other))
-        medians = {side: float(np.median(t[_UNCOUNTED:])) / of for side, t in times.items()}
+        medians = {side: float(np.median(t[_UNCOUNTED:])) for side, t in times.items()}
         self.rows.append({"group": group, "part": part, **medians})
 
     def detection(self) -> None:
@@ -233,30 +233,25 @@ class Bench:
             at = lambda i, a: model.landmarks_at(given[2:], i, a)  # noqa: E731
             multi_task_loss(given[0], given[1], at, material.targets, anchors).total.backward()
 
+        few = max(1, self.repeats // 2)
+        batches = iter(self._batches(4 * (_UNCOUNTED + few), workers=1))
         self.take_turns("training", "loss, forward and backward", loss, "loss")
         rng, size = np.random.default_rng(0), material.size
         crops = lambda: [augment(*photo, size, rng, config.augment) for photo in material.read]  # noqa: E731
         self.take_turns("training", "crops of a batch, one process", crops, "crops")
-        optimiser, few = make_optimiser(model, config), max(1, self.repeats // 2)
+        optimiser = make_optimiser(model, config)
 
         def step(how: TrainConfig) -> None:
             training_step(model, optimiser, material.images, material.targets, anchors, how, torch.Generator(), ALONE)
 
-        def steps_from_files(how: TrainConfig, batches: Iterator) -> None:
-            for images, targets, _ in batches:
-                training_step(model, optimiser, images, targets, anchors, how, torch.Generator(), ALONE)
+        def step_from_files(how: TrainConfig) -> None:  # meanwhile the next batch is made: all that a step needs is in its time
+            images, targets, _ = next(batches)
+            training_step(model, optimiser, images, targets, anchors, how, torch.Generator(), ALONE)
 
         for name, how in (("", config), (", bfloat16", replace(config, precision="bfloat16"))):
             self.take_turns("training", "step without data" + name, partial(step, how), "step", few)
             if self.clock is time.perf_counter:  # a worker's time is not this process'
-                run, part = partial(steps_from_files, how), "step from files on" + name
-                self.take_turns("training", part, run, "steps_from_files", few, _STEPS_AT_ONCE, before=self._under_way)
-
-    def _under_way(self) -> tuple[Iterator]:
-        """Batches that a process has begun to make: the first is done, so that as many are made as are used."""
-        batches = iter(self._batches(1 + _STEPS_AT_ONCE, workers=1))
-        next(batches)
-        return (batches,)
+                self.take_turns("training", "step from files on" + name, partial(step_from_files, how), "step_from_files", few)
 
     def _batches(self, count: int, workers: int) -> DataLoader:
         """``count`` batches of all photos, cropped from their JPEG files by ``workers`` processes."""
