@@ -92,6 +92,22 @@ def test_two_faces_on_one_anchor_leave_one_of_them():
     assert match(box.repeat(2, 1), anchors)[5] == 1
 
 
+def test_overlaps_at_the_threshold_count():
+    anchor = torch.tensor([[0.5, 0.5, 0.5, 0.5]])
+    half = torch.tensor([[0.25, 0.25, 0.75, 0.5]])  # IoU 0.5, exactly
+    assert match(half, anchor, threshold=0.5, minimum=0.6).tolist() == [0]
+    assert match(half, anchor, threshold=0.6, minimum=0.5).tolist() == [0]
+    assert match(half, anchor, threshold=0.6, minimum=0.6).tolist() == [-1]
+
+
+def test_codes_by_hand():
+    """SSD's: shifts in tenths of the anchor, sizes as logarithms in fifths."""
+    assert AnchorConfig().variances == (0.1, 0.2)
+    anchor, box = torch.tensor([[0.5, 0.4, 0.2, 0.1]]), torch.tensor([[0.3, 0.35, 0.7, 0.55]])
+    np.testing.assert_allclose(encode_boxes(box, anchor), [[0, 5, np.log(2) / 0.2, np.log(2) / 0.2]], atol=1e-4)
+    np.testing.assert_allclose(encode_landmarks(torch.tensor([[[0.52, 0.4]]]), anchor), [[[1, 0]]], atol=1e-5)
+
+
 def test_codes_round_trip():
     generator = torch.Generator().manual_seed(0)
     anchors = anchor_grid(160, 224)[::7]

@@ -35,6 +35,10 @@ def plain_loss(logits, boxes, landmarks, targets, anchors, config):
     def smooth(x):
         return float(np.where(abs(x) < 1, 0.5 * x * x, abs(x) - 0.5).sum())
 
+    def winged(x):
+        return float(np.where(abs(x) < 1, np.log(1 + abs(x) / 0.2), abs(x) - 1 + np.log(6)).sum())
+
+    by_coordinate = winged if config.landmark_loss == "wing" else smooth
     box = classification = landmark = 0.0
     positives = with_landmarks = 0
     for b, target in enumerate(targets):
@@ -59,7 +63,7 @@ def plain_loss(logits, boxes, landmarks, targets, anchors, config):
             if target.visible[f].any():
                 with_landmarks += 1
                 code = encode_landmarks(target.landmarks[f : f + 1], anchors[a : a + 1])[0]
-                landmark += smooth((landmarks[b, a].view(-1, 2) - code)[target.visible[f]].numpy())
+                landmark += by_coordinate((landmarks[b, a].view(-1, 2) - code)[target.visible[f]].numpy())
         count = sum(f >= 0 for f in matched)
         classification += sum(
             sorted(negative, reverse=True)[: max(config.negatives_per_positive * count, config.least_negatives)]
@@ -79,10 +83,12 @@ def test_loss_is_the_references():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_loss_against_loops(seed):
+@pytest.mark.parametrize("landmark_loss", ["smooth_l1", "wing"])
+def test_loss_against_loops(seed, landmark_loss):
     anchors, targets, logits, boxes, dense = random_batch(seed)
-    parts = multi_task_loss(logits, boxes, lambda i, a: dense[i, a], targets, anchors)
-    expected = plain_loss(logits, boxes, dense, targets, anchors, LossConfig())
+    config = LossConfig(landmark_loss=landmark_loss)
+    parts = multi_task_loss(logits, boxes, lambda i, a: dense[i, a], targets, anchors, config)
+    expected = plain_loss(logits, boxes, dense, targets, anchors, config)
     np.testing.assert_allclose([float(p) for p in parts[1:4]], expected, rtol=1e-4)
 
 
@@ -105,6 +111,15 @@ def test_defaults_are_the_published_ones():
     assert (config.box_weight, config.class_weight, config.landmark_weight, config.pupil_weight) == (2, 1, 1, 0)
     edge = torch.tensor([1.0])
     assert wing(edge) == pytest.approx(np.log(6)) and wing(edge + 1) == pytest.approx(np.log(6) + 1)
+
+
+@pytest.mark.parametrize(("minimum", "positive", "fits"), [(1, 1, True), (0.3, 0.3, True), (0.4, 0.3, False), (0.3, 2, False)])
+def test_overlaps_that_fit_each_other(minimum, positive, fits):
+    if fits:
+        assert LossConfig(minimum_iou=minimum, positive_iou=positive).positive_iou == positive
+    else:
+        with pytest.raises(ValueError, match="0 < minimum_iou <= positive_iou <= 1"):
+            LossConfig(minimum_iou=minimum, positive_iou=positive)
 
 
 def test_eyes_without_canthi_have_no_pupil_part():
@@ -151,9 +166,6 @@ def test_wing_by_its_definition():
     c = w - w * np.log(1 + w / e)
     expected = [w * np.log(1 + abs(v) / e) if abs(v) < w else abs(v) - c for v in x.tolist()]
     np.testing.assert_allclose(wing(x, w, e).numpy(), expected, atol=1e-5)
-    anchors, targets, logits, boxes, dense = random_batch(7)
-    parts = multi_task_loss(logits, boxes, lambda i, a: dense[i, a], targets, anchors, LossConfig(landmark_loss="wing"))
-    assert parts.landmark.isfinite()
     with pytest.raises(ValueError, match="landmark_loss must be"):
         LossConfig(landmark_loss="l2")
 
