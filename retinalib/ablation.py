@@ -344,7 +344,7 @@ def _report(arguments: argparse.Namespace) -> None:
     base = profile.train_config(epochs=arguments.epochs, schema=sets[0].schema)
     faces, runs = run(arguments.arms, seeds, base, *sets, runs_at, arguments.device, arguments.processes)
     by_run = summary(faces, ["arm", "seed"]).join(runs.set_index(["arm", "seed"])["ap"])
-    print(by_run.to_markdown(floatfmt=".4f"))
+    print(by_run.reset_index().to_markdown(index=False, floatfmt=".4f"))
     tables, printed = {"runs": by_run}, {}
     if len(arguments.arms) > 1 and len(seeds) > 1:
         differences = compare(faces, detections_of(runs, runs_at), arguments.arms)
