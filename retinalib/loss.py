@@ -154,7 +154,7 @@ def _classification(logits: Tensor, matched: Tensor, targets: list[Target], anch
         if not target.complete:
             negative[row] &= _near(target.boxes, anchors)
     count = positive.sum(1)
-    keep = (config.negatives_per_positive * count).clamp(config.least_negatives, positive.shape[1] - 1)
+    keep = (config.negatives_per_positive * count).clamp(config.least_negatives, positive.shape[1])
     largest = int(keep.max())
     hardest = by_anchor.masked_fill(~negative, -torch.inf).topk(largest, dim=1).values if largest else by_anchor[:, :0]
     kept = (torch.arange(largest, device=keep.device) < keep[:, None]) & hardest.isfinite()

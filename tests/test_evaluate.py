@@ -47,6 +47,14 @@ def test_iou_by_hand():
     assert box_iou(a, np.array([[20.0, 20, 30, 30]])).max() == 0 and box_iou(a, np.zeros((0, 4))).shape == (2, 0)
 
 
+def test_an_overlap_at_the_threshold_is_a_match():
+    whole, half = (
+        Faces(np.array([box], np.float32), np.zeros((1, 5, 2), np.float32), scores=np.ones(1, np.float32), schema=WIDER_5)
+        for box in ([0, 0, 10, 10], [0, 0, 10, 5])
+    )
+    assert match_faces(half, whole, iou=0.5).tolist() == [0] and match_faces(half, whole, iou=0.51).tolist() == [-1]
+
+
 def test_nme_by_loops():
     rng = np.random.default_rng(0)
     true, predicted = rng.uniform(0, 100, (4, 98, 2)), rng.uniform(0, 100, (4, 98, 2))
