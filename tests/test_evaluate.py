@@ -65,7 +65,7 @@ def test_nme_by_loops():
     np.testing.assert_allclose(nme(predicted, true, normaliser="inter_ocular"), expected)
     pupils = [e * np.hypot(*(t[60] - t[72])) / np.hypot(*(t[96] - t[97])) for e, t in zip(expected, true, strict=True)]
     np.testing.assert_allclose(nme(predicted, true, normaliser="inter_pupil"), pupils)
-    boxes = np.array([[0, 0, 30, 40.0]] * 4)
+    boxes = np.array([[50, 60, 80, 100.0]] * 4)
     by_box = nme(predicted, true, normaliser="box", boxes=boxes)
     np.testing.assert_allclose(by_box, nme(predicted, true, normaliser=np.full(4, np.sqrt(1200))))
 

@@ -23,6 +23,12 @@ def test_regions_hold_each_point_once(schema):
     assert schema.closed_regions <= set(schema.regions)
 
 
+def test_rigid_points_are_the_nose_and_the_canthi():
+    """What neither jaw, lips, brows nor lids move."""
+    canthi = {eye.outer for eye in (WFLW_98.right_eye, WFLW_98.left_eye)} | {WFLW_98.right_eye.inner, WFLW_98.left_eye.inner}
+    assert set(WFLW_98.rigid) == set(WFLW_98.regions["nose"]) | canthi and len(canthi) == 4
+
+
 def test_wflw_numbers():
     assert WFLW_98.count == 98 and WFLW_98.pupils == (96, 97) and WFLW_98.inter_ocular == (60, 72)
     assert WIDER_5.inter_ocular == (0, 1)
