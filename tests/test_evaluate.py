@@ -106,6 +106,9 @@ def test_failures_and_auc_by_fine_sums():
     curve = cumulative_error(errors, 0.1, 3)
     np.testing.assert_allclose(curve["share"], [1 / 9, 3 / 9, 5 / 9])
     assert np.isnan(auc(np.zeros(0))) and np.isnan(failure_rate(np.zeros(0))) and auc(np.zeros(3)) == pytest.approx(1)
+    for bad, threshold in (([0.1], 0.0), ([0.1], np.nan), ([-0.1], 0.1)):
+        with pytest.raises(ValueError, match="errors must not be negative, and their threshold be positive"):
+            auc(np.array(bad), threshold)
 
 
 def test_ap_by_hand():
@@ -152,6 +155,14 @@ def test_ap_of_drawn_photos_is_that_of_the_photos_repeated():
         expected.append(detection_ap([predicted[k] for k in drawn], [true[k] for k in drawn]))
     np.testing.assert_allclose(resampled_ap(table, pd.Index(names), weights), expected)
     assert np.isnan(expected[-1]) and 0 < expected[1] < 1
+
+
+def test_as_many_predictions_as_truths():
+    some = [scene(np.random.default_rng(0))[1]]
+    assert all(len(part) == 0 for part in matched_landmarks([], []))
+    for given in ((some, []), ([], some)):
+        with pytest.raises(ValueError, match=r"shorter|longer"):
+            matched_landmarks(*given)
 
 
 def test_subsets_and_their_errors_by_region():

@@ -1,14 +1,18 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
 from retinalib.faces import Faces
-from retinalib.landmarks import WFLW_98, WIDER_5
+from retinalib.landmarks import WFLW_98, WIDER_5, Eye
 from retinalib.pupils import (
+    JESORSKY,
     baselines,
     closed_rates,
     foreshortened,
+    level_eye,
     mean_offsets,
     openness,
     pupil_errors,
@@ -82,6 +86,7 @@ def test_foreshortened_eyes_are_flagged_and_kept_out():
     points = np.stack([narrowed(share) for share in (1.0, 0.51, 0.49, 0.01)])
     assert foreshortened(points, WFLW_98).tolist() == [[False, False], [False, False], [False, True], [False, True]]
     assert foreshortened(0.06 * points[:1], WFLW_98).tolist() == [[True, True]]  # under two pixels
+    assert not foreshortened(2.2 / 30 * points[:1], WFLW_98).any()
     table = pupil_table(Faces(np.zeros((4, 4)), points))
     assert table["foreshortened_left"].tolist() == [False, False, True, True]
     assert table["look_x"].tolist() == pytest.approx([0, 0, 0.1, 0.1], abs=1e-6)  # the right eye alone, of the turned ones
@@ -120,6 +125,8 @@ def test_degenerate_and_empty():
     assert len(pupil_table(Faces.empty())) == 0
     with pytest.raises(ValueError, match="wider5 has no canthi"):
         pupil_table(Faces.empty(WIDER_5))
+    with pytest.raises(ValueError, match="has no canthi and lids"):
+        readable_eyes(points[None], replace(WFLW_98, right_eye=Eye(96, 60, 64)))
 
 
 def test_baselines_by_hand():
@@ -137,6 +144,21 @@ def test_errors_by_hand():
     assert table["pupil_nme"][0] == pytest.approx((3 + 4) / 2 / 80) and table["worst_eye"][0] == pytest.approx(4 / 50)
     assert table["error_x_right"][0] == pytest.approx(0.1) and table["error_y_left"][0] == pytest.approx(4 / 30)
     assert len(pupil_errors(np.zeros((0, 2, 2)), np.zeros((0, 98, 2)), WFLW_98)) == 0
+    aside = face((0.2, 0.1))[None]
+    assert np.abs(pupil_errors(aside[:, [96, 97]], aside, WFLW_98).to_numpy()).max() < 1e-9
+    assert JESORSKY == {"pupil": 0.05, "iris": 0.10, "eye": 0.25}
+
+
+@pytest.mark.parametrize("angle", [-0.5, 0.5])
+@pytest.mark.parametrize("eye", [WFLW_98.right_eye, WFLW_98.left_eye])
+def test_a_level_eye_stands_upright(angle, eye):
+    """Whichever canthus is lower: they come to lie on the middle line, 72 pixels apart, in the photo's order."""
+    points = turned(face(), angle)
+    _, matrix = level_eye(np.zeros((100, 100, 3), np.uint8), points, eye)
+    ends = points[[eye.outer, eye.inner]] @ matrix[:, :2].T + matrix[:, 2]
+    np.testing.assert_allclose(np.sort(ends[:, 0]), [24, 96])
+    np.testing.assert_allclose(ends[:, 1], 36)
+    assert matrix[0, 0] > 0
 
 
 @needs_shared
