@@ -33,7 +33,7 @@ def test_benchmark_runs_and_writes(tmp_path, monkeypatch, capsys):
 def test_the_other_process_ends_and_is_missed(tmp_path):
     pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
     with benchmark.Bench(64, 1, 2, time.perf_counter, tmp_path) as bench:
-        bench.take_turns("any", "anchors", lambda: None, "anchors", of=2)
+        bench.take_turns("any", "anchors", lambda: None, "anchors")
         with pytest.raises(ChildProcessError, match="ended in 'unheard'"):
             bench.take_turns("any", "unheard", lambda: None, "unheard")
     assert not bench.process.is_alive()
