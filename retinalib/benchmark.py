@@ -56,7 +56,7 @@ class Material:
     """What both sides are given: photos of ``size`` pixels and a network, the same in every process that asks for them."""
 
     def __init__(self, size: int, batch: int, folder: Path) -> None:
-        self.size = size
+        self.size, self.batch = size, batch
         self.detector = load_detector("rendered98", "cpu")
         self.model = self.detector.model
         self.config = TrainConfig(image_size=size)
@@ -76,15 +76,12 @@ class Others:
     def __init__(self, material: Material, network_file: Path) -> None:
         self.material, self.network_file = material, network_file
         self.image = material.drawn[0][0]
+        self.planar = torch.from_numpy(self.image).permute(2, 0, 1)[None].contiguous()
         self.images = material.images.contiguous()
         torch.manual_seed(0)
         self.network = RetinaFace(ModelConfig()).train()
         self.optimiser = torch.optim.AdamW(self.network.parameters(), foreach=False)
         self.rng = np.random.default_rng(0)
-
-    @cached_property
-    def planar(self) -> Tensor:
-        return torch.from_numpy(self.image).permute(2, 0, 1)[None].contiguous()
 
     def detect(self) -> None:
         plain_detect(self.material.model, self.image)
@@ -164,19 +161,19 @@ class Bench:
     """
 
     def __init__(self, size: int, repeats: int, batch: int, clock: Callable[[], float], folder: Path) -> None:
-        self.repeats, self.clock = repeats, clock
+        self.repeats, self.clock, self.folder = repeats, clock, folder
         self.rows: list[dict] = []
         keep_freed_memory()  # as training does
         self.material = Material(size, batch, folder)
         export(self.material.model, folder / "network.onnx", "network")
-        spawn = multiprocessing.get_context("spawn")
-        self.pipe, self._theirs = spawn.Pipe()
-        arguments = (self._theirs, torch.get_num_threads(), clock, size, batch, folder)
-        self.process = spawn.Process(target=_serve, args=arguments, daemon=True)
 
     def __enter__(self) -> Bench:
+        spawn = multiprocessing.get_context("spawn")
+        self.pipe, theirs = spawn.Pipe()
+        arguments = (theirs, torch.get_num_threads(), self.clock, self.material.size, self.material.batch, self.folder)
+        self.process = spawn.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
-        self._theirs.close()  # so that the pipe ends with the other process
+        theirs.close()  # so that the pipe ends with the other process
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -160,7 +160,8 @@ def train(
         rows: list[dict] = state["rows"] if state else []
         if len(rows) == config.epochs:
             return pd.DataFrame(rows)
-        keep_freed_memory()
+        if device.type == "cpu":
+            keep_freed_memory()
         torch.manual_seed(config.seed)
         model = RetinaFace(config.model)
         shape = mean_landmarks_in_box([train_set.faces(number) for number in range(len(train_set))])

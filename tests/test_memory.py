@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -42,8 +43,25 @@ def test_glibc_keeps_no_larger_blocks_by_itself():
 
 
 def test_another_library_is_left_alone(monkeypatch):
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
+    looked, told = [], []
+    glibc = SimpleNamespace(mallopt=lambda *option: told.append(option))
+
+    def library(result):
+        def load(name):
+            looked.append(name)
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        return load
+
+    for other in (object(), OSError("no such library"), TypeError("a name is needed")):  # musl, none, Windows
+        monkeypatch.setattr(memory.ctypes, "CDLL", library(other))
+        assert memory.keep_freed_memory() is None
+    assert looked == [None] * 3 and told == []
+    monkeypatch.setattr(memory.ctypes, "CDLL", library(glibc))
     memory.keep_freed_memory()
+    assert told == [(-1, -1), (-4, 0)]  # M_TRIM_THRESHOLD, M_MMAP_MAX
 
 
 def _faults(how, blocks, megabytes):
