@@ -60,9 +60,8 @@ def test_tables_compile_in_an_article(tmp_path):
     signs = "a_b 5 % & # $ {} ~ ^ \\ ≥ ≤ × ± − ° – < é"
     write_table(pd.DataFrame({signs: [signs], "v": [1.5]}, index=[signs]), tmp_path / "signs", signs)
     write_table(differences(), tmp_path / "differences", "the protocol", paper_form(differences()))
-    for path in (PROJECT / "figures/tables").glob("**/*.tex"):
-        shutil.copy(path, tmp_path)
-    inputs = [rf"\input{{{path.name}}}" for path in sorted(tmp_path.glob("*.tex"))]
+    shutil.copytree(PROJECT / "figures/tables", tmp_path / "report")
+    inputs = [rf"\input{{{path.relative_to(tmp_path).as_posix()}}}" for path in sorted(tmp_path.rglob("*.tex"))]
     article = "\n".join([r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}", *inputs, r"\end{document}"])
     (tmp_path / "article.tex").write_text(article)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "article.tex"]
