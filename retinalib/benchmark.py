@@ -46,6 +46,7 @@ from retinalib.loss import Target, multi_task_loss
 from retinalib.memory import keep_freed_memory
 from retinalib.model import ModelConfig, Outputs, RetinaFace
 from retinalib.plain import plain_anchors, plain_augment, plain_detect, plain_loss, plain_step
+from retinalib.precision import native_bfloat16
 from retinalib.train import TrainConfig, make_optimiser, training_step
 
 _UNCOUNTED = 2  # first turns at each thing
@@ -204,12 +205,13 @@ class Bench:
     def detection(self) -> None:
         """One photo from an RGB array to its faces, and the stages of it."""
         detector, size, image = self.material.detector, self.material.size, self.material.drawn[0][0]
-        brief = Detector(self.material.model, "cpu", bfloat16=True)
         with torch.inference_mode():
             given, network = detector._input([image]), for_inference(self.material.model)
             outputs = network(given)
             self.take_turns("detection", "all", lambda: detector.detect(image), "detect")
-            self.take_turns("detection", "all, bfloat16", lambda: brief.detect(image), "detect")
+            if native_bfloat16(detector.device):
+                brief = Detector(self.material.model, "cpu", bfloat16=True)
+                self.take_turns("detection", "all, bfloat16", lambda: brief.detect(image), "detect")
             self.take_turns("detection", "pixels to input", lambda: detector._input([image]), "normalise")
             self.take_turns("detection", "network", lambda: network(given), "dense_network")
             self.take_turns("detection", "anchors", lambda: anchor_grid(size, size), "anchors")
@@ -245,7 +247,10 @@ class Bench:
             images, targets, _ = next(batches)
             training_step(model, optimiser, images, targets, anchors, how, torch.Generator(), ALONE)
 
-        for name, how in (("", config), (", bfloat16", replace(config, precision="bfloat16"))):
+        precisions = {"": config}
+        if native_bfloat16(anchors.device):
+            precisions[", bfloat16"] = replace(config, precision="bfloat16")
+        for name, how in precisions.items():
             self.take_turns("training", "step without data" + name, partial(step, how), "step", few)
             if self.clock is time.perf_counter:  # a worker's time is not this process'
                 self.take_turns("training", "step from files on" + name, partial(step_from_files, how), "step_from_files", few)

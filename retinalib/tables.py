@@ -33,7 +33,7 @@ def paper_form(differences: pd.DataFrame) -> pd.DataFrame:
 
 def write_table(table: pd.DataFrame, path: Path, caption: str, printed: pd.DataFrame | None = None) -> None:
     """``path`` with .csv (full precision), .md and .tex (booktabs), the protocol as caption; ``printed``: what the last two
-    show instead. The .tex asks for nothing but ``\\usepackage{booktabs}``."""
+    show instead. The .tex asks for nothing but ``\\usepackage{booktabs}``; its label is ``tab:<folder>-<name>``."""
     write_text(path.with_suffix(".csv"), table.to_csv())
     printed = table if printed is None else printed
     several = isinstance(printed.index, pd.MultiIndex)
@@ -45,7 +45,7 @@ def write_table(table: pd.DataFrame, path: Path, caption: str, printed: pd.DataF
     latex = cells.style.to_latex(
         hrules=True,
         caption=_latex(caption),
-        label=f"tab:{path.name}",
+        label=f"tab:{path.parent.name}-{path.name}",
         position="htbp",
         column_format="l" * cells.index.nlevels + "r" * cells.shape[1],
         multirow_align="naive",

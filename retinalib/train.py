@@ -39,6 +39,7 @@ from retinalib.files import write_bytes
 from retinalib.loss import LossConfig, Parts, Target, multi_task_loss
 from retinalib.memory import keep_freed_memory
 from retinalib.model import ModelConfig, RetinaFace
+from retinalib.precision import warn_of_slow_bfloat16
 from retinalib.runs import Stopped, claim, save_epoch, stop_file
 from retinalib.shapes import mean_landmarks_in_box
 
@@ -63,7 +64,7 @@ class TrainConfig:
     warmup: float = 0.05  # share of the steps in which the rate rises from zero
     ema_decay: float = 0.99  # of the averaged weights, a step
     clip_norm: float = 10.0  # gradients are scaled down to this norm
-    precision: str = "float32"  # or "bfloat16": autocast, where the device has it
+    precision: str = "float32"  # or "bfloat16": autocast, for devices that have it
     validate_every: int = 5  # epochs; the last epoch is always validated
     seed: int = 0
 
@@ -160,6 +161,8 @@ def train(
         rows: list[dict] = state["rows"] if state else []
         if len(rows) == config.epochs:
             return pd.DataFrame(rows)
+        if config.precision == "bfloat16":
+            warn_of_slow_bfloat16(device)
         if device.type == "cpu":
             keep_freed_memory()
         torch.manual_seed(config.seed)

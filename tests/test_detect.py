@@ -142,6 +142,7 @@ def test_limits_count_for_each_image(detector, images):
         np.testing.assert_allclose(faces.boxes, one.boxes, atol=1e-2)
 
 
+@pytest.mark.filterwarnings("ignore:this cpu has no bfloat16")
 def test_bfloat16_stays_near():
     detector = load_detector("rendered98", "cpu")
     image, truth = render_face(size=256)

@@ -39,7 +39,7 @@ def test_tables_are_written_for_paper_page_and_machine(tmp_path):
     assert "50 % of 3 photos" in page and "| no_se" in page and "0.05123" in page and "100300" in page
     latex = (tmp_path / "tables/t.tex").read_text()
     assert r"\toprule" in latex and r"50 \% of 3 photos, IoU $\ge$ 0.5" in latex and r"median\\{}nme" in latex
-    assert "no se & $0.0512$ & 100300" in latex and "b & -- & 7" in latex and r"\label{tab:t}" in latex
+    assert "no se & $0.0512$ & 100300" in latex and "b & -- & 7" in latex and r"\label{tab:tables-t}" in latex
 
 
 def test_a_paper_prints_differences_with_their_intervals(tmp_path):
@@ -67,4 +67,5 @@ def test_tables_compile_in_an_article(tmp_path):
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "article.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
     assert done.returncode == 0, "\n".join(line for line in done.stdout.splitlines() if line.startswith(("!", "l.")))
+    assert "multiply defined" not in done.stdout
     assert (tmp_path / "article.pdf").stat().st_size > 10_000

@@ -72,6 +72,7 @@ def test_the_last_state_is_a_detector_too(finished, tmp_path):
     ],
     ids=lambda changes: next(iter(changes)),
 )
+@pytest.mark.filterwarnings("ignore:this cpu has no bfloat16")
 def test_other_recipes_train(changes, sets, tmp_path):
     history = train(replace(CONFIG, epochs=1, **changes), *sets, tmp_path, "cpu", workers=0, progress=False)
     assert np.isfinite(history[["total", "box", "classification", "landmark"]].to_numpy()).all()
