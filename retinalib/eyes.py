@@ -14,7 +14,8 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import grid_sample, interpolate
+from torch.linalg import vector_norm
+from torch.nn.functional import grid_sample, interpolate, linear, pad
 from torchvision.ops import Conv2dNormActivation
 
 from retinalib.distributed import ALONE, Processes
@@ -80,13 +81,14 @@ def sample_patches(images: Tensor, image: Tensor, frames: Tensor) -> Tensor:
 
     Outside the image its border is repeated.
     """
-    places = _to_pixels(_grid(_ROWS, _COLUMNS, images.device)[None], frames)
     size = torch.tensor([images.shape[3], images.shape[2]], device=images.device)
-    places = (2 * places / size - 1).view(-1, _ROWS, _COLUMNS, 2)
+    frames = frames * (2 / size)[:, None] - torch.tensor([0.0, 0.0, 1.0], device=images.device)  # to -1 to 1 across the image
+    points = pad(_grid(_ROWS, _COLUMNS, images.device), (0, 1), value=1.0)  # (x, y, 1)
+    places = linear(points, frames.flatten(0, 1)).view(_ROWS, _COLUMNS, -1, 2)
     patches = images.new_zeros(len(image), images.shape[1], _ROWS, _COLUMNS)
     for number in image.unique().tolist():  # an image at a time: all its patches stand below each other in one grid
         own = (image == number).nonzero()[:, 0]
-        grid = places[own].reshape(1, -1, _COLUMNS, 2)
+        grid = places[:, :, own].permute(2, 0, 1, 3).reshape(1, -1, _COLUMNS, 2)
         seen = grid_sample(images[number : number + 1], grid, padding_mode="border", align_corners=False)
         seen = seen.view(images.shape[1], len(own), _ROWS, _COLUMNS).transpose(0, 1)
         patches = patches.index_copy(0, own, seen)
@@ -114,9 +116,9 @@ class EyeHead(nn.Module):
         Each patch is brought to zero mean and unit contrast.
         """
         patches = sample_patches(images, image, frames)
-        mean = patches.mean((1, 2, 3), keepdim=True)
-        contrast = patches.std((1, 2, 3), keepdim=True) if len(image) else mean  # without patches it would warn
-        fine = self.down[0]((patches - mean) / (contrast + 0.05))  # (N, 16, 16, 24)
+        patches = patches - patches.mean((1, 2, 3), keepdim=True)
+        contrast = vector_norm(patches, dim=(1, 2, 3), keepdim=True) / math.sqrt(patches.shape[1] * _ROWS * _COLUMNS - 1)
+        fine = self.down[0](patches / (contrast + 0.05))  # (N, 16, 16, 24)
         middle = self.down[1](fine)  # (N, 32, 8, 12)
         coarse = self.across[2](self.down[2](middle))  # (N, 32, 4, 6)
         middle = self.merge[1](self.across[1](middle) + interpolate(coarse, scale_factor=2.0))

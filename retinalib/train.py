@@ -258,10 +258,10 @@ def training_step(
             (schema.right_eye, schema.left_eye),
             processes,
         )
-        if model.eye_head is not None:
-            places, known = [t.landmarks for t in targets], [t.visible for t in targets]
-            eye = eye_loss(model.eye_head, images, places, known, schema, generator, processes)
-            parts = parts._replace(total=parts.total + eye, eye=eye)
+    if model.eye_head is not None:  # in float32: bfloat16 knows places in an image to some pixels only
+        places, known = [t.landmarks for t in targets], [t.visible for t in targets]
+        eye = eye_loss(model.eye_head, images, places, known, schema, generator, processes)
+        parts = parts._replace(total=parts.total + eye, eye=eye)
     values = processes.mean(torch.stack(parts))
     optimiser.zero_grad(set_to_none=True)
     if values[0].isfinite():

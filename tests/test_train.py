@@ -7,12 +7,16 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel
 
+from retinalib.anchors import anchor_grid
+from retinalib.batches import to_target
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import load_detector
+from retinalib.distributed import ALONE
 from retinalib.landmarks import WIDER_5
+from retinalib.loss import Parts
 from retinalib.model import ModelConfig, RetinaFace
 from retinalib.runs import Stopped, request_stop, save_epoch
-from retinalib.train import TrainConfig, learning_rate_factor, make_optimiser, run_folder, train
+from retinalib.train import TrainConfig, learning_rate_factor, make_optimiser, run_folder, train, training_step
 from tests.rendered import rendered
 
 CONFIG = TrainConfig(image_size=96, epochs=2, batch_size=4, validate_every=1)
@@ -77,6 +81,23 @@ def test_other_recipes_train(changes, sets, tmp_path):
     history = train(replace(CONFIG, epochs=1, **changes), *sets, tmp_path, "cpu", workers=0, progress=False)
     assert np.isfinite(history[["total", "box", "classification", "landmark"]].to_numpy()).all()
     assert (history["eye"] > 0).all() == ("model" in changes)
+
+
+def test_bfloat16_leaves_the_second_look_its_digits(sets):
+    """Places in an image, to 8 bits, would be off by pixels."""
+    images, faces = zip(*(sets[0][number] for number in range(4)), strict=True)
+    images = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    targets, anchors = [to_target(f, images.shape[2:]) for f in faces], anchor_grid(*images.shape[2:])
+    parts = []
+    for precision in ("float32", "bfloat16"):
+        config = replace(CONFIG, model=replace(CONFIG.model, eye_head=True), precision=precision)
+        torch.manual_seed(0)
+        model = RetinaFace(config.model).train()
+        generator = torch.Generator().manual_seed(0)
+        values = training_step(model, make_optimiser(model, config), images, targets, anchors, config, generator, ALONE)
+        parts.append(Parts(*values.tolist()))
+    assert parts[0].eye == parts[1].eye > 0
+    assert parts[0].classification != parts[1].classification == pytest.approx(parts[0].classification, rel=0.02)
 
 
 def test_partly_labelled_photos_have_no_ap(sets, tmp_path):
