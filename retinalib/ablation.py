@@ -237,8 +237,9 @@ def compare(faces: pd.DataFrame, detections: pd.DataFrame, arms: Sequence[str]) 
 
     Columns: arm, measure, unit, better ("lower" or "higher"), estimate, low, high (95 %), p_value, p_holm (corrected for all
     comparisons of the table), detectable (the smallest effect found with a power of 80 % after that correction), seeds, photos.
-    A face that an arm missed has no NME, so mean NME and mean pupil error are compared over faces that both found; the failure
-    rate over all. A measure is left out where fewer than two photos have it in both arms for at least two seeds (AP also
+    A face that an arm missed has no NME, so of each seed mean NME and mean pupil error are compared over faces that both arms
+    found; the failure rate over all. Holm's correction is over the whole table: what belongs to another question, such as a
+    fault whose harm is to be measured, goes into a table of its own. A measure is left out where fewer than two photos have it in both arms for at least two seeds (AP also
     where a run has no detections at all: photos labelled in part); with one seed the table is empty.
     """
     planned: list[tuple] = []  # arm, measure, unit, better, and how the difference is found
@@ -291,7 +292,9 @@ def verdict(differences: pd.DataFrame, baseline: str) -> str:
             unit = f" {row.unit}" if row.unit else ""
             estimate = row.estimate if abs(row.estimate) > 1e-9 else 0.0  # equal up to rounding
             numbers = f"{estimate:+.3g}{unit}, 95 % interval {row.low:+.3g} to {row.high:+.3g}, {row.photos} photos"
-            if row.p_holm >= 0.05 or row.low <= 0 <= row.high:
+            if np.isnan(row.detectable):
+                said.append(f"{row.measure} tells nothing, it does not vary ({numbers})")
+            elif row.p_holm >= 0.05 or row.low <= 0 <= row.high:
                 said.append(
                     f"no difference found in {row.measure} ({numbers}; one of {row.detectable:.2g} would probably have shown)"
                 )
@@ -358,7 +361,8 @@ def _report(arguments: argparse.Namespace) -> None:
             f"score ≥ {SCORE_THRESHOLD}; failure and AUC at 10 %, a miss is a failure"
         )
         for name, table in tables.items():
-            write_table(table, arguments.out / name, caption, printed.get(name))
+            against = f"Against {arguments.arms[0]}. " if name == "differences" else ""
+            write_table(table, arguments.out / name, against + caption, printed.get(name))
 
 
 if __name__ == "__main__":

@@ -110,18 +110,18 @@ def receptive_field(model: RetinaFace, size: int = 640) -> dict[int, np.ndarray]
     over channels, with respect to a mid-grey image with noise, absolute values averaged over 8 draws. Taken before SE, whose
     gate sees the whole image.
     """
-    model = model.eval()
+    model, device = model.eval(), next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
     fields = {stride: np.zeros((size, size), np.float32) for stride in model.config.anchors.strides}
     for _ in range(8):
-        image = torch.randn(1, 3, size, size, generator=generator).requires_grad_()
+        image = torch.randn(1, 3, size, size, generator=generator).to(device).requires_grad_()
         pyramid = model.fpn(model.backbone(image).values())
         for stride, ssh, level in zip(model.config.anchors.strides, model.ssh, pyramid, strict=True):
             output = ssh(level)
             centre = output[0, :, output.shape[2] // 2, output.shape[3] // 2]
-            signs = torch.randint(0, 2, centre.shape, generator=generator) * 2.0 - 1
+            signs = (torch.randint(0, 2, centre.shape, generator=generator) * 2.0 - 1).to(device)
             (gradient,) = torch.autograd.grad((centre * signs).sum(), image, retain_graph=True)
-            fields[stride] += gradient.abs().sum(1)[0].numpy()
+            fields[stride] += gradient.abs().sum(1)[0].cpu().numpy()
     return {stride: field[stride:, stride:] / field.max() for stride, field in fields.items()}
 
 

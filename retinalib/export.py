@@ -35,7 +35,7 @@ class _Network(nn.Module):
 
     def __init__(self, model: RetinaFace) -> None:
         super().__init__()
-        self.model = for_inference(model)
+        self.model = for_inference(model).cpu()
 
     def _input(self, images: Tensor) -> Tensor:
         return self.model.config.normalisation.apply(images.permute(0, 3, 1, 2))

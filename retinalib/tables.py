@@ -74,5 +74,7 @@ def _heading(name: str) -> str:
 
 def _number(value: float) -> str:
     """Three digits, but all of a whole number and none of a rounding error."""
+    if np.isnan(value):
+        return "–"
     value = round(float(value), 6) + 0.0
     return f"{value:.0f}" if value.is_integer() or abs(value) >= 1000 else f"{value:.3g}"

@@ -116,6 +116,7 @@ def positives_figure(tables: dict[int, pd.DataFrame]) -> Figure:
     colours = list(PALETTE[: len(tables)])
     sns.boxplot(joined, x="class", y="positives", hue="input", palette=colours, whis=(5, 95), fliersize=0, linewidth=0.9, ax=ax)
     ax.set(xlabel="face size (√area, pixels of the network's input)", ylabel="anchors that answer for a face", ylim=(0, None))
+    ax.tick_params(axis="x", labelrotation=45, labelsize=8)
     ax.set_title("A face's share of the loss depends on its size")
     ax.legend(title="input")
     return fig

@@ -156,7 +156,7 @@ def shape_figure(shapes: np.ndarray, mean: np.ndarray, schema: LandmarkSchema, s
     axes[0].scatter(*mean[list(schema.pupils)].T, s=14, color="black", zorder=3)
     dots = axes[1].scatter(*mean.T, c=spread, s=24, cmap="flare", zorder=3)
     fig.colorbar(dots, ax=axes[1], label="root mean square distance (inter-ocular)", shrink=0.8)
-    axes[0].set(title=f"Mean shape over {min(len(shapes), shown)} aligned faces", ylabel="inter-ocular distances")
+    axes[0].set(title=f"Mean shape over {len(shapes)} aligned faces, {min(len(shapes), shown)} shown", ylabel="inter-ocular distances")
     axes[1].set(title="Where faces differ most")
     low, high = mean.min(0) - 0.35, mean.max(0) + 0.3
     for ax in axes:
