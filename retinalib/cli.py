@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -63,7 +64,8 @@ def detect(photos: tuple[Path, ...], out: Path, checkpoint: str, score_threshold
     """Finds the faces of photos, or of all photos below a folder.
 
     Writes each photo with its faces drawn in, faces.csv (a row a face: box, score, and with 98 landmarks what the pupils
-    say) and faces.json (landmarks as well). A photo that can't be read is named, and the others go on.
+    say) and faces.json (landmarks as well). A photo that can't be read, or whose picture can't be written, is named, and the
+    others go on.
     """
     paths = find_photos(photos)
     from retinalib.detect import load_detector  # torch takes seconds to load, and a wrong path should not
@@ -76,18 +78,17 @@ def detect(photos: tuple[Path, ...], out: Path, checkpoint: str, score_threshold
         try:
             image = read_image(path, honour_exif=True)
             faces = detector.detect(image, score_threshold, pyramid=True)
-            picture = annotated(image, faces)
+            write_bytes(out / names[path], annotated(image, faces))
         except (OSError, ValueError) as error:
             failed += 1
             with tqdm.external_write_mode():
                 click.echo(f"left out: {_sentence(error)}", err=True)
             continue
-        write_bytes(out / names[path], picture)
-        photo = os.fsencode(path).decode(errors="replace")  # a name may be no UTF-8
+        photo, picture = (os.fsencode(name).decode(errors="replace") for name in (path, names[path]))  # a name may be no UTF-8
         if len(faces):
-            tables.append(face_table(faces).assign(photo=photo, picture=names[path]))
+            tables.append(face_table(faces).assign(photo=photo, picture=picture))
         size = {"height": image.shape[0], "width": image.shape[1]}
-        records.append({"photo": photo, "picture": names[path], **size, "faces": face_records(faces)})
+        records.append({"photo": photo, "picture": picture, **size, "faces": face_records(faces)})
     table = pd.concat(tables[1:], ignore_index=True) if tables[1:] else tables[0].assign(photo="", picture="")
     table = table[["photo", "picture", *tables[0]]]
     write_text(out / "faces.csv", table.round(4).to_csv(index=False))
@@ -95,7 +96,7 @@ def detect(photos: tuple[Path, ...], out: Path, checkpoint: str, score_threshold
     write_text(out / "faces.json", json.dumps({**about, "photos": records}, indent=1, ensure_ascii=False, allow_nan=False))
     click.echo(f"photos: {len(records)}, faces: {len(table)}, written to {out}")
     if failed:
-        click.echo(f"photos that could not be read: {failed} of {len(paths)}", err=True)
+        click.echo(f"photos left out: {failed} of {len(paths)}", err=True)
         sys.exit(1)
 
 
@@ -249,7 +250,19 @@ def official_lists(root: Path) -> list[tuple[Path, Callable[[Path], pd.DataFrame
         images = root / wider.IMAGES.format(split=split)
         known.append((root / wider.BOXES.format(split=split), wider.read_boxes, images))
         known.append((root / wider.LABELS.format(split=split), wider.read_labels, images))
-    return [entry for entry in known if entry[0].is_file()] or known[:1]
+    there = [entry for entry in known if entry[0].is_file()]
+    if any(images == root / wflw.IMAGES for _, _, images in there):  # their further photos are no fault
+        there += [(path, partial(_boxes_of_photos, root / wflw.IMAGES), root / wflw.IMAGES) for path in wflw.wider_lists(root)]
+    return there or known[:1]
+
+
+def _boxes_of_photos(images: Path, path: Path) -> pd.DataFrame:
+    """A list of WIDER FACE's, as far as its photos are below ``images``."""
+    table = wider.read_boxes(path)
+    there = {name: os.path.isfile(images / name) for name in table["image"].unique()}
+    kept = table[table["image"].map(there).astype(bool)].reset_index(drop=True)
+    kept.attrs["no_faces"] = [(line, name) for line, name in table.attrs["no_faces"] if os.path.isfile(images / name)]
+    return kept
 
 
 @datasets.command()

@@ -51,8 +51,10 @@ class _Detector(_Network):
     def __init__(self, model: RetinaFace, score_threshold: float, nms_threshold: float) -> None:
         super().__init__(model)
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
-        k, heads = model.config.anchors.per_cell, model.landmark_head
-        self.register_buffer("weight", torch.stack([h.weight.detach().view(k, -1, h.in_channels) for h in heads]).flatten(0, 1))
+        k, heads = model.config.anchors.per_cell, self.model.landmark_head
+        self.register_buffer(
+            "weight", torch.stack([h.weight.detach().reshape(k, -1, h.in_channels) for h in heads]).flatten(0, 1)
+        )
         self.register_buffer("bias", torch.stack([h.bias.detach().view(k, -1) for h in heads]).flatten(0, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

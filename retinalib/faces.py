@@ -71,8 +71,8 @@ class Faces:
         """The chosen faces; a single number gives a ``Faces`` of one."""
         if isinstance(index, (int, np.integer)):
             index = [range(len(self))[index]]
-        if isinstance(index, (list, tuple)) and not len(index):
-            index = slice(0, 0)
+        if isinstance(index, (list, tuple)):
+            index = list(index) if len(index) else slice(0, 0)
         return Faces(
             self.boxes[index],
             self.landmarks[index],

@@ -6,7 +6,7 @@ This is the only place where an index such as 60, 72, 96 or 97 is written; every
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Eye:
 
     ``lids`` runs around the eye: outer canthus, along the upper lid, inner canthus, back along the lower lid.
     ``upper[i]`` lies across from ``lower[i]``, both ordered from the outer to the inner canthus.
-    A schema without lid points has empty ``lids``, ``upper`` and ``lower``.
+    A schema without lid points has empty ``lids``, ``upper`` and ``lower``. ``left`` is set by the schema.
     """
 
     pupil: int
@@ -24,12 +24,13 @@ class Eye:
     lids: tuple[int, ...] = ()
     upper: tuple[int, ...] = ()
     lower: tuple[int, ...] = ()
+    left: bool = False
 
     @property
     def handedness(self) -> int:
-        """1 for the right eye, -1 for the left: the side of the way from the outer to the inner canthus on which the upper lid
-        of an upright face lies, 1 for its left. The right eye is numbered from its outer canthus, the left from its inner."""
-        return 1 if self.outer < self.inner else -1
+        """1 for the person's right eye, -1 for the left: the side of the way from the outer to the inner canthus on which the
+        upper lid of an upright face lies, 1 for its left."""
+        return -1 if self.left else 1
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,6 +56,8 @@ class LandmarkSchema:
             raise ValueError(f"schema {self.name}: the regions must hold each of the {self.count} landmarks exactly once")
         if len(self.flip_order) != self.count or any(self.flip_order[j] != i for i, j in enumerate(self.flip_order)):
             raise ValueError(f"schema {self.name}: flip_order must be an involution of {self.count} landmarks")
+        object.__setattr__(self, "right_eye", replace(self.right_eye, left=False))
+        object.__setattr__(self, "left_eye", replace(self.left_eye, left=True))
 
     def __repr__(self) -> str:
         return f"<LandmarkSchema {self.name}: {self.count} landmarks>"

@@ -43,7 +43,8 @@ def paired_difference(
     """How much ``second`` differs from ``first`` in the mean of ``value``, paired by seed and photo.
 
     table: a row a face, with the columns arm, seed, image and ``value``; photos are clusters (a photo's faces share its light
-    and its blur). Of each seed count the photos that both arms have. The interval is that of :func:`crossed_difference`, with a bootstrap over photos.
+    and its blur). Of each seed count the photos that both arms have. The interval is that of :func:`crossed_difference`, with a
+    bootstrap over photos.
     comparisons: how many differences are looked at together, for ``detectable``.
     Raises ValueError for fewer than two common seeds.
     """
@@ -67,14 +68,14 @@ def crossed_difference(
     """The mean of one difference a seed, with an interval for other seeds *and* other photos.
 
     by_seed: (S,) the difference that each seed shows; resampled: (rounds, S) the same with photos drawn again, the same ones
-    for all seeds of a round; rounds with NaN don't count. Since a bootstrap over three or five seeds would be far too narrow, two variances of the mean are
-    combined: that between seeds, over S, and that between rounds. Both hold the part by which photos differ between seeds,
-    which is taken off once (two-way clusters: Cameron, Gelbach and Miller 2011); the result is never less than either.
-    Student's quantiles, with S - 1 degrees of freedom for the share of the seeds and photos - 1 for the rest, are averaged by
-    those shares (Cochran and Cox 1957). A quarter of the common part is not counted as the seeds': with all of it the interval
-    is too wide where seeds hardly differ, with none of it too narrow. In simulations of three and five seeds, with the variance
-    in seeds, photos or both, intervals of 95 % hold the true effect in 94 to 98 of 100. Where nothing varies the interval has
-    no width; where the difference is not known it is NaN.
+    for all seeds of a round; rounds with NaN don't count. Since a bootstrap over three or five seeds would be far too narrow,
+    two variances of the mean are combined: that between seeds, over S, and that between rounds. Both hold the part by which
+    photos differ between seeds, which is taken off once (two-way clusters: Cameron, Gelbach and Miller 2011); the result is
+    never less than either. Student's quantiles, with S - 1 degrees of freedom for the share of the seeds and photos - 1 for
+    the rest, are averaged by those shares (Cochran and Cox 1957). A quarter of the common part is not counted as the seeds':
+    with all of it the interval is too wide where seeds hardly differ, with none of it too narrow. In simulations of three and
+    five seeds, with the variance in seeds, photos or both, intervals of 95 % hold the true effect in 94 to 98 of 100. Where
+    nothing varies the interval has no width; where the difference is not known it is NaN.
 
     Raises ValueError for fewer than two seeds.
     """

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from retinalib.workspace import PROFILES, PROJECT
@@ -54,7 +55,8 @@ def _joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]
 def run(notebook: Path, output: Path, parameters: dict | None = None) -> None:
     """Executes ``notebook`` with ``parameters`` and writes it, cleaned, to ``output``.
 
-    Raises SystemExit with one sentence if a cell fails; the notebook as far as it went is left beside ``output``.
+    Raises SystemExit with one sentence if a cell fails or the kernel dies; the notebook as far as it went is left beside
+    ``output``.
     """
     partial = output.with_name(f"{output.stem}.partial.ipynb")
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +65,11 @@ def run(notebook: Path, output: Path, parameters: dict | None = None) -> None:
     except PapermillExecutionError as error:
         raise SystemExit(
             f"{notebook.name}, cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+            f"The notebook as far as it went: {partial}"
+        ) from error
+    except DeadKernelError as error:
+        raise SystemExit(
+            f"{notebook.name}: its kernel died, as where memory runs out; start again, what was finished is found again\n"
             f"The notebook as far as it went: {partial}"
         ) from error
     nbformat.write(clean(nbformat.read(partial, as_version=4)), partial)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).resolve().parents[1]
 DATASETS = ("synthetic", "wflw", "wider")
-_LANDMARK_WEIGHT = {"wider5": 1.0, "wflw98": 0.25}  # 196 coordinates instead of 10 would drown the other parts of the loss
+_FEW_LANDMARKS = 20  # of more, the sum over coordinates would drown the other parts of the loss: they weigh a quarter
 _NEAR = 0.15  # of the crops of large faces show a part from near, which is background
 _LEAST_NEGATIVES = 32  # as of a face with four or five positive anchors; without them crops without faces teach nothing
 _PUPIL_WEIGHT = 5.0  # so that the place of the pupil in the eye, what this workbook is about, is felt at all
@@ -59,7 +59,9 @@ class Profile:
             learning_rate=self.learning_rate,
             validate_every=max(1, min(5, epochs // 5)),
             loss=LossConfig(
-                landmark_weight=_LANDMARK_WEIGHT[schema.name], pupil_weight=_PUPIL_WEIGHT, least_negatives=_LEAST_NEGATIVES
+                landmark_weight=1.0 if schema.count <= _FEW_LANDMARKS else 0.25,
+                pupil_weight=_PUPIL_WEIGHT,
+                least_negatives=_LEAST_NEGATIVES,
             ),
             augment=AugmentConfig(near=_NEAR),
             seed=seed,
@@ -127,7 +129,7 @@ def open_dataset(dataset: str, data_root: str | Path | None, profile: str, seed:
 def _wider_lists(root: Path) -> list[Path] | None:
     """WIDER FACE's box lists in the folder of WFLW, or else in that of WIDER FACE; None where there are none."""
     for folder in (root, PROJECT / "data/wider/wider_face_split"):
-        if lists := sorted(folder.glob("wider_face_*_bbx_gt.txt")):
+        if lists := wflw.wider_lists(folder):
             return lists
     return None
 

@@ -1,6 +1,8 @@
 """The command ``retinalib``, as a user meets it."""
 
 import json
+import os
+import shutil
 
 import cv2
 import numpy as np
@@ -60,7 +62,7 @@ def test_a_bad_photo_is_named_and_the_others_go_on(tmp_path):
     result = call("detect", bad, good, tmp_path / "gone.png", "--out", tmp_path / "out", "--score-threshold", 0.3)
     assert result.exit_code == 1
     assert "bad.jpg is not an image that can be read" in result.stderr
-    assert "gone.png" in result.stderr and "could not be read: 2 of 3" in result.stderr
+    assert "gone.png" in result.stderr and "photos left out: 2 of 3" in result.stderr
     assert len(pd.read_csv(tmp_path / "out" / "faces.csv")) == 1
     result = call("detect", bad, "--out", tmp_path / "none")
     assert result.exit_code == 1
@@ -173,3 +175,14 @@ def test_checkpoints():
     rows = {line.split()[0]: line for line in result.stdout.splitlines()[1:]}
     assert "mobilenet0.25" in rows["rendered98"] and "wflw98" in rows["rendered98"]
     assert "reduction 16" in rows["rendered98-se16"] and "reduction" not in rows["rendered98"]
+
+
+def test_odd_file_names_cost_no_other_photo(tmp_path):
+    """One that is no UTF-8, and one so long that no picture's name has room."""
+    good, long = photo(tmp_path / "a.jpg"), photo(tmp_path / ("z" * 240 + ".jpg"))
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")
+    shutil.copy(good, odd)
+    result = call("detect", good, odd, long, "--out", tmp_path / "out")
+    assert result.exit_code == 1 and "photos left out: 1 of 3" in result.stderr
+    assert len(pd.read_csv(tmp_path / "out" / "faces.csv")) == 2
+    assert len(json.loads((tmp_path / "out" / "faces.json").read_text())["photos"]) == 2

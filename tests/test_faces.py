@@ -79,3 +79,8 @@ def test_shapes_that_disagree_are_named(change, message):
     arrays = {"boxes": np.zeros((2, 4)), "landmarks": np.zeros((2, 98, 2)), **change}
     with pytest.raises(ValueError, match=message):
         Faces(**arrays)
+
+
+def test_a_tuple_chooses_as_a_list_does():
+    faces = Faces(np.arange(12.0).reshape(3, 4), np.zeros((3, 98, 2)))
+    np.testing.assert_array_equal(faces[(0, 2)].boxes, faces[[0, 2]].boxes)

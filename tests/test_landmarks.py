@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
+from retinalib.datasets.synthetic import render_face
 from retinalib.landmarks import SCHEMAS, WFLW_98, WIDER_5, Eye, LandmarkSchema
+from retinalib.pupils import pupil_offset
 from tests.shared import SHARED, needs_shared
 
 
@@ -54,3 +56,23 @@ def test_wrong_schemas_are_refused():
         LandmarkSchema("x", 3, {"all": (0, 1)}, (0, 1, 2), *eyes)
     with pytest.raises(ValueError, match="involution"):
         LandmarkSchema("x", 3, {"all": (0, 1, 2)}, (1, 2, 0), *eyes)
+
+
+def test_numbers_do_not_say_which_eye_is_left():
+    """The left eye of another schema may be numbered from its outer canthus, as the right one is."""
+    left = WFLW_98.left_eye
+    again = np.arange(98)
+    again[[left.inner, left.outer]] = left.outer, left.inner  # its canthi change numbers
+    new = {int(old): number for number, old in enumerate(again)}
+    moved = lambda points: tuple(new[p] for p in points)  # noqa: E731
+    schema = LandmarkSchema(
+        "other98",
+        98,
+        {name: moved(points) for name, points in WFLW_98.regions.items()},
+        tuple(new[WFLW_98.flip_order[again[i]]] for i in range(98)),
+        WFLW_98.right_eye,
+        Eye(left.pupil, new[left.outer], new[left.inner], moved(left.lids), moved(left.upper), moved(left.lower)),
+    )
+    assert (schema.left_eye.outer < schema.left_eye.inner) != (left.outer < left.inner)
+    points = render_face(size=160, person=4)[1].landmarks
+    np.testing.assert_allclose(pupil_offset(points[:, again], schema.left_eye), pupil_offset(points, left))

@@ -133,6 +133,36 @@ def test_detectable_effect_has_its_power():
     assert 0.7 <= np.mean(claimed) <= 0.9
 
 
+@pytest.mark.parametrize(("seeds", "comparisons"), [(3, 1), (3, 32), (5, 4)])
+def test_detectable_effect_has_its_power_at_few_seeds_and_many_comparisons(seeds, comparisons):
+    """Photos say nothing here, so that the test is Student's over seeds."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(0, 1, seeds)
+    found = crossed_difference(values, np.tile(values, (9, 1)), 50, comparisons)
+    effect = found.detectable / values.std(ddof=1)  # if the true spread is the one seen
+    drawn = rng.normal(effect, 1, (100_000, seeds))
+    size = drawn.mean(1) / (drawn.std(1, ddof=1) / np.sqrt(seeds))
+    assert (size > stats.t.isf(0.025 / comparisons, seeds - 1)).mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_each_seed_counts_with_its_own_photos():
+    """A photo without a value with one seed still counts with the others."""
+    table = experiment(0.5, 3, 20, np.random.default_rng(1))
+    table = table[(table["image"] != "3.jpg") | (table["seed"] != 1)]
+    means = table.groupby(["arm", "seed"])["value"].mean().unstack("arm")
+    found = paired_difference(table, "value", "a", "b")
+    assert found.estimate == pytest.approx((means["b"] - means["a"]).mean()) and found.photos == 20
+
+
+def test_rounds_without_a_value_do_not_count_and_nothing_known_is_said_so():
+    again = np.random.default_rng(0).normal(0.5, 0.2, (400, 3))
+    holed = np.concatenate([again, np.full((50, 3), np.nan)])
+    assert crossed_difference(np.array([0.4, 0.5, 0.6]), holed, 9) == crossed_difference(np.array([0.4, 0.5, 0.6]), again, 9)
+    unknown = crossed_difference(np.full(3, np.nan), holed, 9)
+    assert np.isnan([unknown.estimate, unknown.low, unknown.high, unknown.p_value, unknown.detectable]).all()
+    assert np.isnan(crossed_difference(np.zeros(3), np.zeros((9, 3)), 9).detectable)
+
+
 def test_cluster_interval():
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"image": np.repeat(np.arange(80), 3), "value": np.repeat(rng.normal(0, 1, 80), 3)})

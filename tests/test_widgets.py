@@ -288,6 +288,14 @@ def test_training(tmp_path):
         training_view([])
 
 
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    runs = [tmp_path / "old" / "mine", tmp_path / "new" / "mine"]
+    for loss, run in enumerate(runs, 8):
+        run.mkdir(parents=True)
+        pd.DataFrame({"epoch": [1], "total": [float(loss)], "landmark": [5.0]}).to_csv(run / "metrics.csv", index=False)
+    assert training_view(runs).sentence.value == "old/mine: epoch 1, loss 8.00; new/mine: epoch 1, loss 9.00"
+
+
 def test_watching_a_training(tmp_path, monkeypatch):
     run, shown = tmp_path / "no-se-0", []
     run.mkdir()

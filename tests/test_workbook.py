@@ -49,3 +49,10 @@ def test_an_explorer_leaves_its_picture(tmp_path):
     (output,) = done.cells[-1].outputs
     assert set(output.data) == {"image/png", "text/plain"} and output.data["text/plain"] == "3 inches"
     assert "widgets" not in done.metadata
+
+
+def test_a_kernel_that_dies_is_named(tmp_path):
+    write(tmp_path / "a.ipynb", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(SystemExit, match=r"a\.ipynb: its kernel died, as where memory runs out"):
+        run(tmp_path / "a.ipynb", tmp_path / "out" / "a.ipynb")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.partial.ipynb"]

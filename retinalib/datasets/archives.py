@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from retinalib.datasets import wflw, wider
 from retinalib.datasets.table import safe_relative
+from retinalib.files import only_process
 
 _MOST_BYTES = 20_000_000_000  # an archive that would unpack to more is refused
 _MOST_MEMBERS = 200_000  # or that holds more files
@@ -62,6 +63,13 @@ def extract(archive: str | Path, folder: str | Path) -> None:
     """
     archive, folder = Path(archive), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    with only_process(folder, wait=True):
+        for left in folder.glob(".extracting-*"):  # by one that was killed
+            shutil.rmtree(left)
+        _extract(archive, folder)
+
+
+def _extract(archive: Path, folder: Path) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=".extracting-", dir=folder))
     try:
         if archive.suffix == ".zip":
@@ -79,7 +87,8 @@ def extract(archive: str | Path, folder: str | Path) -> None:
                 while file.fileobj.read(1 << 20):  # to its end, where the checksum stands: tarfile alone doesn't compare it
                     pass
         for part in temporary.iterdir():
-            os.replace(part, folder / part.name)
+            if part.name != "__MACOSX":  # of which every archive that a Mac packed has one
+                os.replace(part, folder / part.name)
     except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError) as error:
         said = " ".join(str(error).split())  # RuntimeError: encrypted, or packed in a way that zipfile does not know
         raise ValueError(f"{archive} is damaged or can't be unpacked ({said}): download it again") from error

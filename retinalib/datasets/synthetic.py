@@ -335,7 +335,7 @@ def make(
 def _render(folder: Path, configuration: dict, train: int, workers: int | None, progress: bool) -> None:
     images = configuration["images"]
     starts = range(0, images, _CHUNK)
-    missing = [first for first in starts if not _part(folder, first).is_file()]
+    missing = [first for first in starts if _rows(folder, first) is None]
     done = images - sum(min(_CHUNK, images - first) for first in missing)
     processes = min(workers or os.cpu_count() or 1, max(1, len(missing)))
     with tqdm(total=images, initial=done, desc="rendering", disable=not progress) as bar:
@@ -344,10 +344,18 @@ def _render(folder: Path, configuration: dict, train: int, workers: int | None, 
             for job in as_completed(jobs):
                 job.result()
                 bar.update(min(_CHUNK, images - jobs[job]))
-    rows = [row for first in starts for row in json.loads(_part(folder, first).read_text())]
+    rows = [row for first in starts for row in _rows(folder, first)]
     _write_lists(folder, pd.DataFrame(rows), configuration.get("unlabelled", 0.0), configuration["seed"])
     write_text(folder / "config.json", json.dumps(configuration, indent=1))
     shutil.rmtree(folder / "parts")
+
+
+def _rows(folder: Path, first: int) -> list[dict] | None:
+    """The faces of a finished part; None where there is none, or a power cut left a damaged one."""
+    try:
+        return json.loads(_part(folder, first).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _write_lists(folder: Path, table: pd.DataFrame, unlabelled: float, seed: int) -> None:
@@ -371,10 +379,10 @@ def load(root: str | Path, split: str) -> FaceDataset:
     """
     root = Path(root)
     faces = wflw.read_annotations(root / wflw.LISTS.format(split=split))
-    truth = pd.read_csv(root / "truth.csv")
-    faces["face"] = faces.groupby("image").cumcount()
-    faces = faces.merge(truth.drop(columns="split"), on=["image", "face"], how="left", validate="one_to_one")
-    faces = faces.drop(columns="face")
+    truth = pd.read_csv(root / "truth.csv").drop(columns="face")
+    truth = truth[truth["split"] == split].drop(columns="split")
+    truth["line"] = np.arange(1, len(truth) + 1)  # in the list, of which a face may have been set aside
+    faces = faces.merge(truth, on=["image", "line"], how="left", validate="one_to_one")
     if (root / _BOXES[split]).is_file():
         faces = wflw.join_wider(faces, wider.read_boxes(root / _BOXES[split]))
     return FaceDataset(faces, root / wflw.IMAGES, WFLW_98, complete=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -183,7 +184,7 @@ def with_photos(
         except FileNotFoundError:
             gone[name] = MISSING
         except ValueError:
-            gone[name] = MISSING if not (Path(images_root) / name).is_file() else "its photo is no image that can be read"
+            gone[name] = MISSING if not os.path.isfile(Path(images_root) / name) else "its photo is no image that can be read"
     if gone and set(gone.values()) == {MISSING} and not headers:
         raise FileNotFoundError(f"none of the {len(gone)} photos is below {images_root}: {remedy}")
     for reason in sorted(set(gone.values()), reverse=True):

@@ -88,13 +88,24 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def wider_lists(folder: str | Path) -> list[Path]:
+    """The lists of WIDER FACE's boxes in a folder."""
+    return sorted(Path(folder).glob("wider_face_*_bbx_gt.txt"))
+
+
 def write_annotations(table: pd.DataFrame, path: str | Path) -> None:
-    """Writes a table in the official layout: landmarks with six decimals, boxes as whole pixels."""
+    """Writes a table in the official layout: landmarks with six decimals, boxes as whole pixels.
+
+    Attributes that the table lacks, or does not know, are written as 0. Raises ValueError for what could not be read again: a
+    photo whose name begins with a number, or leads elsewhere.
+    """
     lines = []
     for row in table.itertuples():
+        if _is_number(row.image.split()[0]) or safe_relative(row.image) != row.image:
+            raise ValueError(f"the photo '{row.image}' can't be in such a list: its name's first word must not be a number")
         points = " ".join(f"{v:.6f}" for v in np.asarray(row.landmarks).ravel())
         box = " ".join(str(round(getattr(row, name))) for name in BOX)
-        flags = " ".join(str(int(getattr(row, name))) for name in ATTRIBUTES)
+        flags = " ".join(str(int(getattr(row, name, 0) == 1)) for name in ATTRIBUTES)
         lines.append(f"{points} {box} {flags} {row.image}\n")
     write_text(path, "".join(lines))
 
@@ -110,7 +121,8 @@ def load(root: str | Path, split: str, wider_boxes: str | Path | Sequence[str | 
     Training photos that the test list also names are set aside, so that no test photo is ever trained on. wider_boxes: the
     official WIDER FACE box lists with the same photos; every box is then a face, those that WFLW labels with their landmarks
     (and WIDER's box), and the data set is complete if the lists know all its photos. Without them it is not: WFLW labels
-    only some faces of a photo. Boxes of no area in WIDER's lists are left out.
+    only some faces of a photo. Boxes of no area or outside of their photo
+    in WIDER's lists are left out, and a box that several lists have counts once.
     Photos are not decoded, but their headers read. Raises FileNotFoundError saying what is missing and where to get it, and
     ValueError if no face is left.
     """
@@ -132,8 +144,10 @@ def load(root: str | Path, split: str, wider_boxes: str | Path | Sequence[str | 
     complete = wider_boxes is not None
     if wider_boxes is not None:
         lists = [wider_boxes] if isinstance(wider_boxes, (str, Path)) else wider_boxes
-        boxes = pd.concat([wider.read_boxes(path) for path in lists], ignore_index=True)
-        unknown = set(table["image"]) - set(boxes["image"])
+        read = [wider.read_boxes(path) for path in lists]
+        listed = {name for part in read for name in part.attrs["photos"]}
+        boxes = pd.concat(read, ignore_index=True).drop_duplicates(["image", *BOX], ignore_index=True)
+        unknown = set(table["image"]) - listed
         complete = not unknown
         if unknown:
             warnings.warn(
@@ -141,6 +155,10 @@ def load(root: str | Path, split: str, wider_boxes: str | Path | Sequence[str | 
                 f"(the first: {min(unknown)}): the data set counts as labelled in part",
                 stacklevel=2,
             )
+        boxes = boxes[boxes["image"].isin(set(table["image"]))].reset_index(drop=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of turned photos there was one
+            boxes, _ = with_photos(boxes, images, "")
         table = join_wider(table, boxes)
     table.attrs["set_aside"] = aside
     return FaceDataset(table, images, WFLW_98, complete)

@@ -59,6 +59,7 @@ def _table(rows: list[tuple[str, int, np.ndarray, np.ndarray]], photos: dict[str
     peopled = set(table["image"])
     table = usable(table)
     table.attrs["no_faces"] = [(line, name) for name, line in photos.items() if name not in peopled]
+    table.attrs["photos"] = list(photos)
     return table
 
 
@@ -67,32 +68,31 @@ def read_boxes(path: str | Path) -> pd.DataFrame:
 
     The file names a photo, then the number of its faces, then a face a line: x y w h in pixels, and in the full lists six more
     numbers, which are not kept. A photo of no faces has one line of zeros; ``table.attrs["no_faces"]`` lists such photos as
-    (line, image). Columns: image, line (from 1), x1 y1 x2 y2 (pixels), landmarks (unknown: (5, 2) NaN). Windows line ends,
-    a byte order mark, tabs and blank lines between photos are accepted. Raises FileNotFoundError, or ValueError naming file
-    and line.
+    (line, image), ``table.attrs["photos"]`` all in order. Columns: image, line (from 1), x1 y1 x2 y2 (pixels), landmarks
+    (unknown: (5, 2) NaN). Windows line ends, a byte order mark, tabs and blank lines are accepted. Raises FileNotFoundError, or
+    ValueError naming file and line.
     """
     path = Path(path)
-    lines = read_lines(path, f"WIDER FACE is to be had from {HOME}")
+    every = read_lines(path, f"WIDER FACE is to be had from {HOME}")
+    lines = [(line, text.strip()) for line, text in enumerate(every, 1) if text.strip()]
     rows, photos, unknown, at = [], {}, np.full((WIDER_5.count, 2), np.nan), 0
     while at < len(lines):
-        if not lines[at].strip():
-            at += 1
-            continue
+        named, text = lines[at]
         try:
-            image = safe_relative(lines[at].strip())
+            image = safe_relative(text)
         except ValueError as error:
-            raise ValueError(f"{path}, line {at + 1}: {error}") from error
-        count = lines[at + 1].strip() if at + 1 < len(lines) else ""
+            raise ValueError(f"{path}, line {named}: {error}") from error
+        counted, count = lines[at + 1] if at + 1 < len(lines) else (named + 1, "")
         if not (count.isascii() and count.isdigit() and len(count) < 10):
-            raise ValueError(f"{path}, line {at + 2}: the number of faces of {image[:80]} belongs here, not '{count[:40]}'")
-        photos.setdefault(image, at + 1)
+            raise ValueError(f"{path}, line {counted}: the number of faces of {image[:80]} belongs here, not '{count[:40]}'")
+        photos.setdefault(image, named)
         faces = max(int(count), 1)  # a photo of none still has a line of zeros
-        if int(count) == 0 and (at + 2 >= len(lines) or set(lines[at + 2].split()) != {"0"}):
+        if int(count) == 0 and (at + 2 >= len(lines) or set(lines[at + 2][1].split()) != {"0"}):
             faces = 0
         if at + 2 + faces > len(lines):
-            raise ValueError(f"{path}, line {at + 2}: {faces} faces of {image} announced, but the file ends before")
-        for line in range(at + 2, at + 2 + int(count)):
-            rows.append((image, line + 1, _numbers(path, line + 1, lines[line], (4, 10))[:4], unknown))
+            raise ValueError(f"{path}, line {counted}: {faces} faces of {image} announced, but the file ends before")
+        for line, text in lines[at + 2 : at + 2 + int(count)]:
+            rows.append((image, line, _numbers(path, line, text, (4, 10))[:4], unknown))
         at += 2 + faces
     return _table(rows, photos, path)
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from retinalib.faces import Faces
 from retinalib.landmarks import LandmarkSchema
-from retinalib.plots.style import PALETTE, REGION_COLOURS, draw_faces, region_lines
+from retinalib.plots.style import PALETTE, draw_faces, region_colours, region_lines
 from retinalib.shapes import aligned_to
 
 Picture = tuple[np.ndarray, Faces]
@@ -52,7 +52,7 @@ def numbered_face(image: np.ndarray, face: Faces) -> Figure:
     fig, ax = plt.subplots(figsize=(7.2, 5.8), layout="constrained")
     draw_faces(ax, image, face, boxes=False, regions=True, numbers=True)
     regions = face.schema.regions
-    marks = [plt.Line2D([], [], marker="o", ls="", color=REGION_COLOURS[name]) for name in regions]
+    marks = [plt.Line2D([], [], marker="o", ls="", color=colour) for colour in region_colours(face.schema).values()]
     labels = [f"{name} {min(points)}–{max(points)}" for name, points in regions.items()]
     ax.legend(marks, labels, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return fig
@@ -146,9 +146,10 @@ def shape_figure(shapes: np.ndarray, mean: np.ndarray, schema: LandmarkSchema, s
     aligned = aligned_to(shapes.astype(float), mean)
     spread = np.sqrt(((aligned - mean) ** 2).sum(-1).mean(0))
     fig, axes = plt.subplots(1, 2, figsize=(10, 4.8), layout="constrained", sharex=True, sharey=True)
+    colours = region_colours(schema)
     for name, points in schema.regions.items():
         cloud = aligned[:shown, list(points)].reshape(-1, 2)
-        axes[0].scatter(*cloud.T, s=2, color=REGION_COLOURS[name], alpha=0.15, lw=0, rasterized=True)
+        axes[0].scatter(*cloud.T, s=2, color=colours[name], alpha=0.15, lw=0, rasterized=True)
     lines = region_lines(mean, schema)
     for ax, colour in ((axes[0], "black"), (axes[1], "0.75")):
         for line in lines.values():
@@ -156,7 +157,9 @@ def shape_figure(shapes: np.ndarray, mean: np.ndarray, schema: LandmarkSchema, s
     axes[0].scatter(*mean[list(schema.pupils)].T, s=14, color="black", zorder=3)
     dots = axes[1].scatter(*mean.T, c=spread, s=24, cmap="flare", zorder=3)
     fig.colorbar(dots, ax=axes[1], label="root mean square distance (inter-ocular)", shrink=0.8)
-    axes[0].set(title=f"Mean shape over {len(shapes)} aligned faces, {min(len(shapes), shown)} shown", ylabel="inter-ocular distances")
+    axes[0].set(
+        title=f"Mean shape over {len(shapes)} aligned faces, {min(len(shapes), shown)} shown", ylabel="inter-ocular distances"
+    )
     axes[1].set(title="Where faces differ most")
     low, high = mean.min(0) - 0.35, mean.max(0) + 0.3
     for ax in axes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import cycle
 from pathlib import Path
 
 import cv2
@@ -38,6 +39,13 @@ REGION_COLOURS = {
     "mouth": "#D55E00",
 }
 """A colour for each region of the schemas; the person's right side is the darker one of a pair."""
+
+
+def region_colours(schema: LandmarkSchema) -> dict[str, str]:
+    """A colour for each region of any schema, region -> colour."""
+    others = cycle(PALETTE)
+    return {name: REGION_COLOURS[name] if name in REGION_COLOURS else next(others) for name in schema.regions}
+
 
 _OUTLINE = [withStroke(linewidth=1.2, foreground="black")]
 
@@ -114,10 +122,11 @@ def _draw_landmarks(ax: Axes, face: Faces, colour: str, regions: bool, numbers: 
     """The landmarks of one face, sized with the face."""
     points, visible, schema = face.landmarks[0], face.visible[0], face.schema
     known = np.isfinite(points).all(-1)
-    colours = np.array([REGION_COLOURS[r] if regions else colour for r in schema.region_of()])
+    of_region = region_colours(schema)
+    colours = np.array([of_region[r] if regions else colour for r in schema.region_of()])
     if regions:
         lines = region_lines(points, schema)
-        shades = [REGION_COLOURS[name] for name in lines]
+        shades = [of_region[name] for name in lines]
         ax.add_collection(LineCollection(list(lines.values()), colors=shades, linewidths=0.9, alpha=0.9))
     size = (0.02 if schema.count > 20 else 0.05) * float(face.size[0])
     for chosen, filled in ((known & visible, True), (known & ~visible, False)):

@@ -93,7 +93,7 @@ def _one_face(
     """The anchors that answer for the face of ``row`` in its photo at the input's size, as training matches them."""
     scale = size / max(image.shape[:2])
     face = int(row["face"])
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image, [max(1, round(scale * side)) for side in image.shape[1::-1]], interpolation=cv2.INTER_AREA)
     anchors = anchor_grid(size, size, config)
     numbers = np.flatnonzero(match(torch.from_numpy(faces.boxes / size), anchors, threshold, minimum).numpy() == face)
     corners = box_convert(anchors[numbers], "cxcywh", "xyxy").numpy() * size

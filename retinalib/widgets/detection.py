@@ -25,7 +25,7 @@ def detection_explorer(detectors: dict[str, Detector], dataset: FaceDataset) -> 
     """Shows what one or two detectors find in a photo: truth in green, predictions in blue with their scores.
 
     detectors: name -> detector. Photos come from the data set, or, without a truth, from an upload (JPEG or PNG, turned as its
-    EXIF orientation says); the photo slider leads back to the data set. A photo is detected once for each NMS threshold; the
+    EXIF orientation says); the photo slider or "data set" leads back. A photo is detected once for each NMS threshold; the
     score threshold only hides what is below it. "save" writes the picture to the file named.
     """
     if not 1 <= len(detectors) <= 2:
@@ -68,6 +68,7 @@ def detection_explorer(detectors: dict[str, Detector], dataset: FaceDataset) -> 
         "landmarks": Checkbox(value=True, description="landmarks", indent=False),
         "truth": Checkbox(value=True, description="truth", indent=False),
         "upload": FileUpload(accept=".jpg,.jpeg,.png", multiple=False, description="your photo"),
+        "back": Button(description="data set", tooltip="back from your photo"),
         "file": Text(value="detections.png", description="file"),
         "save": Button(description="save"),
     }
@@ -101,6 +102,11 @@ def detection_explorer(detectors: dict[str, Detector], dataset: FaceDataset) -> 
         else:
             explorer.say(f"saved as {path}")
 
+    def leave(_: Button) -> None:
+        back({})
+        explorer.update()
+
     controls["upload"].observe(receive, "value")
+    controls["back"].on_click(leave)
     controls["save"].on_click(save)
     return explorer

@@ -62,17 +62,21 @@ def training_view(folders: str | Path | Iterable[str | Path]) -> Explorer:
     if not runs:
         raise ValueError("there is no run folder to look at")
 
+    names = [folder.name for folder in runs]
+    if len(set(names)) < len(names):
+        names = [f"{folder.parent.name}/{folder.name}" for folder in runs]
+
     def draw(run: int) -> tuple[Figure, str]:
-        histories = {folder.name: _history(folder) for folder in runs}
-        said = "; ".join(f"{name}: {_standing(history)}" for name, history in histories.items())
-        if all(history.empty for history in histories.values()):
+        histories = [(name, _history(folder)) for name, folder in zip(names, runs, strict=True)]
+        said = "; ".join(f"{name}: {_standing(history)}" for name, history in histories)
+        if all(history.empty for _, history in histories):
             return nothing("no run has finished an epoch yet: refresh later"), said
         newest = _newest_picture(runs[run])
         figure = Figure(figsize=(10, 5.2 if newest else 2.8), layout="constrained")
         grid = figure.add_gridspec(2 if newest else 1, len(_MEASURES))
         for place, (column, title) in enumerate(_MEASURES.items()):
             ax = figure.add_subplot(grid[0, place])
-            for (name, history), colour in zip(histories.items(), PALETTE * len(runs), strict=False):
+            for (name, history), colour in zip(histories, PALETTE * len(runs), strict=False):
                 if column in history:
                     known = history.dropna(subset=[column])
                     ax.plot(known["epoch"], known[column], marker="o", ms=3, color=colour, label=name)
@@ -87,11 +91,11 @@ def training_view(folders: str | Path | Iterable[str | Path]) -> Explorer:
             ax.imshow(newest[1])
             ax.set(xticks=[], yticks=[])
             ax.grid(False)
-            ax.set_title(f"{runs[run].name}, {newest[0]}: predictions in blue over truth in green", fontsize=9)
+            ax.set_title(f"{names[run]}, {newest[0]}: predictions in blue over truth in green", fontsize=9)
         return figure, said
 
     controls = {
-        "run": Dropdown(options=[(folder.name, n) for n, folder in enumerate(runs)], description="picture of"),
+        "run": Dropdown(options=[(name, n) for n, name in enumerate(names)], description="picture of"),
         "refresh": Button(description="refresh"),
         "stop": Button(description="stop", icon="stop", tooltip="finished epochs are kept; the next start goes on from there"),
     }

@@ -61,7 +61,7 @@ def test_hostile_archives_write_nothing(tmp_path, name, kind):
     make_tar(tmp_path / "bad.tar.gz", [("good.txt", b"fine", tarfile.REGTYPE), (name, b"", kind)])
     with pytest.raises(ValueError, match="nothing was extracted"):
         archives.extract(tmp_path / "bad.tar.gz", tmp_path / "to")
-    assert list((tmp_path / "to").iterdir()) == []
+    assert [p.name for p in (tmp_path / "to").iterdir()] == [".lock"]
 
 
 def test_hostile_and_huge_zips_write_nothing(tmp_path, monkeypatch):
@@ -74,7 +74,7 @@ def test_hostile_and_huge_zips_write_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "_MOST_BYTES", 50_000)
     with pytest.raises(ValueError, match="would unpack to more than"):
         archives.extract(tmp_path / "bomb.zip", tmp_path / "to")
-    assert list((tmp_path / "to").iterdir()) == []
+    assert [p.name for p in (tmp_path / "to").iterdir()] == [".lock"]
 
 
 def test_damaged_archives_are_named(tmp_path):
@@ -101,7 +101,7 @@ def test_one_wrong_byte_in_an_archive_is_noticed(tmp_path, at):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(ValueError, match=rf"{name} is damaged .*: download it again$"):
             archives.extract(tmp_path / name, tmp_path / "to")
-        assert list((tmp_path / "to").iterdir()) == []
+        assert [p.name for p in (tmp_path / "to").iterdir()] == [".lock"]
 
 
 def test_archives_that_can_not_be_unpacked_are_named(tmp_path, monkeypatch):
@@ -118,4 +118,14 @@ def test_archives_that_can_not_be_unpacked_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "_MOST_MEMBERS", 4)
     with pytest.raises(ValueError, match="or 4 files; nothing was extracted"):
         archives.extract(tmp_path / "many.zip", tmp_path / "to")
-    assert list((tmp_path / "to").iterdir()) == []
+    assert [p.name for p in (tmp_path / "to").iterdir()] == [".lock"]
+
+
+def test_what_a_killed_extraction_left_is_removed_and_two_mac_archives_get_on(tmp_path):
+    (tmp_path / "to" / ".extracting-abc").mkdir(parents=True)
+    for name in ("one", "two"):
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as file:
+            file.writestr(f"{name}/a.txt", "x")
+            file.writestr("__MACOSX/._a.txt", "x")
+        archives.extract(tmp_path / f"{name}.zip", tmp_path / "to")
+    assert sorted(p.name for p in (tmp_path / "to").iterdir()) == [".lock", "one", "two"]

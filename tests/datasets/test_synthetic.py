@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 
 import cv2
@@ -50,6 +51,7 @@ def test_an_interrupted_rendering_goes_on(made, tmp_path, monkeypatch):
     folder = tmp_path / made.name
     assert not (folder / "config.json").exists()
     (folder / "parts" / "000040.json").unlink()  # as if killed before this chunk was done
+    (folder / "parts" / "000000.json").write_text("")  # as a power cut may leave it
     (folder / "parts" / "000080.json").write_text("[]")  # a finished chunk is not drawn again: this one stays empty
     monkeypatch.setattr(synthetic, "_write_lists", written)
     again = synthetic.make(tmp_path, 90, seed=3, size=128, workers=1, progress=False)
@@ -97,6 +99,19 @@ def test_some_faces_can_be_left_out_of_the_lists(made, tmp_path):
         assert len(joined) == len(known) and (joined["yaw"] == joined["yaw_all"]).all()
     pictures = [{p.relative_to(root): p.read_bytes() for p in root.rglob("*.jpg")} for root in (made, partly)]
     assert pictures[0] == pictures[1]
+
+
+def test_a_face_that_is_set_aside_does_not_move_the_truth_of_others(made, tmp_path):
+    whole = synthetic.load(made, "train").table
+    folder = shutil.copytree(made, tmp_path / "changed")
+    path = folder / wflw.LISTS.format(split="train")
+    lines = path.read_text().splitlines()
+    row = int(np.flatnonzero(whole.duplicated("image", keep=False))[0])  # the first of several faces of a photo
+    columns = lines[row].split(" ")
+    columns[198:200] = columns[196:198]  # a box of no area
+    path.write_text("\n".join([*lines[:row], " ".join(columns), *lines[row + 1 :]]))
+    left = synthetic.load(folder, "train").table
+    pd.testing.assert_frame_equal(left, whole.drop(index=row).reset_index(drop=True))
 
 
 def test_boxes_hold_their_landmarks(made):

@@ -198,3 +198,25 @@ def test_wider_boxes_join_the_labelled_faces():
     assert all(inside)
     with pytest.warns(UserWarning, match="photos are not in the WIDER FACE lists"):
         assert not wflw.load(real, "test", wider_boxes=lists[1]).complete
+
+
+def test_joined_boxes_follow_the_same_policy(tmp_path):
+    """Outside of the photo or of no area: none; in two lists: one. A photo whose box has no area is known to the list."""
+    rng = np.random.default_rng(0)
+    official(tmp_path, [line(rng, "0--A/a.jpg"), line(rng, "b.jpg")], [line(rng, "c.jpg")], ["0--A/a.jpg", "b.jpg"])
+    first = "0--A/a.jpg\n3\n10 20 50 70\n500 500 30 30\n1 1 5 5\nb.jpg\n1\n3 3 0 0\n"
+    paths = [write(tmp_path, first, "one.txt"), write(tmp_path, "0--A/a.jpg\n1\n1 1 5 5\n", "two.txt")]
+    dataset = wflw.load(tmp_path, "train", wider_boxes=paths)
+    assert dataset.complete and dataset.table["image"].tolist() == ["0--A/a.jpg", "b.jpg", "0--A/a.jpg"]
+    assert dataset.table[["x1", "y1", "x2", "y2"]].to_numpy()[2].tolist() == [1, 1, 6, 6]
+
+
+def test_a_table_without_attributes_is_written_and_odd_names_refused(tmp_path, lines):
+    table = wflw.read_annotations(write(tmp_path, "\n".join(lines)))
+    wflw.write_annotations(table.drop(columns=list(ATTRIBUTES)), tmp_path / "bare.txt")
+    again = wflw.read_annotations(tmp_path / "bare.txt")
+    assert not again[list(ATTRIBUTES)].to_numpy().any() and again["image"].tolist() == table["image"].tolist()
+    for name in ("2 friends.jpg", "../a.jpg"):
+        with pytest.raises(ValueError, match=r"image path|first word must not be a number"):
+            wflw.write_annotations(table.assign(image=name), tmp_path / "odd.txt")
+    assert not (tmp_path / "odd.txt").exists()

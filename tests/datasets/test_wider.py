@@ -135,3 +135,12 @@ def test_real_lists(split, photos, faces):
     assert (len(dataset), len(dataset.table)) == (photos, faces)
     image, found = dataset[0]
     assert (found.boxes[:, 2:] <= np.array(image.shape[1::-1]) + 1).all() and not found.visible.any()
+
+
+@pytest.mark.parametrize("at", range(1, 10))
+def test_blank_lines_anywhere_make_no_difference(tmp_path, at):
+    lines, plain = BOXES.splitlines(), wider.read_boxes(write(tmp_path, BOXES))
+    table = wider.read_boxes(write(tmp_path, "\n".join([*lines[:at], "", *lines[at:]])))
+    np.testing.assert_array_equal(table[["x1", "y1", "x2", "y2"]], plain[["x1", "y1", "x2", "y2"]])
+    assert table["line"].tolist() == [line + (line > at) for line in plain["line"]]
+    assert table.attrs["photos"] == plain.attrs["photos"] == ["0--A/one.jpg", "0--A/none.jpg", "1--B/flat.jpg"]
