@@ -41,6 +41,7 @@ class AnchorConfig:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # the same serves training
 def anchor_grid(height: int, width: int, config: AnchorConfig = AnchorConfig()) -> Tensor:
     """All anchors of an image of ``height`` × ``width`` pixels.
 

@@ -312,7 +312,11 @@ def cost(
 
 
 def peak_memory(kind: str, size: int, batch: int) -> float:
-    """MB that a process holds at most for one training step, torch and all (Linux); kind: "ours" or "plain"."""
+    """MB that a process holds at most for one training step, torch and all; kind: "ours" or "plain".
+
+    NaN outside of Linux, where it can't be told."""
+    if not Path("/proc/self/status").is_file():
+        return float("nan")
     code = f"from retinalib.benchmark import _one_step; _one_step({kind!r}, {size}, {batch})"
     return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()[-1])
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 import re
+import zipfile
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from retinalib.files import replacing
 from retinalib.landmarks import SCHEMAS
@@ -55,8 +56,14 @@ def read(path: str | Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                if damaged := file.testzip():  # torch.load does not compare the checksums
+                    raise ValueError(f"the checksum of {damaged} does not fit")
         values = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except PermissionError:
+        raise
+    except Exception as error:  # what is no pickle may raise anything
         raise ValueError(f"{path} is damaged or not a checkpoint of tensors alone: {_line(error, 0)}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}, not a checkpoint")
@@ -101,8 +108,10 @@ def _line(error: Exception, number: int) -> str:
 
 
 def _from_reference(values: dict, path: str | Path) -> RetinaFace:
-    state = {}
-    for name, value in values.get("state_dict", values).items():
+    state, entries = {}, values.get("state_dict", values)
+    if not isinstance(entries, dict) or not all(isinstance(n, str) and isinstance(v, Tensor) for n, v in entries.items()):
+        raise ValueError(f"{path} is neither one of our checkpoints nor a reference RetinaFace, which are named tensors")
+    for name, value in entries.items():
         for pattern, ours in _RENAMED:
             name = re.sub(pattern, ours, name)
         state[name] = value

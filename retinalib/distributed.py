@@ -116,17 +116,20 @@ ALONE = Processes()
 
 
 @contextmanager
-def process_group() -> Iterator[None]:
+def process_group(device: str | None = None) -> Iterator[None]:
     """Joins the processes that torchrun started, with gloo between processors and NCCL between GPUs, one for each process.
+
+    device: by default GPUs if there are any.
 
     Does nothing in a process that torchrun did not start.
     """
     if not (dist.is_available() and dist.is_torchelastic_launched()):
         yield
         return
-    if torch.cuda.is_available():
+    gpus = torch.cuda.is_available() if device is None else torch.device(device).type == "cuda"
+    if gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
     try:
         yield
     finally:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from inspect import unwrap
 from pathlib import Path
 
 import torch
@@ -60,7 +61,7 @@ class _Detector(_Network):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         config, (height, width) = self.model.config, images.shape[1:3]
         logits, offsets, features = self.model(self._input(images))
-        anchors = anchor_grid.__wrapped__(height, width, config.anchors)  # made in the graph: its sizes are not known yet
+        anchors = unwrap(anchor_grid)(height, width, config.anchors)  # made in the graph: its sizes are not known yet
         scores = logits.softmax(-1)[..., 1]
         image, anchor = (scores >= self.score_threshold).nonzero(as_tuple=True)
         score, chosen = scores[image, anchor], anchors[anchor]

@@ -157,7 +157,7 @@ def _classification(logits: Tensor, matched: Tensor, targets: list[Target], anch
     keep = (config.negatives_per_positive * count).clamp(config.least_negatives, positive.shape[1])
     largest = int(keep.max())
     hardest = by_anchor.masked_fill(~negative, -torch.inf).topk(largest, dim=1).values if largest else by_anchor[:, :0]
-    kept = (torch.arange(largest, device=keep.device) < keep[:, None]) & hardest.isfinite()
+    kept = torch.arange(largest, device=keep.device) < torch.minimum(keep, negative.sum(1))[:, None]
     return by_anchor[positive].sum() + hardest[kept].sum()
 
 

@@ -79,6 +79,8 @@ class ModelConfig:
             raise ValueError(f"se_kind must be one of {', '.join(_BLOCKS)}; got '{self.se_kind}'")
         if self.se_strides is not None and not set(self.se_strides) <= set(self.anchors.strides):
             raise ValueError(f"se_strides must be among the strides {self.anchors.strides}, got {self.se_strides}")
+        if self.anchors.strides != _STRIDES:
+            raise ValueError(f"the backbones give features at strides {_STRIDES}, the anchors are for {self.anchors.strides}")
         if self.eye_head:
             second_looks(self.schema)
 
@@ -114,6 +116,7 @@ class _Backbone(NamedTuple):
     pyramid: int  # channels of the FPN and all that follows
 
 
+_STRIDES = (8, 16, 32)
 _BACKBONES = {"mobilenet0.25": _Backbone((64, 128, 256), 64), "resnet50": _Backbone((512, 1024, 2048), 256)}
 
 
@@ -333,12 +336,14 @@ def load_imagenet_backbone(model: RetinaFace, path: str | Path | None = None) ->
                 "download resnet50-0676ba61.pth elsewhere and give its path, or train from scratch"
             ) from error
     elif path is None or not Path(path).is_file():
-        raise FileNotFoundError(
-            f"no ImageNet weights at {path}: give the path of mobilenetV1X0.25_pretrain.tar from the reference "
-            "implementation, or train from scratch"
-        )
+        ours = "mobilenetV1X0.25_pretrain.tar from the reference implementation"
+        wanted = ours if model.config.backbone == "mobilenet0.25" else "torchvision's resnet50-0676ba61.pth"
+        raise FileNotFoundError(f"no ImageNet weights at {path}: give the path of {wanted}, or train from scratch")
     else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # what is no pickle may raise anything
+            raise ValueError(f"{path} is damaged or holds more than tensors: download it again") from error
     state = {name.removeprefix("module."): value for name, value in state.get("state_dict", state).items()}
     wanted = model.backbone.state_dict()
     missing = [name for name in wanted if name not in state or state[name].shape != wanted[name].shape]

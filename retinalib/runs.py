@@ -54,7 +54,8 @@ def claim(folder: Path, recipe: dict, hold: ExitStack) -> dict | None:
     or another process has it, or if no state can be read, naming the file.
     """
     path = folder / "config.json"
-    if path.is_file() and json.loads(path.read_text()) != recipe:
+    known = _kept_recipe(folder)
+    if known is not None and known != recipe:
         raise ValueError(f"{folder} holds a run of another configuration or other data: take another folder, or delete it")
     log, epochs = folder / "metrics.csv", recipe["config"]["epochs"]
     text = log.read_text(errors="replace") if log.is_file() else ""
@@ -64,12 +65,21 @@ def claim(folder: Path, recipe: dict, hold: ExitStack) -> dict | None:
             return state
     hold.enter_context(only_process(folder))
     stop_file(folder).unlink(missing_ok=True)
-    if not path.is_file():
-        write_text(path, json.dumps(recipe, indent=1))
+    write_text(path, json.dumps(recipe, indent=1))
     state = _state(folder)
     if state:
         _log(folder, state["rows"], epochs)
     return state
+
+
+def _kept_recipe(folder: Path) -> dict | None:
+    """Of the run in a folder, None where there is none; from its state if a power cut has emptied the file."""
+    try:
+        return json.loads((folder / "config.json").read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return (_state(folder) or {}).get("recipe")
 
 
 def _state(folder: Path) -> dict | None:
@@ -80,6 +90,8 @@ def _state(folder: Path) -> dict | None:
         if not previous.is_file():
             raise ValueError(f"{error}; there is none before it: delete the folder to train anew") from error
         state = read(previous)
+        if last.is_file():  # not to take the good one's place
+            last.replace(folder / "last.damaged")
         warnings.warn(f"{error}; going on from {previous}, epoch {len(state['rows'])}", stacklevel=2)
         return state
 
@@ -98,9 +110,10 @@ def save_epoch(
 
 
 def _log(folder: Path, rows: list[dict], epochs: int) -> None:
-    """What follows from the last state: no state before it once the run is finished, and the log."""
+    """What follows from the last state: no other state once the run is finished, and the log."""
     if len(rows) == epochs:
-        (folder / "previous.pt").unlink(missing_ok=True)
+        for name in ("previous.pt", "last.damaged"):
+            (folder / name).unlink(missing_ok=True)
     write_text(folder / "metrics.csv", _table(rows))
 
 

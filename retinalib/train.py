@@ -75,6 +75,10 @@ class TrainConfig:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got '{getattr(self, name)}'")
         if self.epochs < 1 or self.batch_size < 1 or self.image_size < 32:
             raise ValueError("training needs at least one epoch, one image a batch and 32 pixels a side")
+        if self.batch_size == 1 and self.image_size == 32:
+            raise ValueError("a single image of 32 pixels leaves batch norms one value: take more images, or larger ones")
+        if self.validate_every < 1 or self.seed < 0:
+            raise ValueError(f"validate_every must be from 1 on and the seed from 0, got {self.validate_every} and {self.seed}")
 
     def to_dict(self) -> dict:
         """Plain values only, for JSON."""
@@ -101,12 +105,14 @@ def run_folder(runs: Path, arm: str, config: TrainConfig, train_set: FaceDataset
 
 
 def fingerprint(dataset: FaceDataset) -> str:
-    """A digest of the names, boxes and landmarks of a data set, and of its photos without faces."""
+    """A digest of the names, boxes and landmarks of a data set, its photos without faces, and whether it is complete."""
     digest = hashlib.sha256("\n".join(dataset.table["image"]).encode())
     digest.update(dataset.table[["x1", "y1", "x2", "y2"]].to_numpy(np.float32).tobytes())
     digest.update(b"".join(np.asarray(points, np.float32).tobytes() for points in dataset.table["landmarks"]))
     bare = [name for name, rows in zip(dataset.names, dataset.rows, strict=True) if not len(rows)]
     digest.update("\n".join(bare).encode())
+    if not dataset.complete:  # which decides what counts as background
+        digest.update(b"labelled in part")
     return digest.hexdigest()[:16]
 
 
@@ -153,6 +159,8 @@ def train(
     processes = Processes.here()
     if len(train_set) < config.batch_size:
         raise ValueError(f"{len(train_set)} training images do not make one batch of {config.batch_size}: lower batch_size")
+    if not len(validation_set):
+        raise ValueError("the validation set has no photos: the best epoch is chosen by them")
     if config.batch_size < processes.count:
         raise ValueError(f"{processes.count} processes can't share a batch of {config.batch_size}: start fewer")
     recipe = _recipe(config, train_set)
@@ -236,9 +244,11 @@ def training_step(
     generator: torch.Generator,
     processes: Processes,
 ) -> Tensor:
-    """One update of the weights; a loss that is not finite updates nothing. generator: what the eye head's loss draws from.
+    """One update of the weights; a loss or a gradient that is not finite updates nothing.
 
-    Returns the values of :class:`retinalib.loss.Parts` for the whole batch.
+    generator: what the eye head's loss draws from.
+
+    Returns the values of :class:`retinalib.loss.Parts` for the whole batch; NaN where the gradient is not finite.
     """
     device = anchors.device
     images = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
@@ -267,8 +277,10 @@ def training_step(
     if values[0].isfinite():
         parts.total.backward()
         processes.average_gradients(model.parameters())
-        nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimiser.step()
+        if nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm).isfinite():
+            optimiser.step()
+        else:
+            values = torch.full_like(values, float("nan"))
     return values
 
 
@@ -346,7 +358,7 @@ def main() -> None:
     arguments = parser.parse_args()
     place = (arguments.dataset, arguments.data_root, arguments.profile, arguments.data_seed)
     try:
-        with process_group():
+        with process_group(arguments.device):
             sets = [open_dataset(*place, split) for split in ("train", "validation")]
             config = PROFILES[arguments.profile].train_config(
                 arguments.se_reduction, arguments.seed, arguments.epochs, schema=sets[0].schema

@@ -51,7 +51,7 @@ class Profile:
         from retinalib.loss import LossConfig
         from retinalib.train import TrainConfig
 
-        epochs = epochs or self.epochs
+        epochs = self.epochs if epochs is None else epochs
         config = TrainConfig(
             image_size=self.image_size,
             epochs=epochs,
