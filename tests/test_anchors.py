@@ -115,3 +115,11 @@ def test_codes_round_trip():
     torch.testing.assert_close(decode_boxes(encode_boxes(boxes, anchors), anchors), boxes, atol=1e-5, rtol=0)
     landmarks = torch.randn(len(anchors), 98, 2, generator=generator)
     torch.testing.assert_close(decode_landmarks(encode_landmarks(landmarks, anchors), anchors), landmarks, atol=1e-5, rtol=0)
+
+
+def test_anchors_made_while_detecting_serve_training():
+    with torch.inference_mode():
+        grid = anchor_grid(72, 56)
+    offsets = torch.zeros(len(grid), 4, requires_grad=True)
+    decode_boxes(offsets, grid).sum().backward()
+    assert offsets.grad.isfinite().all() and offsets.grad.abs().sum() > 0

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -52,6 +53,33 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
     torch.save({"landmark_head.0.weight": torch.zeros(4 * 68, 64, 1, 1)}, tmp_path / "68.pt")
     with pytest.raises(ValueError, match="gives 68 landmarks, for which there is no schema"):
         load_model(tmp_path / "68.pt")
+
+
+@pytest.mark.parametrize("text", ["epoch,loss\n1,2\n", "(", "garbage", "}"])
+def test_text_of_any_beginning_is_no_checkpoint(tmp_path, text):
+    (tmp_path / "metrics.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"metrics\.csv is damaged or not a checkpoint"):
+        load_model(tmp_path / "metrics.csv")
+
+
+@pytest.mark.parametrize("values", [{0: torch.zeros(3)}, {"state_dict": [torch.zeros(3)]}, {"landmark_head.0.weight": "x"}])
+def test_what_holds_more_than_named_tensors_is_named(tmp_path, values):
+    torch.save(values, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match=r"odd\.pt is neither one of our checkpoints nor a reference RetinaFace"):
+        load_model(tmp_path / "odd.pt")
+
+
+def test_damage_of_any_kind_is_noticed(tmp_path):
+    """One byte changed amid the weights; the file cut anywhere."""
+    save_model(RetinaFace(ModelConfig(schema=WIDER_5)), tmp_path / "whole.pt")
+    whole = (tmp_path / "whole.pt").read_bytes()
+    changed = bytearray(whole)
+    changed[len(whole) // 2] ^= 1
+    cuts = [whole[:length] for length in np.random.default_rng(0).integers(0, len(whole), 20)]
+    for data in (bytes(changed), *cuts, whole[:5000], whole[:60_000]):
+        (tmp_path / "bad.pt").write_bytes(data)
+        with pytest.raises(ValueError, match=r"bad\.pt is damaged"):
+            load_model(tmp_path / "bad.pt")
 
 
 def test_pickled_code_is_refused(tmp_path):

@@ -205,3 +205,14 @@ def test_reference_weights_reach_their_level_on_wider_val():
     ap = detection_ap(found, [faces for _, faces in photos])
     print(f"AP of the reference weights, {len(photos)} photos, {sum(len(f) for _, f in photos)} faces: {ap:.4f}")
     assert ap > 0.92
+
+
+def test_a_fused_optimisers_step_is_noticed(images):
+    """It leaves no trace in the weights' versions; with frozen batch norms nothing else changes, either."""
+    model = RetinaFace(ModelConfig()).eval()
+    detector, optimiser = Detector(model, "cpu"), torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    detector.detect(images[0], 0.0, max_faces=1)
+    model(torch.zeros(1, 3, 64, 64)).logits.sum().backward()
+    optimiser.step()
+    (found, again) = (d.detect(images[0], 0.0, max_faces=5) for d in (detector, Detector(model, "cpu")))
+    np.testing.assert_array_equal(found.scores, again.scores)

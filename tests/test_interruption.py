@@ -251,6 +251,33 @@ def test_a_damaged_state_is_named_and_the_one_before_it_used(finished, sets, tmp
         go_on(sets, folder)
 
 
+@pytest.mark.filterwarnings("ignore:.*(is damaged|no checkpoint at)")
+def test_a_damaged_state_does_not_take_the_place_of_the_good_one(finished, sets, tmp_path, monkeypatch):
+    """Interrupted once more, just before the next state is in its place."""
+    folder, save, replace = tmp_path / "run", training.save_epoch, os.replace
+
+    def interrupted(folder, recipe, rows, *more):
+        save(folder, recipe, rows, *more)
+        if len(rows) == 2:
+            raise KeyboardInterrupt
+
+    def no_last(source, target):
+        if Path(target).name == "last.pt":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(training, "save_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, *sets, folder, "cpu", 0, False)
+    monkeypatch.setattr(training, "save_epoch", save)
+    (folder / "last.pt").write_bytes((folder / "last.pt").read_bytes()[:9000])
+    monkeypatch.setattr(os, "replace", no_last)
+    with pytest.raises(KeyboardInterrupt):
+        go_on(sets, folder)
+    monkeypatch.setattr(os, "replace", replace)
+    assert go_on(sets, folder) == finished[0]
+
+
 @pytest.fixture
 def no_room():
     """Files grow to 4 MB and no further: the weights fit, the state to go on from does not."""

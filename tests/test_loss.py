@@ -195,3 +195,12 @@ def test_pupil_part_sees_the_place_in_the_eye_and_nothing_else():
     plain = multi_task_loss(logits, boxes, lambda i, a: dense[i, a], targets, anchors)
     assert plain.pupil == 0 and found.total == pytest.approx(float(plain.total + 3 * found.pupil), rel=1e-5)
     assert parts(dense + 0.7).pupil == pytest.approx(float(found.pupil), rel=1e-4)  # the whole face moved
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_an_anchor_without_a_number_spoils_the_loss(bad):
+    """It must not be taken for one of those that are left out."""
+    anchors, targets, logits, boxes, dense = random_batch(6)
+    logits[2, 7, 1] = bad  # of an image without faces; the others have positives
+    parts = multi_task_loss(logits, boxes, lambda i, a: dense[i, a], targets, anchors, LossConfig(least_negatives=5))
+    assert not parts.total.isfinite()

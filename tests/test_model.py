@@ -161,3 +161,16 @@ def test_imagenet_weights_of_another_backbone_are_refused(tmp_path):
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "r50.pth")
     with pytest.raises(ValueError, match=r"does not fit the backbone mobilenet0\.25"):
         load_imagenet_backbone(build(), tmp_path / "r50.pth")
+
+
+def test_anchors_of_other_strides_are_refused():
+    with pytest.raises(ValueError, match=r"features at strides \(8, 16, 32\)"):
+        ModelConfig(anchors=AnchorConfig(strides=(4, 8, 16)))
+
+
+def test_damaged_imagenet_weights_and_those_of_resnet_are_named(tmp_path):
+    (tmp_path / "weights.tar").write_text("hello")
+    with pytest.raises(ValueError, match=r"weights\.tar is damaged"):
+        load_imagenet_backbone(build(), tmp_path / "weights.tar")
+    with pytest.raises(FileNotFoundError, match=r"resnet50-0676ba61\.pth"):
+        load_imagenet_backbone(build(backbone="resnet50"), tmp_path / "none.pth")

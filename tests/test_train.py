@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -194,6 +195,55 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_images(sets, tmp_path):
         train(config, *sets, tmp_path / "run", "cpu", workers=0, progress=False)
     kept = torch.load(tmp_path / "run" / "not_finite.pt", weights_only=True)
     assert kept["images"].shape == (4, 3, 96, 96) and len(kept["names"]) == 4
+
+
+def test_a_gradient_that_is_not_finite_updates_nothing(sets):
+    images, faces = zip(*(sets[0][number] for number in range(4)), strict=True)
+    images = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    targets, anchors = [to_target(f, images.shape[2:]) for f in faces], anchor_grid(*images.shape[2:])
+    model = RetinaFace(CONFIG.model).train()
+    optimiser = make_optimiser(model, CONFIG)
+    model.class_head[2].weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = [p.detach().clone() for p in model.parameters()]
+    values = training_step(model, optimiser, images, targets, anchors, CONFIG, torch.Generator(), ALONE)
+    assert values.isnan().all() and all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_what_is_complete_makes_another_run(sets, tmp_path):
+    partly = FaceDataset(sets[0].table, sets[0].images_root, sets[0].schema, complete=False)
+    assert run_folder(tmp_path, "arm", CONFIG, partly) != run_folder(tmp_path, "arm", CONFIG, sets[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"validate_every": 0}, "validate_every must be from 1 on"),
+        ({"seed": -1}, "the seed from 0"),
+        ({"batch_size": 1, "image_size": 32}, "a single image of 32 pixels"),
+        ({"epochs": 0}, "at least one epoch"),
+    ],
+)
+def test_configurations_that_can_not_work_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CONFIG, **changes)
+
+
+def test_a_validation_set_without_photos_is_refused_before_anything(sets, tmp_path):
+    with pytest.raises(ValueError, match="the validation set has no photos"):
+        train(CONFIG, sets[0], sets[1].subset([]), tmp_path / "run", "cpu", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_configuration_a_power_cut_emptied_goes_on(finished, sets, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    (folder / "config.json").write_text("")
+    pd.testing.assert_frame_equal(train(CONFIG, *sets, folder, "cpu", progress=False), finished[1])
+    (folder / "metrics.csv").unlink()
+    train(CONFIG, *sets, folder, "cpu", progress=False)
+    assert (folder / "config.json").read_bytes() == (finished[0] / "config.json").read_bytes()
+    (folder / "config.json").write_text("")
+    with pytest.raises(ValueError, match="another configuration or other data"):
+        train(replace(CONFIG, epochs=3), *sets, folder, "cpu", progress=False)
 
 
 def test_too_few_images_for_a_batch(sets, tmp_path):

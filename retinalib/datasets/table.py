@@ -79,6 +79,8 @@ def decode_image(data: bytes, name: str, honour_exif: bool = False) -> np.ndarra
     header = read_header(io.BytesIO(data), name)
     if header.turned and header.format == "TIFF" and not honour_exif:
         raise ValueError(f"{name} is a TIFF with an orientation, which can't be read as it is stored: save it upright")
+    if header.format == "PPM":
+        return _decode_ppm(data, name)
     flags = cv2.IMREAD_COLOR if honour_exif else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -87,6 +89,17 @@ def decode_image(data: bytes, name: str, honour_exif: bool = False) -> np.ndarra
     if image is None:
         raise ValueError(f"{name} is not an image that can be read ({len(data)} bytes)")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _decode_ppm(data: bytes, name: str) -> np.ndarray:
+    """A PBM, PGM or PPM, whose brightest value may be any: OpenCV takes it for 255 or 65,535."""
+    try:
+        with Image.open(io.BytesIO(data)) as photo:
+            if photo.mode == "I":  # of 16 bits, scaled to all of them
+                return np.repeat((np.asarray(photo) // 257).astype(np.uint8)[..., None], 3, axis=2)
+            return np.array(photo.convert("RGB"))
+    except Exception as error:  # as above
+        raise ValueError(f"{name} is not an image that can be read ({type(error).__name__})") from error
 
 
 def safe_relative(text: str) -> str:

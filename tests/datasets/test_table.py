@@ -213,3 +213,17 @@ def test_photos_without_faces_stay(tmp_path, picture):
     assert len(dataset.subset([])) == 0
     with pytest.raises(ValueError, match=r"names lack 1 photos of the table, such as d\.png"):
         FaceDataset(table, tmp_path, names=["b.png"])
+
+
+@pytest.mark.parametrize(("brightest", "kind"), [(255, "u1"), (100, "u1"), (4095, ">u2"), (65535, ">u2")])
+@pytest.mark.parametrize("magic", [b"P5", b"P6"])
+def test_the_brightest_value_of_a_ppm_is_white(tmp_path, magic, brightest, kind):
+    """Scientific cameras write 10 or 12 bits so."""
+    values = np.array([0, brightest // 2, brightest]).repeat(3 if magic == b"P6" else 1).astype(kind)
+    (tmp_path / "a.ppm").write_bytes(magic + b"\n# by a camera\n3 1\n%d\n" % brightest + values.tobytes())
+    image = read_image(tmp_path / "a.ppm")
+    assert image.shape == (1, 3, 3) and image[0, 0].tolist() == [0] * 3 and image[0, 2].tolist() == [255] * 3
+    assert abs(image[0, 1].astype(int) - 127).max() <= 1
+    (tmp_path / "a.ppm").write_bytes((tmp_path / "a.ppm").read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"a\.ppm is not an image that can be read"):
+        read_image(tmp_path / "a.ppm")
