@@ -6,7 +6,7 @@ import pytest
 
 from retinalib import workspace
 from retinalib.datasets import wflw, wider
-from retinalib.landmarks import WIDER_5
+from retinalib.landmarks import WFLW_98, WIDER_5, Eye, LandmarkSchema
 from retinalib.workspace import open_dataset
 from tests.shared import SHARED, needs_shared
 
@@ -131,3 +131,14 @@ def test_real_photos_with_all_their_faces():
     dataset = open_dataset("wflw", SHARED / "real_faces", "quick", 0, "test")
     labelled = [np.isfinite(points).all() for points in dataset.table["landmarks"]]
     assert dataset.complete and len(dataset) == 63 and sum(labelled) == 72 and len(dataset.table) > 300
+
+
+def test_profiles_train_any_schema():
+    eyes = {"right_eye": Eye(0), "left_eye": Eye(1)}
+    few = LandmarkSchema("mine3", 3, {"eyes": (0, 1), "chin": (2,)}, (1, 0, 2), **eyes)
+    many = LandmarkSchema("mine68", 68, {"all": tuple(range(68))}, tuple(range(68)), **eyes)
+    profile = workspace.PROFILES["standard"]
+    weights = [profile.train_config(schema=schema).loss.landmark_weight for schema in (few, WIDER_5, many, WFLW_98)]
+    assert weights == [1.0, 1.0, 0.25, 0.25]
+    with pytest.raises(ValueError, match="at least one epoch"):
+        profile.train_config(epochs=0)

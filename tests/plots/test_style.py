@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 
 from retinalib.faces import Faces
-from retinalib.landmarks import SCHEMAS, WFLW_98, WIDER_5
-from retinalib.plots.style import REGION_COLOURS, crop_face, draw_faces, region_lines, save_figure, use_style
+from retinalib.landmarks import SCHEMAS, WFLW_98, WIDER_5, Eye, LandmarkSchema
+from retinalib.plots.style import (
+    REGION_COLOURS,
+    crop_face,
+    draw_faces,
+    region_colours,
+    region_lines,
+    save_figure,
+    use_style,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -113,3 +121,14 @@ def test_cut_faces_keep_their_points(extent):
 def test_pictures_need_no_torch():
     code = "import sys, retinalib.plots.faces, retinalib.plots.anchors; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_regions_of_any_schema_have_colours():
+    """Those that the house style knows keep theirs; others differ from each other."""
+    schema = LandmarkSchema("mine", 4, {"eyes": (0, 1), "chin": (2,), "hat": (3,)}, (1, 0, 2, 3), Eye(0), Eye(1))
+    colours = region_colours(schema)
+    assert colours["eyes"] == REGION_COLOURS["eyes"] and colours["chin"] != colours["hat"]
+    _, ax = plt.subplots()
+    face = Faces(np.array([[0.0, 0, 50, 50]]), np.array([[[10.0, 20], [40, 20], [25, 45], [25, 2]]]), schema=schema)
+    draw_faces(ax, np.zeros((60, 60, 3), np.uint8), face, regions=True)
+    assert ax.collections
