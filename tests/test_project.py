@@ -28,7 +28,7 @@ def test_environment_has_the_packages_of_pyproject():
 def test_imports_run_downwards():
     """A module imports only from floors below its own; plots need no torch."""
     floors = {
-        **dict.fromkeys(("landmarks", "files", "memory", "distributed"), 0),
+        **dict.fromkeys(("landmarks", "files", "memory", "precision", "distributed"), 0),
         "faces": 0.5,
         **dict.fromkeys(("datasets", "anchors", "eyes", "shapes", "statistics", "tables"), 1),
         **dict.fromkeys(("augment", "model", "reach", "wider_protocol"), 2),
