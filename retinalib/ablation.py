@@ -294,7 +294,7 @@ def verdict(differences: pd.DataFrame, baseline: str) -> str:
             estimate = row.estimate if abs(row.estimate) > 1e-9 else 0.0  # equal up to rounding
             numbers = f"{estimate:+.3g}{unit}, 95 % interval {row.low:+.3g} to {row.high:+.3g}, {row.photos} photos"
             if np.isnan(row.detectable):
-                said.append(f"{row.measure} tells nothing, it does not vary ({numbers})")
+                said.append(f"{row.measure} tells nothing, it does not vary or is not known ({numbers})")
             elif row.p_holm >= 0.05 or row.low <= 0 <= row.high:
                 said.append(
                     f"no difference found in {row.measure} ({numbers}; one of {row.detectable:.2g} would probably have shown)"

@@ -252,16 +252,16 @@ def official_lists(root: Path) -> list[tuple[Path, Callable[[Path], pd.DataFrame
         known.append((root / wider.LABELS.format(split=split), wider.read_labels, images))
     there = [entry for entry in known if entry[0].is_file()]
     if any(images == root / wflw.IMAGES for _, _, images in there):  # their further photos are no fault
-        there += [(path, partial(_boxes_of_photos, root / wflw.IMAGES), root / wflw.IMAGES) for path in wflw.wider_lists(root)]
+        there += [(path, partial(_boxes_of_photos, root / wflw.IMAGES), root / wflw.IMAGES) for path in wider.box_lists(root)]
     return there or known[:1]
 
 
 def _boxes_of_photos(images: Path, path: Path) -> pd.DataFrame:
     """A list of WIDER FACE's, as far as its photos are below ``images``."""
     table = wider.read_boxes(path)
-    there = {name: os.path.isfile(images / name) for name in table["image"].unique()}
-    kept = table[table["image"].map(there).astype(bool)].reset_index(drop=True)
-    kept.attrs["no_faces"] = [(line, name) for line, name in table.attrs["no_faces"] if os.path.isfile(images / name)]
+    there = {name for name in table.attrs["photos"] if os.path.isfile(images / name)}
+    kept = table[table["image"].isin(there)].reset_index(drop=True)
+    kept.attrs["no_faces"] = [(line, name) for line, name in table.attrs["no_faces"] if name in there]
     return kept
 
 

@@ -119,9 +119,7 @@ ALONE = Processes()
 def process_group(device: str | None = None) -> Iterator[None]:
     """Joins the processes that torchrun started, with gloo between processors and NCCL between GPUs, one for each process.
 
-    device: by default GPUs if there are any.
-
-    Does nothing in a process that torchrun did not start.
+    device: by default GPUs if there are any. Does nothing in a process that torchrun did not start.
     """
     if not (dist.is_available() and dist.is_torchelastic_launched()):
         yield

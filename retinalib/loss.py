@@ -154,10 +154,10 @@ def _classification(logits: Tensor, matched: Tensor, targets: list[Target], anch
         if not target.complete:
             negative[row] &= _near(target.boxes, anchors)
     count = positive.sum(1)
-    keep = (config.negatives_per_positive * count).clamp(config.least_negatives, positive.shape[1])
+    keep = torch.minimum((config.negatives_per_positive * count).clamp(config.least_negatives), negative.sum(1))
     largest = int(keep.max())
     hardest = by_anchor.masked_fill(~negative, -torch.inf).topk(largest, dim=1).values if largest else by_anchor[:, :0]
-    kept = torch.arange(largest, device=keep.device) < torch.minimum(keep, negative.sum(1))[:, None]
+    kept = torch.arange(largest, device=keep.device) < keep[:, None]
     return by_anchor[positive].sum() + hardest[kept].sum()
 
 

@@ -66,7 +66,7 @@ def claim(folder: Path, recipe: dict, hold: ExitStack) -> dict | None:
     hold.enter_context(only_process(folder))
     stop_file(folder).unlink(missing_ok=True)
     write_text(path, json.dumps(recipe, indent=1))
-    state = _state(folder)
+    state = _state(folder, own=True)
     if state:
         _log(folder, state["rows"], epochs)
     return state
@@ -82,7 +82,8 @@ def _kept_recipe(folder: Path) -> dict | None:
         return (_state(folder) or {}).get("recipe")
 
 
-def _state(folder: Path) -> dict | None:
+def _state(folder: Path, own: bool = False) -> dict | None:
+    """The state to go on from. own: the folder is this process', which then moves a damaged one out of the good one's way."""
     last, previous = folder / "last.pt", folder / "previous.pt"
     try:
         return read(last) if last.is_file() or previous.is_file() else None
@@ -90,7 +91,7 @@ def _state(folder: Path) -> dict | None:
         if not previous.is_file():
             raise ValueError(f"{error}; there is none before it: delete the folder to train anew") from error
         state = read(previous)
-        if last.is_file():  # not to take the good one's place
+        if own and last.is_file():
             last.replace(folder / "last.damaged")
         warnings.warn(f"{error}; going on from {previous}, epoch {len(state['rows'])}", stacklevel=2)
         return state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -115,8 +116,13 @@ def _beyond(size: float, freedom: int, shift: float) -> float:
 
     The mean over 2,000 quantiles of that estimate: scipy's non-central t fails far out.
     """
-    levels = (np.arange(2000) + 0.5) / 2000
-    return float(stats.norm.cdf(shift - size * np.sqrt(stats.chi2.ppf(levels, freedom) / freedom)).mean())
+    return float(stats.norm.cdf(shift - size * _estimated_errors(freedom)).mean())
+
+
+@lru_cache
+def _estimated_errors(freedom: int) -> np.ndarray:
+    """(2000,) quantiles of the estimate of an error that is 1."""
+    return np.sqrt(stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, freedom) / freedom)
 
 
 def cluster_interval(

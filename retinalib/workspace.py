@@ -129,7 +129,7 @@ def open_dataset(dataset: str, data_root: str | Path | None, profile: str, seed:
 def _wider_lists(root: Path) -> list[Path] | None:
     """WIDER FACE's box lists in the folder of WFLW, or else in that of WIDER FACE; None where there are none."""
     for folder in (root, PROJECT / "data/wider/wider_face_split"):
-        if lists := wflw.wider_lists(folder):
+        if lists := wider.box_lists(folder):
             return lists
     return None
 

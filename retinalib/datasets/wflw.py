@@ -88,11 +88,6 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def wider_lists(folder: str | Path) -> list[Path]:
-    """The lists of WIDER FACE's boxes in a folder."""
-    return sorted(Path(folder).glob("wider_face_*_bbx_gt.txt"))
-
-
 def write_annotations(table: pd.DataFrame, path: str | Path) -> None:
     """Writes a table in the official layout: landmarks with six decimals, boxes as whole pixels.
 
@@ -101,7 +96,7 @@ def write_annotations(table: pd.DataFrame, path: str | Path) -> None:
     """
     lines = []
     for row in table.itertuples():
-        if _is_number(row.image.split()[0]) or safe_relative(row.image) != row.image:
+        if safe_relative(row.image) != row.image or _is_number(row.image.split()[0]):
             raise ValueError(f"the photo '{row.image}' can't be in such a list: its name's first word must not be a number")
         points = " ".join(f"{v:.6f}" for v in np.asarray(row.landmarks).ravel())
         box = " ".join(str(round(getattr(row, name))) for name in BOX)
@@ -121,10 +116,9 @@ def load(root: str | Path, split: str, wider_boxes: str | Path | Sequence[str | 
     Training photos that the test list also names are set aside, so that no test photo is ever trained on. wider_boxes: the
     official WIDER FACE box lists with the same photos; every box is then a face, those that WFLW labels with their landmarks
     (and WIDER's box), and the data set is complete if the lists know all its photos. Without them it is not: WFLW labels
-    only some faces of a photo. Boxes of no area or outside of their photo
-    in WIDER's lists are left out, and a box that several lists have counts once.
-    Photos are not decoded, but their headers read. Raises FileNotFoundError saying what is missing and where to get it, and
-    ValueError if no face is left.
+    only some faces of a photo. Boxes of no area or outside of their photo in WIDER's lists are left out, and a box that several
+    lists have counts once. Photos are not decoded, but their headers read. Raises FileNotFoundError saying what is missing and
+    where to get it, and ValueError if no face is left.
     """
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got '{split}'")

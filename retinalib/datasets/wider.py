@@ -97,6 +97,11 @@ def read_boxes(path: str | Path) -> pd.DataFrame:
     return _table(rows, photos, path)
 
 
+def box_lists(folder: str | Path) -> list[Path]:
+    """The box lists in a folder, official ones and others of their name."""
+    return sorted(Path(folder).glob("wider_face_*_bbx_gt.txt"))
+
+
 def write_boxes(table: pd.DataFrame, path: str | Path) -> None:
     """Writes a table (image, x1 y1 x2 y2) as an official box list: whole pixels, the six further numbers zero."""
     lines = []
