@@ -13,7 +13,7 @@ from PIL import Image
 
 from retinalib.checkpoint import save_model
 from retinalib.cli import find_photos, main, picture_names
-from retinalib.datasets import wflw
+from retinalib.datasets import synthetic, wflw
 from retinalib.datasets.synthetic import render_face
 from retinalib.landmarks import WIDER_5
 from retinalib.model import ModelConfig, RetinaFace
@@ -186,3 +186,18 @@ def test_odd_file_names_cost_no_other_photo(tmp_path):
     assert result.exit_code == 1 and "photos left out: 1 of 3" in result.stderr
     assert len(pd.read_csv(tmp_path / "out" / "faces.csv")) == 2
     assert len(json.loads((tmp_path / "out" / "faces.json").read_text())["photos"]) == 2
+
+
+def test_box_lists_in_wflws_folder_are_checked_too(tmp_path):
+    """Their photos that WFLW does not have are no fault."""
+    root = synthetic.make(tmp_path, 4, size=96, workers=1, progress=False)
+    name = synthetic.load(root, "train").names[0]
+    boxes = root / "wider_face_mine_bbx_gt.txt"
+    boxes.write_text(f"elsewhere.jpg\n1\n1 1 9 9\n{name}\n1\n1 1 9 9\n")
+    assert call("datasets", "check", root).exit_code == 0
+    boxes.write_text(f"elsewhere.jpg\n1\n1 1 9 9\n{name}\n1\n1 x 9 9\n")
+    result = call("datasets", "check", root)
+    assert result.exit_code == 1 and f"{boxes}, line 6: could not convert" in result.stderr
+    boxes.write_text(f"{name}\n1\n500 1 9 9\n")
+    result = call("datasets", "check", root)
+    assert result.exit_code == 1 and f"{boxes}, line 3: the box lies outside {name}" in result.stderr
