@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from retinalib.augment import AugmentConfig, augment
 from retinalib.datasets.table import FaceDataset
@@ -80,10 +80,16 @@ def start_worker(_: int) -> None:
 
 
 @contextmanager
-def named_deaths() -> Iterator[None]:
-    """Where one of torch's data workers dies, which torch may report at any moment, ChildProcessError says what to do."""
+def reading(loader: DataLoader) -> Iterator[Iterator]:
+    """The batches of a loader. Its workers end with the block, also where an error's traceback, which a notebook keeps, holds
+    on to them; where one of them dies, which torch may report at any moment of the block, ChildProcessError says what to do."""
     try:
-        yield
+        stream = iter(loader)
+        try:
+            yield stream
+        finally:
+            if loader.num_workers:
+                stream._shutdown_workers()  # torch itself waits until nothing refers to the stream any more
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from retinalib.anchors import anchor_grid
 from retinalib.augment import AugmentConfig
-from retinalib.batches import AugmentedPhotos, Batches, collate, named_deaths, start_worker
+from retinalib.batches import AugmentedPhotos, Batches, collate, reading, start_worker
 from retinalib.checkpoint import save_atomically
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector
@@ -201,16 +201,14 @@ def train(
         steps, done = batches.per_epoch * config.epochs, batches.per_epoch * len(rows)
         silent = not progress or processes.rank > 0
         bar = hold.enter_context(tqdm(total=steps, initial=done, desc=folder.name, disable=silent, mininterval=1))
-        hold.enter_context(named_deaths())
-        stream = [iter(loader)]
-        hold.callback(stream.clear)  # its processes end here, also where an error's traceback keeps this frame
+        stream = hold.enter_context(reading(loader))
         for epoch in range(len(rows), config.epochs):
             model.train()
             sums = torch.zeros(len(Parts._fields))
             for step in range(epoch * batches.per_epoch, (epoch + 1) * batches.per_epoch):
                 if any(processes.numbers(stop_file(folder).exists())):
                     raise Stopped(f"{folder.name} keeps {epoch} of {config.epochs} epochs; start it again to go on")
-                images, targets, names = next(stream[0])
+                images, targets, names = next(stream)
                 for group in optimiser.param_groups:
                     group["lr"] = config.learning_rate * learning_rate_factor(step, steps, config)
                 generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)

@@ -23,6 +23,7 @@ import torch
 
 import retinalib.train as training
 from retinalib import ablation, workbook
+from retinalib.batches import AugmentedPhotos
 from retinalib.datasets import synthetic
 from retinalib.files import only_process
 from retinalib.runs import Stopped, request_stop
@@ -306,21 +307,27 @@ def test_a_full_disk_leaves_the_last_state(finished, sets, tmp_path, monkeypatch
     assert go_on(sets, folder) == finished[0]
 
 
-def test_a_data_worker_that_dies_is_named(finished, sets, tmp_path, monkeypatch):
-    step, count = training.training_step, 0
+@pytest.mark.parametrize("waiting", [False, True])
+def test_a_data_worker_that_dies_is_named(finished, sets, tmp_path, monkeypatch, waiting):
+    step, crop, count = training.training_step, AugmentedPhotos.__getitem__, 0
 
     def killing(*arguments):
         nonlocal count
         count += 1
-        if count == 3:
-            multiprocessing.active_children()[0].kill()  # as where memory runs out
+        if count == 2:  # as where memory runs out: in a step, or while the loop waits for crops
+            threading.Timer(1 if waiting else 0, multiprocessing.active_children()[0].kill).start()
         return step(*arguments)
 
+    def slow_crop(*arguments):
+        time.sleep(0.5 if waiting else 0)
+        return crop(*arguments)
+
     monkeypatch.setattr(training, "training_step", killing)
-    with pytest.raises(ChildProcessError, match=r"a process that makes crops died .*start again to go on"):
+    monkeypatch.setattr(AugmentedPhotos, "__getitem__", slow_crop)
+    with pytest.raises(ChildProcessError, match=r"a process that makes crops died .*start again to go on") as error:
         train(replace(CONFIG, epochs=10), *sets, tmp_path / "run", "cpu", 2, False)
-    monkeypatch.setattr(training, "training_step", step)
-    assert not multiprocessing.active_children()
+    assert error.tb is not None and not multiprocessing.active_children()  # as a notebook keeps the traceback
+    monkeypatch.undo()
     assert len(train(replace(CONFIG, epochs=10), *sets, tmp_path / "run", "cpu", 0, False)) == 10
 
 
