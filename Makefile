@@ -11,6 +11,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 FAST := --ignore=tests/test_notebooks.py --ignore=tests/test_workbook.py
 
 .PHONY: workbook test test-oldest coverage lab lint clean
@@ -20,16 +21,16 @@ workbook: $(INSTALLED)
 	$(BIN)/python -m retinalib.workbook
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 test-oldest: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-oldest
 	$(VENV)-oldest/bin/python -m pip install --disable-pip-version-check --progress-bar off --quiet uv
 	$(VENV)-oldest/bin/uv pip install --quiet --python $(VENV)-oldest/bin/python --resolution lowest-direct -e '.[dev]'
-	$(VENV)-oldest/bin/python -m pytest $(FAST)
+	$(VENV)-oldest/bin/python $(PYTEST) $(FAST)
 
 coverage: $(INSTALLED)
-	$(BIN)/python -m pytest --cov=retinalib --cov-branch --cov-report=term-missing:skip-covered $(FAST)
+	$(BIN)/python $(PYTEST) --cov=retinalib --cov-branch --cov-report=term-missing:skip-covered $(FAST)
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=. notebooks/01_dataset_inspection.ipynb

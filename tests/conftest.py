@@ -4,6 +4,14 @@ import torch
 torch.set_num_threads(1)  # the networks of the tests are small: one thread is as fast, and the numbers are those of any machine
 
 
+def pytest_collection_modifyitems(items):
+    """Each file's tests stay in one process, those that share the chapters' runs, which take longest, in the first."""
+    items.sort(key=lambda item: "workbook" not in item.fixturenames)
+    for item in items:
+        group = "workbook" if "workbook" in item.fixturenames else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def workbook(tmp_path_factory):
     """The chapters' knobs in tests: little work, and folders that the tests share, so that faces and runs are made once."""
