@@ -4,6 +4,7 @@ import torch
 torch.set_num_threads(1)  # the networks of the tests are small: one thread is as fast, and the numbers are those of any machine
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
 def pytest_collection_modifyitems(items):
     """Each file's tests stay in one process, those that share the chapters' runs, which take longest, in the first."""
     items.sort(key=lambda item: "workbook" not in item.fixturenames)
