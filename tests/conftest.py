@@ -4,13 +4,14 @@ import torch
 torch.set_num_threads(1)  # the networks of the tests are small: one thread is as fast, and the numbers are those of any machine
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
+def pytest_itemcollected(item):
+    """Each file's tests stay in one process, and so do those that share the chapters' runs."""
+    item.add_marker(pytest.mark.xdist_group("workbook" if "workbook" in item.fixturenames else item.path.stem))
+
+
 def pytest_collection_modifyitems(items):
-    """Each file's tests stay in one process, those that share the chapters' runs, which take longest, in the first."""
+    """What takes longest begins first."""
     items.sort(key=lambda item: "workbook" not in item.fixturenames)
-    for item in items:
-        group = "workbook" if "workbook" in item.fixturenames else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
