@@ -296,9 +296,7 @@ def verdict(differences: pd.DataFrame, baseline: str) -> str:
             if np.isnan(row.detectable):
                 said.append(f"{row.measure} tells nothing, it does not vary or is not known ({numbers})")
             elif row.p_holm >= 0.05 or row.low <= 0 <= row.high:
-                said.append(
-                    f"no difference found in {row.measure} ({numbers}; one of {row.detectable:.2g} would probably have shown)"
-                )
+                said.append(f"no difference found in {row.measure} ({numbers}; detectable: {row.detectable:.2g})")
             else:
                 good = (row.estimate < 0) == (row.better == "lower")
                 said.append(f"**{row.measure} {'better' if good else 'worse'}** ({numbers})")

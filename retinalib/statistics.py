@@ -184,12 +184,20 @@ def cluster_bootstrap(
 
 
 def in_words(difference: tuple[float, float, float], reference: float, unit: str) -> str:
-    """A difference with its interval in words, also as a share of the error it is held against: the sentence of a result."""
+    """A difference of a median from another, ``reference``, with its interval in words: the sentence of a result.
+
+    A difference of percentages is said in points.
+    """
     estimate, low, high = difference
-    word = "smaller" if high < 0 else "larger" if low > 0 else "not clearly different"
+    points = "°" if unit == "°" else " points"
     unit = unit if unit == "°" else f" {unit}"
-    share = f"; {100 * abs(estimate) / reference:.0f} % of the other's {reference:.2f}{unit}" if reference > 0 else ""
-    return f"**{word}** (by {estimate:+.2f}{unit}, 95 % interval {low:+.2f} to {high:+.2f}{share})"
+    if not (high < 0 or low > 0):
+        return f"**not clearly different** ({estimate:+.2f}{points}, 95 % interval {low:+.2f} to {high:+.2f})"
+    word, ends = ("smaller", (-high, -low)) if high < 0 else ("larger", (low, high))
+    change = f", {100 * estimate / reference:+.0f} %".replace("-", "−") if reference > 0 else ""
+    interval = f"95 % interval {ends[0]:.2f} to {ends[1]:.2f}"
+    values = f"{reference + estimate:.2f} instead of {reference:.2f}{unit}"
+    return f"**{word}** by {abs(estimate):.2f}{points} ({interval}): {values}{change}"
 
 
 def spread(values: np.ndarray) -> float:

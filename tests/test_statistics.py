@@ -243,7 +243,9 @@ def test_bootstrap_by_loops():
 
 def test_words_follow_the_interval():
     said = in_words((-1.0, -1.5, -0.5), 4.0, "%")
-    assert said == "**smaller** (by -1.00 %, 95 % interval -1.50 to -0.50; 25 % of the other's 4.00 %)"
-    assert in_words((1.0, 0.5, 1.5), 4.0, "°").startswith("**larger** (by +1.00°,")
-    assert in_words((1.0, 0.5, 1.5), 0.0, "°").endswith("+0.50 to +1.50)")
-    assert in_words((-0.1, -0.5, 0.3), 4.0, "°").startswith("**not clearly different**")
+    assert said == "**smaller** by 1.00 points (95 % interval 0.50 to 1.50): 3.00 instead of 4.00 %, −25 %"
+    said = in_words((1.0, 0.5, 1.5), 4.0, "°")
+    assert said == "**larger** by 1.00° (95 % interval 0.50 to 1.50): 5.00 instead of 4.00°, +25 %"
+    assert in_words((1.0, 0.5, 1.5), 0.0, "°").endswith("1.00 instead of 0.00°")
+    for ends in ((-0.5, 0.3), (np.nan, np.nan)):
+        assert in_words((-0.1, *ends), 4.0, "°").startswith("**not clearly different** (-0.10°")

@@ -61,12 +61,12 @@ def cumulative_error_figure(curves: pd.DataFrame, baseline: pd.DataFrame | None 
 
 
 def precision_recall_figure(curves: pd.DataFrame) -> Figure:
-    """Precision against recall, a line an arm and seed. curves: columns arm, seed, recall, precision (NaN: no point)."""
+    """Precision against recall, a line per arm and seed. curves: columns arm, seed, recall, precision (NaN: no point)."""
     fig, ax = plt.subplots(figsize=(5, 4), layout="constrained")
-    arms = list(curves["arm"].unique())
+    arms, seeds = list(curves["arm"].unique()), curves["seed"].nunique()
     for (arm, seed), part in curves.dropna(subset=["recall", "precision"]).groupby(["arm", "seed"], sort=False):
         number = arms.index(arm)
-        label = arm if seed == curves["seed"].iloc[0] else None
+        label = f"{arm}, {seeds} seeds" if seed == curves["seed"].iloc[0] else None
         style = {"color": PALETTE[number % len(PALETTE)], "ls": LINES[number % len(LINES)]}
         ax.plot(part["recall"], part["precision"], lw=1.2, alpha=0.8, label=label, **style)
     ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))

@@ -66,7 +66,7 @@ def test_precision_and_recall():
     ours = pd.concat([curves.assign(arm=arm, seed=seed) for arm in "ab" for seed in (0, 1)])
     ax = results.precision_recall_figure(ours).axes[0]
     assert [line.get_linestyle() for line in ax.lines] == ["-", "-", "--", "--"] and len(ax.lines[0].get_xdata()) == 2
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a, 2 seeds", "b, 2 seeds"]
     ax = results.wider_figure(pd.concat([curves.assign(subset=s) for s in ("easy", "hard")]), {"easy": 0.9, "hard": 0.5}).axes[
         0
     ]
