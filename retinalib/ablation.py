@@ -183,7 +183,7 @@ def measure(detector: Detector, dataset: FaceDataset) -> tuple[pd.DataFrame, pd.
     Where photos are labelled only in part there are no rows of detections, and AP is NaN.
     """
     found = detect_all(detector, dataset)
-    truth = [dataset[number][1] for number in range(len(dataset))]
+    truth = [dataset.faces(number) for number in range(len(dataset))]
     table = evaluate_faces([f[f.scores >= SCORE_THRESHOLD] for f in found], truth, dataset.names)
     detections = precision_recall(found, truth, dataset.names) if dataset.complete else precision_recall([], [])
     ap = detection_ap(found, truth) if dataset.complete else float("nan")
@@ -321,7 +321,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m retinalib.ablation", description=main.__doc__)
     parser.add_argument("--arms", nargs="+", default=["no-se", "se16"], choices=list(ARMS), help="the first is the baseline")
     parser.add_argument("--seeds", nargs="+", type=int, help="by default as many as the profile has")
-    parser.add_argument("--dataset", default="synthetic", help="synthetic or wflw")
+    parser.add_argument("--dataset", default="synthetic", help="synthetic, wflw or wider")
     parser.add_argument("--data-root", help="folder of the data set, by default below data/")
     parser.add_argument("--profile", default="standard", choices=list(PROFILES))
     parser.add_argument("--epochs", type=int, help="by default those of the profile")

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import warnings
+from bisect import bisect
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -259,9 +260,11 @@ def official_lists(root: Path) -> list[tuple[Path, Callable[[Path], pd.DataFrame
 def _boxes_of_photos(images: Path, path: Path) -> pd.DataFrame:
     """A list of WIDER FACE's, as far as its photos are below ``images``."""
     table = wider.read_boxes(path)
-    there = {name for name in table.attrs["photos"] if os.path.isfile(images / name)}
+    names, begins = list(table.attrs["photos"]), list(table.attrs["photos"].values())
+    there = {name for name in names if os.path.isfile(images / name)}
     kept = table[table["image"].isin(there)].reset_index(drop=True)
-    kept.attrs["no_faces"] = [(line, name) for line, name in table.attrs["no_faces"] if name in there]
+    for kind in ("no_faces", "set_aside", "repaired"):
+        kept.attrs[kind] = [(n, what) for n, what in table.attrs[kind] if names[bisect(begins, n) - 1] in there]
     return kept
 
 

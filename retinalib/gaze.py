@@ -96,7 +96,7 @@ def calibrate(landmarks: np.ndarray, gaze: dict[str, np.ndarray], closed: float,
     pitch in degrees.
 
     A pupil lies at ``scale · (rotation @ centre + radius · gaze)`` from the middle of its canthi, which is linear in centre
-    and radius: one least-squares fit over all open eyes, each weighing the same. Raises ValueError if no eye is open.
+    and radius: one least-squares fit over all open eyes, each weighing the same. Raises ValueError for fewer than two of them.
     """
     landmarks = np.asarray(landmarks, float)
     pose = head_pose(landmarks, schema)
@@ -104,13 +104,13 @@ def calibrate(landmarks: np.ndarray, gaze: dict[str, np.ndarray], closed: float,
     for side, eye in (("right", schema.right_eye), ("left", schema.left_eye)):
         use = (openness(landmarks, eye) > closed) & np.isfinite(pose.scale) & np.isfinite(gaze[side]).all(1)
         turned = pose.rotation[use] * _mirror(side)  # (M, 3, 3): what the camera sees of each coordinate of the centre
-        look = np.stack([gaze_vector(*angles) for angles in gaze[side][use]]) if use.any() else np.zeros((0, 3))
+        look = gaze_vector(*gaze[side][use].T)
         rows.append(np.concatenate([turned[:, :2], look[:, :2, None]], -1).reshape(-1, 4))
         shift = landmarks[use, eye.pupil] - _anchor(landmarks, eye)[use]
         wanted.append((shift / pose.scale[use, None]).ravel())
     rows, wanted = np.concatenate(rows), np.concatenate(wanted)
     if len(rows) < 4:
-        raise ValueError("calibrating an eyeball needs open eyes with known gaze, and there are none")
+        raise ValueError("calibrating an eyeball needs at least two open eyes with known gaze")
     *centre, radius = np.linalg.lstsq(rows, wanted, rcond=None)[0].tolist()
     return Eyeball(tuple(centre), radius)
 
@@ -145,12 +145,8 @@ def _angles(look: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def gaze_error(predicted: pd.DataFrame, true: pd.DataFrame, side: str) -> np.ndarray:
     """(N,) the angle between two directions, degrees; both tables have gaze_yaw_<side> and gaze_pitch_<side>."""
-    a, b = (
-        np.stack([gaze_vector(*angles) for angles in t[[f"gaze_yaw_{side}", f"gaze_pitch_{side}"]].to_numpy(float)])
-        if len(t)
-        else np.zeros((0, 3))
-        for t in (predicted, true)
-    )
+    columns = [f"gaze_yaw_{side}", f"gaze_pitch_{side}"]
+    a, b = (gaze_vector(*t[columns].to_numpy(float).T) for t in (predicted, true))
     return np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b), axis=1), (a * b).sum(1)))
 
 

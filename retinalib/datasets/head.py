@@ -92,10 +92,10 @@ class Identity:
 
 @dataclass(frozen=True)
 class Expression:
-    """What the face does. 0 is rest; mouth: opening; lids: 0 closed, 1 as on the average face, up to 1.4 wide."""
+    """What the face does. 0 is rest; mouth: opening; lids: 0 closed, 1 as on the average face, up to 1.5 wide."""
 
     mouth: float = -0.6  # -1 and below closed … 4 wide open
-    smile: float = 0.0  # -1 … 1.5
+    smile: float = 0.0  # -1 … 1.6
     pucker: float = 0.0  # 0 … 1
     brows: float = 0.0  # -1 lowered … 1 raised
     lids: tuple[float, float] = (1.0, 1.0)  # right, left
@@ -259,10 +259,11 @@ class Head:
     gaze: np.ndarray = field(default_factory=lambda: np.array([[0.0, 0, 1], [0, 0, 1]]))
 
 
-def gaze_vector(yaw: float, pitch: float) -> np.ndarray:
-    """(3,) unit direction in the camera's frame: (0, 0) looks into the camera, positive to the image's right and up."""
+def gaze_vector(yaw: float | np.ndarray, pitch: float | np.ndarray) -> np.ndarray:
+    """(..., 3) unit directions in the camera's frame, of degrees: (0, 0) looks into the camera, positive to the image's right
+    and up."""
     y, p = np.radians([yaw, pitch])
-    return np.array([np.sin(y) * np.cos(p), -np.sin(p), np.cos(y) * np.cos(p)])
+    return np.stack([np.sin(y) * np.cos(p), -np.sin(p), np.cos(y) * np.cos(p)], -1)
 
 
 def build(identity: Identity, expression: Expression, pose: Pose, gaze: tuple[np.ndarray, np.ndarray]) -> Head:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from retinalib.datasets import scene, wflw, wider
 from retinalib.datasets.head import BASIS, Expression, Head, Identity, Pose, build, gaze_vector
 from retinalib.datasets.render import Light, Look, paint_head
-from retinalib.datasets.table import ATTRIBUTES, BOX, FaceDataset
+from retinalib.datasets.table import BOX, FaceDataset
 from retinalib.faces import Faces
 from retinalib.files import end_with_parent, only_process, write_bytes, write_text
 from retinalib.landmarks import WFLW_98
@@ -386,6 +386,3 @@ def load(root: str | Path, split: str) -> FaceDataset:
     if (root / _BOXES[split]).is_file():
         faces = wflw.join_wider(faces, wider.read_boxes(root / _BOXES[split]))
     return FaceDataset(faces, root / wflw.IMAGES, WFLW_98, complete=True)
-
-
-__all__ = ["ATTRIBUTES", "TRUTH", "Person", "draw_person", "load", "make", "render_face"]
