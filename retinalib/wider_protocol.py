@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.io import loadmat
 from tqdm import tqdm
 
-from retinalib.datasets.table import BOX, read_image, read_lines, safe_relative
+from retinalib.datasets.table import BOX, numbers, read_image, read_lines, safe_relative
 from retinalib.faces import box_iou
 from retinalib.files import replacing, write_text
 
@@ -85,15 +85,15 @@ def _matches(predictions: dict[str, np.ndarray], faces: pd.DataFrame) -> tuple[n
     low, span = (scores.min(), np.ptp(scores) or 1.0) if len(scores) else (0.0, 1.0)
     boxes = faces[BOX].to_numpy(float)
     score, overlap, face = [np.zeros(0)], [np.zeros(0)], [np.zeros(0, int)]
-    for name, numbers in faces.groupby("image", sort=False).indices.items():
+    for name, own in faces.groupby("image", sort=False).indices.items():
         rows = found.get(name.removesuffix(".jpg"))
         if rows is not None and len(rows):
             rows = rows[np.argsort(-rows[:, 4], kind="stable")]
-            shared = box_iou(np.column_stack([rows[:, :2], rows[:, :2] + rows[:, 2:4]]), boxes[numbers], pixel=1.0)
+            shared = box_iou(np.column_stack([rows[:, :2], rows[:, :2] + rows[:, 2:4]]), boxes[own], pixel=1.0)
             best = shared.argmax(1)
             score.append((rows[:, 4] - low) / span)
             overlap.append(shared[np.arange(len(rows)), best])
-            face.append(numbers[best])
+            face.append(own[best])
     order = np.argsort(-np.concatenate(score), kind="stable")
     return np.concatenate(score)[order], np.concatenate(overlap)[order] >= _IOU, np.concatenate(face)[order]
 
@@ -156,7 +156,7 @@ def _read_detections(path: Path) -> np.ndarray:
     found = np.zeros((len(rows), 5))
     for row, (number, columns) in zip(found, rows, strict=True):
         try:
-            row[:] = [float(value) for value in columns]
+            row[:] = np.reshape(numbers(columns), 5)
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: x y w h score belong here, not '{' '.join(columns)[:80]}'") from error
     return found

@@ -142,6 +142,9 @@ def test_text_files_of_others(tmp_path):
     for text, said in (
         ("photo\n1\n1 2 3 4\n", r"photo\.txt, line 3: x y w h score belong here, not '1 2 3 4'"),
         ("photo\n1\n1 2 3 4 x\n", "line 3: x y w h score"),
+        ("photo\n1\n3\n", "line 3: x y w h score"),
+        ("photo\n1\n1_000 2 3 4 1\n", "line 3: x y w h score"),
+        ("photo\n1\n1 2 3 4 1 0\n", "line 3: x y w h score"),
         ("photo\n2\n1 2 3 4 1\n", "2 detections are announced, 1 are there"),
         ("photo\n", "belong into the first two lines"),
         ("", "belong into the first two lines"),
