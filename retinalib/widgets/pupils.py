@@ -43,7 +43,7 @@ def pupil_explorer(detector: Detector, eyeball: Eyeball) -> Explorer:
         yaw: float, pitch: float, roll: float, gaze_yaw: float, gaze_pitch: float, lids: float, person: int, size: int
     ) -> tuple[Figure, str]:
         image, truth = render_face(yaw, pitch, roll, (gaze_yaw, gaze_pitch), lids, size, person)
-        found = detector.detect(image, _SCORE)
+        found = detector.detect(image, _SCORE, pyramid=True)
         at = int(match_faces(found, truth)[0])
         seen = found[[at]] if at >= 0 else None
         figure, axes = panels([3.2, 2.0, 2.0, 4.3], 3.4)
