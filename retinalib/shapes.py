@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.spatial import procrustes
 
 from retinalib.faces import Faces
 from retinalib.landmarks import WFLW_98, LandmarkSchema
@@ -47,10 +46,11 @@ def aligned_to(shapes: np.ndarray, mean: np.ndarray) -> np.ndarray:
 
 
 def procrustes_distance(a: np.ndarray, b: np.ndarray, schema: LandmarkSchema = WFLW_98) -> float:
-    """Mean distance of two (L, 2) shapes after the best shift, scale and rotation, a fraction of the inter-ocular distance."""
-    first, second, _ = procrustes(a, b)
+    """Mean distance of two (L, 2) shapes after the best shift, scale and rotation, a fraction of the first's inter-ocular
+    distance."""
     right, left = schema.inter_ocular
-    return float(np.linalg.norm(first - second, axis=1).mean() / np.linalg.norm(first[right] - first[left]))
+    gap = np.linalg.norm(aligned_to(b[None], a)[0] - a, axis=1).mean()
+    return float(gap / np.linalg.norm(a[right] - a[left]))
 
 
 def components(landmarks: np.ndarray, mean: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
