@@ -8,6 +8,7 @@ photo that has no face at all is kept: every detection on it is a mistake.
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -45,10 +46,15 @@ def _numbers(path: Path, line: int, text: str, counts: tuple[int, ...]) -> np.nd
         raise ValueError(f"{path}, line {line}: {error}") from error
 
 
-def _table(rows: list[tuple[str, int, np.ndarray, np.ndarray]], photos: dict[str, int], path: Path) -> pd.DataFrame:
+def _table(
+    rows: list[tuple[str, int, np.ndarray, np.ndarray]], photos: dict[str, int], path: Path, below: Path | None = None
+) -> pd.DataFrame:
     """Rows of (image, line, x y w h, (5, 2) landmarks), and the lines that name the photos."""
     if not photos:
         raise ValueError(f"{path} lists no photos")
+    if below is not None:
+        photos = {name: line for name, line in photos.items() if os.path.isfile(below / name)}
+        rows = [row for row in rows if row[0] in photos]
     table = pd.DataFrame({"image": [r[0] for r in rows], "line": [r[1] for r in rows]})
     corners = np.array([r[2] for r in rows], float).reshape(-1, 4)
     with np.errstate(over="ignore"):  # set aside below
@@ -63,14 +69,14 @@ def _table(rows: list[tuple[str, int, np.ndarray, np.ndarray]], photos: dict[str
     return table
 
 
-def read_boxes(path: str | Path) -> pd.DataFrame:
+def read_boxes(path: str | Path, below: Path | None = None) -> pd.DataFrame:
     """An official ``wider_face_*_bbx_gt.txt`` as a table, a row a face.
 
     The file names a photo, then the number of its faces, then a face a line: x y w h in pixels, and in the full lists six more
     numbers, which are not kept. A photo of no faces has one line of zeros; ``table.attrs["no_faces"]`` lists such photos as
     (line, image), ``table.attrs["photos"]`` all in order. Columns: image, line (from 1), x1 y1 x2 y2 (pixels), landmarks
-    (unknown: (5, 2) NaN). Windows line ends, a byte order mark, tabs and blank lines are accepted. Raises FileNotFoundError, or
-    ValueError naming file and line.
+    (unknown: (5, 2) NaN). Windows line ends, a byte order mark, tabs and blank lines are accepted. below: only the photos that
+    are in this folder, as if the file listed no others. Raises FileNotFoundError, or ValueError naming file and line.
     """
     path = Path(path)
     every = read_lines(path, f"WIDER FACE is to be had from {HOME}")
@@ -94,7 +100,7 @@ def read_boxes(path: str | Path) -> pd.DataFrame:
         for line, text in lines[at + 2 : at + 2 + int(count)]:
             rows.append((image, line, _numbers(path, line, text, (4, 10))[:4], unknown))
         at += 2 + faces
-    return _table(rows, photos, path)
+    return _table(rows, photos, path, below)
 
 
 def box_lists(folder: str | Path) -> list[Path]:
