@@ -183,7 +183,7 @@ def measure(detector: Detector, dataset: FaceDataset) -> tuple[pd.DataFrame, pd.
     Where photos are labelled only in part there are no rows of detections, and AP is NaN.
     """
     found = detect_all(detector, dataset)
-    truth = [dataset[number][1] for number in range(len(dataset))]
+    truth = [dataset.faces(number) for number in range(len(dataset))]
     table = evaluate_faces([f[f.scores >= SCORE_THRESHOLD] for f in found], truth, dataset.names)
     detections = precision_recall(found, truth, dataset.names) if dataset.complete else precision_recall([], [])
     ap = detection_ap(found, truth) if dataset.complete else float("nan")
