@@ -323,7 +323,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m retinalib.ablation", description=main.__doc__)
     parser.add_argument("--arms", nargs="+", default=["no-se", "se16"], choices=list(ARMS), help="the first is the baseline")
     parser.add_argument("--seeds", nargs="+", type=int, help="by default as many as the profile has")
-    parser.add_argument("--dataset", default="synthetic", help="synthetic or wflw")
+    parser.add_argument("--dataset", default="synthetic", help="synthetic, wflw, or wider, whose test photos give AP alone")
     parser.add_argument("--data-root", help="folder of the data set, by default below data/")
     parser.add_argument("--profile", default="standard", choices=list(PROFILES))
     parser.add_argument("--epochs", type=int, help="by default those of the profile")

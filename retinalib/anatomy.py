@@ -31,7 +31,7 @@ def cost_by_part(model: RetinaFace, height: int = 640, width: int = 640) -> pd.D
     """
     counter = FlopCounterMode(display=False)
     device = next(model.parameters()).device
-    with torch.no_grad(), counter:  # torch 2.4 counts nothing in inference mode
+    with torch.inference_mode(), counter:
         model.eval().dense(torch.zeros(1, 3, height, width, device=device))
     counts = counter.get_flop_counts()
     root = type(model).__name__

@@ -96,7 +96,8 @@ def calibrate(landmarks: np.ndarray, gaze: dict[str, np.ndarray], closed: float,
     pitch in degrees.
 
     A pupil lies at ``scale · (rotation @ centre + radius · gaze)`` from the middle of its canthi, which is linear in centre
-    and radius: one least-squares fit over all open eyes, each weighing the same. Raises ValueError if no eye is open.
+    and radius: one least-squares fit over all open eyes, each weighing the same. Raises ValueError for fewer than two
+    open eyes.
     """
     landmarks = np.asarray(landmarks, float)
     pose = head_pose(landmarks, schema)
@@ -110,7 +111,7 @@ def calibrate(landmarks: np.ndarray, gaze: dict[str, np.ndarray], closed: float,
         wanted.append((shift / pose.scale[use, None]).ravel())
     rows, wanted = np.concatenate(rows), np.concatenate(wanted)
     if len(rows) < 4:
-        raise ValueError("calibrating an eyeball needs open eyes with known gaze, and there are none")
+        raise ValueError(f"calibrating an eyeball needs two open eyes with known gaze or more, and there are {len(rows) // 2}")
     *centre, radius = np.linalg.lstsq(rows, wanted, rcond=None)[0].tolist()
     return Eyeball(tuple(centre), radius)
 

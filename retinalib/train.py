@@ -60,7 +60,7 @@ class TrainConfig:
     optimiser: str = "adamw"  # or "sgd" (Nesterov momentum 0.9)
     learning_rate: float = 2e-3  # at its highest
     weight_decay: float = 5e-4
-    schedule: str = "cosine"  # to zero; or "step": a tenth from 70 % and again from 90 % of the steps on
+    schedule: str = "cosine"  # to zero; or "step": a tenth from 70 % of the steps after warm-up on, and again from 90 %
     warmup: float = 0.05  # share of the steps in which the rate rises from zero
     ema_decay: float = 0.99  # of the averaged weights, a step
     clip_norm: float = 10.0  # gradients are scaled down to this norm

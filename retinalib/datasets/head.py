@@ -92,10 +92,10 @@ class Identity:
 
 @dataclass(frozen=True)
 class Expression:
-    """What the face does. 0 is rest; mouth: opening; lids: 0 closed, 1 as on the average face, up to 1.4 wide."""
+    """What the face does. 0 is rest; mouth: opening; lids: 0 closed, 1 as on the average face, up to 1.5 wide."""
 
     mouth: float = -0.6  # -1 and below closed … 4 wide open
-    smile: float = 0.0  # -1 … 1.5
+    smile: float = 0.0  # -1 … 1.6
     pucker: float = 0.0  # 0 … 1
     brows: float = 0.0  # -1 lowered … 1 raised
     lids: tuple[float, float] = (1.0, 1.0)  # right, left
