@@ -8,19 +8,21 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import iqr
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from retinalib.detect import for_inference
 from retinalib.model import RetinaFace, SqueezeExcitation
 
 PARTS = {
-    "backbone": ("backbone",),
-    "FPN": ("fpn",),
-    "SSH": ("ssh",),
-    "SE": ("excitation",),
-    "class head": ("class_head",),
-    "box head": ("box_head",),
-    "landmark head": ("landmark_head",),
+    "backbone": "backbone",
+    "FPN": "fpn",
+    "SSH": "ssh",
+    "SE": "excitation",
+    "class head": "class_head",
+    "box head": "box_head",
+    "landmark head": "landmark_head",
 }
 
 
@@ -29,72 +31,70 @@ def cost_by_part(model: RetinaFace, height: int = 640, width: int = 640) -> pd.D
 
     Columns: part, parameters, gflop (the landmark head at every anchor), for one image of ``height`` × ``width`` pixels.
     """
-    counter = FlopCounterMode(display=False)
-    device = next(model.parameters()).device
-    with torch.no_grad(), counter:  # torch 2.4 counts nothing in inference mode
-        model.eval().dense(torch.zeros(1, 3, height, width, device=device))
-    counts = counter.get_flop_counts()
-    root = type(model).__name__
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model.eval().dense(_blank(height, width, model))
+    counts = counter.get_flop_counts()  # of modules, and again of those that contain them
+    leaves = [key for key in counts if not any(other.startswith(f"{key}.") for other in counts)]
     rows = []
-    for part, (name,) in PARTS.items():
-        module = getattr(model, name)
-        flop = sum(sum(ops.values()) for key, ops in counts.items() if _is_leaf_of(key, f"{root}.{name}", counts))
-        rows.append({"part": part, "parameters": sum(p.numel() for p in module.parameters()), "gflop": flop / 1e9})
+    for part, name in PARTS.items():
+        values = sum(p.numel() for p in getattr(model, name).parameters())
+        flop = sum(sum(counts[key].values()) for key in leaves if key.startswith(f"{type(model).__name__}.{name}."))
+        rows.append({"part": part, "parameters": values, "gflop": flop / 1e9})
     return pd.DataFrame(rows)
 
 
 def costs_side_by_side(models: Mapping[str, RetinaFace], size: int = 640, rounds: int = 21) -> pd.DataFrame:
-    """What each network costs, a row a network: parameters, gflop (a multiplication and an addition are two) and latency_ms of
-    finding boxes in one image of ``size`` × ``size`` pixels, on the machine and with the threads that are there.
+    """What each network costs, a row a network: parameters, gflop (a multiplication and an addition are two), and latency_ms of
+    finding boxes in one image of ``size`` × ``size`` pixels, on the machine and with the threads that are there, as detection
+    does it: by the copy for inference (see :func:`retinalib.detect.for_inference`).
 
-    latency_ms is the median over ``rounds``; the networks take turns, so that a slow moment of the machine hits all of them.
-    Detections' landmarks, whose cost grows with the faces, and NMS are not in it.
+    latency_ms is the median over ``rounds`` and latency_iqr_ms the interquartile range; the networks take turns, so that a slow
+    moment of the machine hits all of them. What grows with the faces is in neither gflop nor latency, which are thus without
+    the landmark head and the second look at the eyes; nor is NMS.
     """
-    times: dict[str, list[float]] = {name: [] for name in models}
-    table = pd.DataFrame(index=list(models), columns=["parameters", "gflop", "latency_ms"])
+    ready = {name: for_inference(model) for name, model in models.items()}
+    rows, images, times = {}, {}, {name: [] for name in models}
     with torch.inference_mode():
-        for name, model in models.items():
-            image = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
+        for name, network in ready.items():
+            images[name] = _blank(size, size, network).contiguous(memory_format=torch.channels_last)
             with FlopCounterMode(display=False) as counter:
-                model.eval()(image)
-            table.loc[name, "parameters"] = sum(p.numel() for p in model.parameters())
-            table.loc[name, "gflop"] = counter.get_total_flops() / 1e9
+                network(images[name])
+            rows[name] = [sum(p.numel() for p in models[name].parameters()), counter.get_total_flops() / 1e9]
         for _ in range(rounds):
-            for name, model in models.items():
+            for name, network in ready.items():
                 start = time.perf_counter()
-                model(torch.zeros(1, 3, size, size, device=next(model.parameters()).device)).logits.cpu()  # waits for a GPU
+                network(images[name]).logits.cpu()  # waits for a GPU
                 times[name].append(1000 * (time.perf_counter() - start))
-    table["latency_ms"] = [np.median(times[name]) for name in models]
-    return table.astype({"parameters": int, "gflop": float, "latency_ms": float})
+    rows = [(*row, np.median(times[name]), iqr(times[name])) for name, row in rows.items()]
+    table = pd.DataFrame(rows, list(models), ["parameters", "gflop", "latency_ms", "latency_iqr_ms"])
+    return table.astype({"parameters": int, "gflop": float, "latency_ms": float, "latency_iqr_ms": float})
 
 
-def _is_leaf_of(key: str, root: str, counts: dict) -> bool:
-    """Whether ``key`` names a module below ``root`` that contains no other counted module."""
-    return (key == root or key.startswith(f"{root}.")) and not any(other.startswith(f"{key}.") for other in counts)
+def _blank(height: int, width: int, model: RetinaFace) -> Tensor:
+    """(1, 3, height, width) zeros where the model is."""
+    return torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
 
 
 def shapes(model: RetinaFace, height: int = 640, width: int = 640) -> pd.DataFrame:
     """What comes out of the parts for one image, a row a part and level: part, level, shape (channels × rows × columns)."""
     rows: list[dict] = []
 
-    def note(part: str, level: str):
+    def note(part: str, first: int):
         def hook(_module: nn.Module, _inputs: tuple, output: object) -> None:
             values = output.values() if isinstance(output, dict) else output if isinstance(output, (list, tuple)) else [output]
-            for number, value in enumerate(values):
-                stride = level or f"1/{(8, 16, 32)[number]}"
-                rows.append({"part": part, "level": stride, "shape": "×".join(map(str, value.shape[1:]))})
+            for stride, value in zip(model.config.anchors.strides[first:], values, strict=False):
+                rows.append({"part": part, "level": f"1/{stride}", "shape": "×".join(map(str, value.shape[1:]))})
 
         return hook
 
-    handles = [model.backbone.register_forward_hook(note("backbone", "")), model.fpn.register_forward_hook(note("FPN", ""))]
-    for number, stride in enumerate((8, 16, 32)):
-        for part, modules in (("SSH", model.ssh), ("SE", model.excitation), ("class head", model.class_head)):
-            handles.append(modules[number].register_forward_hook(note(part, f"1/{stride}")))
-        handles.append(model.box_head[number].register_forward_hook(note("box head", f"1/{stride}")))
-        handles.append(model.landmark_head[number].register_forward_hook(note("landmark head", f"1/{stride}")))
+    handles = []
+    for part, name in PARTS.items():
+        module = getattr(model, name)
+        for number, one in enumerate(module if isinstance(module, nn.ModuleList) else [module]):
+            handles.append(one.register_forward_hook(note(part, number)))
     try:
         with torch.inference_mode():
-            model.eval().dense(torch.zeros(1, 3, height, width, device=next(model.parameters()).device))
+            model.eval().dense(_blank(height, width, model))
     finally:
         for handle in handles:
             handle.remove()

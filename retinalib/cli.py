@@ -246,14 +246,15 @@ def check(root: Path) -> None:
 def official_lists(root: Path) -> list[tuple[Path, Callable[[Path], pd.DataFrame], Path]]:
     """The lists that lie below ``root`` in WFLW's or WIDER FACE's layout: file, its reader, the folder of its photos; without
     any, WFLW's training list, which then is missing."""
-    known = [(root / wflw.LISTS.format(split=s), wflw.read_annotations, root / wflw.IMAGES) for s in ("train", "test")]
+    photos = root / wflw.IMAGES
+    known = [(root / wflw.LISTS.format(split=s), wflw.read_annotations, photos) for s in ("train", "test")]
     for split in ("train", "val"):
         images = root / wider.IMAGES.format(split=split)
         known.append((root / wider.BOXES.format(split=split), wider.read_boxes, images))
         known.append((root / wider.LABELS.format(split=split), wider.read_labels, images))
     there = [entry for entry in known if entry[0].is_file()]
-    if any(images == root / wflw.IMAGES for _, _, images in there):  # their further photos are no fault
-        there += [(path, partial(_boxes_of_photos, root / wflw.IMAGES), root / wflw.IMAGES) for path in wider.box_lists(root)]
+    if any(images == photos for _, _, images in there):  # further photos of WIDER FACE's lists are no fault
+        there += [(path, partial(wider.read_boxes, below=photos), photos) for path in wider.box_lists(root)]
     return there or known[:1]
 
 

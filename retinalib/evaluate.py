@@ -131,6 +131,7 @@ def point_errors(
     if predicted.shape != true.shape or true.ndim != 3:
         raise ValueError(f"predicted and true landmarks must both be (N, L, 2), got {predicted.shape} and {true.shape}")
     known, given = np.isfinite(true).all(-1), np.isfinite(predicted).all(-1)
+    true = np.where(known[..., None], true, np.nan)
     if partly := np.flatnonzero((known & ~given).any(1) & (known & given).any(1)).tolist():
         raise ValueError(f"predictions of faces {partly[:5]} are NaN in part, which would leave the hardest landmarks out")
     length = np.asarray(_lengths(true, normaliser, schema, boxes), float)
@@ -207,8 +208,8 @@ def evaluate_faces(
     for number, (found, faces) in enumerate(zip(predicted, true, strict=True)):
         schema = faces.schema
         _same_schema(found, faces)
-        measured = _lengths(faces.landmarks, normaliser, schema, faces.boxes) > 0
-        labelled = np.isfinite(faces.landmarks).all(-1).any(1) & measured
+        length = _lengths(faces.landmarks, normaliser, schema, faces.boxes)
+        labelled = np.isfinite(faces.landmarks).all(-1).any(1) & (length > 0) & np.isfinite(length)
         matched = match_faces(found, faces, iou)
         hit = matched >= 0
         landmarks = np.full(faces.landmarks.shape, np.nan)

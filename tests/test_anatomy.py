@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from retinalib import anatomy
 from retinalib.anatomy import cost_by_part, costs_side_by_side, excitations, field_width, receptive_field, shapes
 from retinalib.anchors import anchor_grid
+from retinalib.detect import for_inference
 from retinalib.model import ModelConfig, RetinaFace
 
 
@@ -70,4 +72,14 @@ def test_costs_side_by_side():
     assert table.loc["se", "gflop"] - table.loc["plain", "gflop"] == pytest.approx(2 * 1536 / 1e9)
     dense = cost_by_part(models["plain"], 96, 96).set_index("part")["gflop"]
     assert table.loc["plain", "gflop"] == pytest.approx(dense.sum() - dense["landmark head"])
-    assert (table["latency_ms"] > 0).all() and costs_side_by_side({}, 96).empty
+    assert (table["latency_ms"] > 0).all() and (table["latency_iqr_ms"] >= 0).all() and costs_side_by_side({}, 96).empty
+
+
+def test_costs_are_those_of_detections_copies(monkeypatch):
+    """The eye head, which looks at faces alone, costs parameters and nothing else."""
+    made = []
+    monkeypatch.setattr(anatomy, "for_inference", lambda model: made.append(for_inference(model)) or made[-1])
+    models = {"plain": build(), "eyes": RetinaFace(ModelConfig(eye_head=True))}
+    table = costs_side_by_side(models, 64, rounds=1)
+    assert len(made) == 2 and table["gflop"].nunique() == 1 and table["latency_iqr_ms"].tolist() == [0, 0]
+    assert table["parameters"].tolist() == [sum(p.numel() for p in m.parameters()) for m in models.values()]

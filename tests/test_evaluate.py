@@ -82,9 +82,9 @@ def test_nme_does_not_change_with_scale_shift_and_rotation():
 def test_unknown_landmarks_and_bad_normalisers():
     true = np.random.default_rng(2).uniform(0, 9, (2, 98, 2))
     predicted = true + 1
-    true[0, 5] = np.nan
+    true[0, 5], true[0, 6] = np.nan, np.inf
     errors = point_errors(predicted, true, normaliser=np.array([2.0, 0.0]))
-    assert np.isnan(errors[0, 5]) and np.isnan(errors[1]).all()
+    assert np.isnan(errors[0, 5:7]).all() and np.isnan(errors[1]).all()
     np.testing.assert_allclose(nme(predicted, true, normaliser=np.array([2.0, 0.0])), [np.sqrt(2) / 2, np.nan])
     with pytest.raises(ValueError, match="normaliser must be"):
         nme(predicted, true, normaliser="nose")

@@ -29,6 +29,7 @@ def test_mean_shape_ignores_shift_scale_and_rotation():
     mean = mean_shape(np.stack(turned))
     assert procrustes_distance(mean * [-1, 1], shape) > 0.05  # a mirrored face is another one
     assert procrustes_distance(mean, shape) < 1e-6 and np.linalg.norm(mean) == pytest.approx(1)
+    assert procrustes_distance(mean, shape * [-1, 1]) > 0.1  # a mirrored face is another face
     with pytest.raises(ValueError, match="at least one face"):
         mean_shape(np.full((2, 98, 2), np.nan))
 

@@ -8,6 +8,7 @@ photo that has no face at all is kept: every detection on it is a mistake.
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -45,10 +46,15 @@ def _numbers(path: Path, line: int, text: str, counts: tuple[int, ...]) -> np.nd
         raise ValueError(f"{path}, line {line}: {error}") from error
 
 
-def _table(rows: list[tuple[str, int, np.ndarray, np.ndarray]], photos: dict[str, int], path: Path) -> pd.DataFrame:
+def _table(
+    rows: list[tuple[str, int, np.ndarray, np.ndarray]], photos: dict[str, int], path: Path, below: Path | None = None
+) -> pd.DataFrame:
     """Rows of (image, line, x y w h, (5, 2) landmarks), and the lines that name the photos."""
     if not photos:
         raise ValueError(f"{path} lists no photos")
+    if below is not None:
+        photos = {name: line for name, line in photos.items() if os.path.isfile(below / name)}
+        rows = [row for row in rows if row[0] in photos]
     table = pd.DataFrame({"image": [r[0] for r in rows], "line": [r[1] for r in rows]})
     corners = np.array([r[2] for r in rows], float).reshape(-1, 4)
     with np.errstate(over="ignore"):  # set aside below
@@ -63,7 +69,7 @@ def _table(rows: list[tuple[str, int, np.ndarray, np.ndarray]], photos: dict[str
     return table
 
 
-def read_boxes(path: str | Path) -> pd.DataFrame:
+def read_boxes(path: str | Path, below: Path | None = None) -> pd.DataFrame:
     """An official ``wider_face_*_bbx_gt.txt`` as a table, a row a face.
 
     The file names a photo, then the number of its faces, then a face a line: x y w h in pixels, and in the full lists six more
@@ -94,7 +100,7 @@ def read_boxes(path: str | Path) -> pd.DataFrame:
         for line, text in lines[at + 2 : at + 2 + int(count)]:
             rows.append((image, line, _numbers(path, line, text, (4, 10))[:4], unknown))
         at += 2 + faces
-    return _table(rows, photos, path)
+    return _table(rows, photos, path, below)
 
 
 def box_lists(folder: str | Path) -> list[Path]:
