@@ -4,13 +4,8 @@ import torch
 torch.set_num_threads(1)  # the networks of the tests are small: one thread is as fast, and the numbers are those of any machine
 
 
-def pytest_itemcollected(item):
-    """Each file's tests stay in one process, and so do those that share the chapters' runs."""
-    item.add_marker(pytest.mark.xdist_group("workbook" if "workbook" in item.fixturenames else item.path.stem))
-
-
 def pytest_collection_modifyitems(items):
-    """What takes longest begins first."""
+    """The files that run chapters, which take longest, begin first."""
     items.sort(key=lambda item: "workbook" not in item.fixturenames)
 
 
