@@ -11,7 +11,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+PYTEST := -m pytest -n auto --maxprocesses 4 --no-loadscope-reorder
 FAST := --ignore=tests/test_notebooks.py --ignore=tests/test_workbook.py
 
 .PHONY: workbook test test-oldest coverage lab lint clean
@@ -19,6 +19,9 @@ FAST := --ignore=tests/test_notebooks.py --ignore=tests/test_workbook.py
 
 workbook: $(INSTALLED)
 	$(BIN)/python -m retinalib.workbook
+
+# Each process of the tests has one thread: more would wait for each other.
+test test-oldest coverage: export OMP_NUM_THREADS = 1
 
 test: $(INSTALLED)
 	$(BIN)/python $(PYTEST)

@@ -4,14 +4,22 @@ import torch
 torch.set_num_threads(1)  # the networks of the tests are small: one thread is as fast, and the numbers are those of any machine
 
 
-def pytest_itemcollected(item):
-    """Each file's tests stay in one process, and so do those that share the chapters' runs."""
-    item.add_marker(pytest.mark.xdist_group("workbook" if "workbook" in item.fixturenames else item.path.stem))
+CHAPTERS = ("tests/test_browser.py", "tests/test_notebooks.py")  # they share faces and runs, and take longest
 
 
 def pytest_collection_modifyitems(items):
-    """What takes longest begins first."""
-    items.sort(key=lambda item: "workbook" not in item.fixturenames)
+    items.sort(key=lambda item: not item.nodeid.startswith(CHAPTERS))
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Each file's tests in one process, the chapters' in the first."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByChapters(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return "chapters" if nodeid.startswith(CHAPTERS) else super()._split_scope(nodeid)
+
+    return ByChapters(config, log)
 
 
 @pytest.fixture(scope="session")
