@@ -9,7 +9,6 @@ import json
 import os
 import sys
 import warnings
-from bisect import bisect
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -256,17 +255,6 @@ def official_lists(root: Path) -> list[tuple[Path, Callable[[Path], pd.DataFrame
     if any(images == photos for _, _, images in there):  # further photos of WIDER FACE's lists are no fault
         there += [(path, partial(wider.read_boxes, below=photos), photos) for path in wider.box_lists(root)]
     return there or known[:1]
-
-
-def _boxes_of_photos(images: Path, path: Path) -> pd.DataFrame:
-    """A list of WIDER FACE's, as far as its photos are below ``images``."""
-    table = wider.read_boxes(path)
-    names, begins = list(table.attrs["photos"]), list(table.attrs["photos"].values())
-    there = {name for name in names if os.path.isfile(images / name)}
-    kept = table[table["image"].isin(there)].reset_index(drop=True)
-    for kind in ("no_faces", "set_aside", "repaired"):
-        kept.attrs[kind] = [(n, what) for n, what in table.attrs[kind] if names[bisect(begins, n) - 1] in there]
-    return kept
 
 
 @datasets.command()

@@ -136,7 +136,7 @@ def point_errors(
         raise ValueError(f"predictions of faces {partly[:5]} are NaN in part, which would leave the hardest landmarks out")
     length = np.asarray(_lengths(true, normaliser, schema, boxes), float)
     length = np.where(length > 0, length, np.nan)
-    return np.where(known, np.linalg.norm(predicted - true, axis=-1), np.nan) / length[:, None]
+    return np.linalg.norm(predicted - true, axis=-1) / length[:, None]
 
 
 def _row_means(errors: np.ndarray) -> np.ndarray:

@@ -27,7 +27,6 @@ def test_mean_shape_ignores_shift_scale_and_rotation():
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         turned.append(shape @ turn * rng.uniform(0.5, 50) + rng.uniform(-99, 99, 2))
     mean = mean_shape(np.stack(turned))
-    assert procrustes_distance(mean * [-1, 1], shape) > 0.05  # a mirrored face is another one
     assert procrustes_distance(mean, shape) < 1e-6 and np.linalg.norm(mean) == pytest.approx(1)
     assert procrustes_distance(mean, shape * [-1, 1]) > 0.1  # a mirrored face is another face
     with pytest.raises(ValueError, match="at least one face"):

@@ -65,7 +65,7 @@ def _table(
     peopled = set(table["image"])
     table = usable(table)
     table.attrs["no_faces"] = [(line, name) for name, line in photos.items() if name not in peopled]
-    table.attrs["photos"] = photos
+    table.attrs["photos"] = list(photos)
     return table
 
 
@@ -74,9 +74,9 @@ def read_boxes(path: str | Path, below: Path | None = None) -> pd.DataFrame:
 
     The file names a photo, then the number of its faces, then a face a line: x y w h in pixels, and in the full lists six more
     numbers, which are not kept. A photo of no faces has one line of zeros; ``table.attrs["no_faces"]`` lists such photos as
-    (line, image), ``table.attrs["photos"]`` has the lines of all in order, by image. Columns: image, line (from 1), x1 y1 x2
-    y2 (pixels), landmarks (unknown: (5, 2) NaN). Windows line ends, a byte order mark, tabs and blank lines are accepted.
-    Raises FileNotFoundError, or ValueError naming file and line.
+    (line, image), ``table.attrs["photos"]`` all in order. Columns: image, line (from 1), x1 y1 x2 y2 (pixels), landmarks
+    (unknown: (5, 2) NaN). Windows line ends, a byte order mark, tabs and blank lines are accepted. below: keep to the photos
+    that lie in this folder. Raises FileNotFoundError, or ValueError naming file and line.
     """
     path = Path(path)
     every = read_lines(path, f"WIDER FACE is to be had from {HOME}")

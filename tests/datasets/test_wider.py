@@ -143,4 +143,4 @@ def test_blank_lines_anywhere_make_no_difference(tmp_path, at):
     table = wider.read_boxes(write(tmp_path, "\n".join([*lines[:at], "", *lines[at:]])))
     np.testing.assert_array_equal(table[["x1", "y1", "x2", "y2"]], plain[["x1", "y1", "x2", "y2"]])
     assert table["line"].tolist() == [line + (line > at) for line in plain["line"]]
-    assert list(table.attrs["photos"]) == list(plain.attrs["photos"]) == ["0--A/one.jpg", "0--A/none.jpg", "1--B/flat.jpg"]
+    assert table.attrs["photos"] == plain.attrs["photos"] == ["0--A/one.jpg", "0--A/none.jpg", "1--B/flat.jpg"]
