@@ -17,7 +17,8 @@ from torchvision.ops import box_convert, box_iou
 class AnchorConfig:
     """Square anchors: ``sizes[level]`` pixels at every cell of the feature map with stride ``strides[level]``.
 
-    The defaults are RetinaFace's for three levels; ``variances`` scale the codes of positions and of log sizes (SSD).
+    The defaults are those of biubug6/Pytorch_Retinaface; the paper has five levels and three sizes per cell, 16 to 406 pixels.
+    ``variances`` scale the codes of positions and of log sizes (SSD).
     """
 
     strides: tuple[int, ...] = (8, 16, 32)
@@ -61,7 +62,7 @@ def anchor_grid(height: int, width: int, config: AnchorConfig = AnchorConfig()) 
 
 
 def match(boxes: Tensor, anchors: Tensor, threshold: float = 0.35, minimum: float = 0.2) -> Tensor:
-    """The face that each anchor answers for (S3FD / RetinaFace: best overlap, and every face keeps its best anchor).
+    """The face that each anchor answers for (SSD, as in Pytorch_Retinaface: best overlap, and a face keeps its best anchor).
 
     boxes: (F, 4) x1 y1 x2 y2, anchors: (A, 4) cx cy w h, both in fractions. An anchor takes the face it overlaps most if
     their IoU is at least ``threshold``; beyond that, each face keeps the anchor that overlaps it most if that IoU is at

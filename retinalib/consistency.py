@@ -59,15 +59,18 @@ def look(detector: Detector, photos: Sequence[tuple[np.ndarray, Faces]], score_t
     return Looks(found, photo, number, predicted, true, mirrored, once)
 
 
-def first_look(detector: Detector, images: Sequence[np.ndarray], score_threshold: float) -> list[Faces] | None:
+def first_look(
+    detector: Detector, images: Sequence[np.ndarray], score_threshold: float, pyramid: bool = True
+) -> list[Faces] | None:
     """The same faces in the same order as :func:`look` finds, without the second look at each eye (see :mod:`retinalib.eyes`);
-    None for a network that takes none."""
+    None for a network that takes none. pyramid: as of :meth:`Detector.detect <retinalib.detect.Detector.detect>`, of whose own
+    faces with the same setting these are the first look."""
     head = detector.model.eye_head
     if head is None:
         return None
     detector.model.eye_head = None
     try:
-        return detector.detect(list(images), score_threshold, pyramid=True)
+        return detector.detect(list(images), score_threshold, pyramid=pyramid)
     finally:
         detector.model.eye_head = head
 

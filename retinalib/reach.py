@@ -26,9 +26,9 @@ def reach(
 ) -> pd.DataFrame:
     """How the anchors of a square image of ``size`` pixels serve each face; the faces of one image compete for them.
 
-    faces: those of each image, in pixels of that square. Returns a row a face: image, face, size (pixels), iou (with its best
-    anchor), stride (of that anchor), positives (anchors that answer for it), kind: "matched" (an anchor from ``threshold``
-    on), "kept" (only its best anchor, at least ``minimum``), "missed" (no anchor: it is trained as background).
+    faces: those of each image, in pixels of that square. Returns one row per face: image, face, size (pixels), iou (with its
+    best anchor), stride (of that anchor), positives (anchors that answer for it), kind: "matched" (an anchor from
+    ``threshold`` on), "kept" (only its best anchor, at least ``minimum``), "missed" (no anchor: it is trained as background).
 
     The same as :func:`retinalib.anchors.match` image by image, and much faster: anchors lie on grids, so the overlap with a
     face is a width that depends on the column alone times a height that depends on the row alone.
@@ -148,3 +148,14 @@ def best_iou_by_size(
         iou, best = box_iou(boxes, corners).max(1)
         tables.append(pd.DataFrame({"size": size, "iou": iou.numpy(), "stride": strides[best.numpy()]}))
     return pd.concat(tables, ignore_index=True)
+
+
+def size_reaching(curve: pd.DataFrame, iou: float, quantile: float = 0.5) -> float:
+    """The smallest face size (pixels) whose best IoU reaches ``iou``, in the median over places, or in the luckiest for a
+    ``quantile`` of 1; between the sizes of ``curve``, a table of :func:`best_iou_by_size`, by interpolation. NaN: none does."""
+    level = curve.groupby("size")["iou"].quantile(quantile)
+    first = int((level >= iou).to_numpy().argmax())
+    if level.iloc[first] < iou:
+        return float("nan")
+    around = level.iloc[max(first - 1, 0) : first + 1]
+    return float(np.interp(iou, around, around.index))

@@ -67,8 +67,35 @@ def residuals(landmarks: np.ndarray, mean: np.ndarray, average: np.ndarray, dire
     return np.linalg.norm(rest.reshape(len(landmarks), -1, 2), axis=-1)
 
 
+def left_by_components(
+    real: np.ndarray,
+    others: dict[str, np.ndarray],
+    counts: Sequence[int],
+    seed: int = 0,
+    schema: LandmarkSchema = WFLW_98,
+) -> pd.DataFrame:
+    """How far landmarks of (N, L, 2) ``real`` shapes lie from their fit by principal components: the mean distance in % of the
+    mean shape's inter-ocular distance, a row for each of ``counts`` components and a column for each set of shapes that gives
+    them.
+
+    "other real": the components of one half of the real shapes, measured on the other, both ways; the halves are drawn with
+    ``seed``. others: name -> (M, L, 2) shapes, whose components are measured on the same halves.
+    """
+    halves = np.array_split(np.random.default_rng(seed).permutation(len(real)), 2)
+    mean = mean_shape(real)
+    right, left = schema.inter_ocular
+    unit = np.linalg.norm(mean[right] - mean[left])
+    table = pd.DataFrame(0.0, index=pd.Index(counts, name="components"), columns=["other real", *others])
+    for fitted, measured in (halves, halves[::-1]):
+        for name, shapes in {"other real": real[fitted], **others}.items():
+            average, directions = components(shapes, mean, max(counts))
+            rest = [residuals(real[measured], mean, average, directions[:n]).mean() for n in counts]
+            table[name] += 50 * np.array(rest) / unit
+    return table
+
+
 def proportions(landmarks: np.ndarray, schema: LandmarkSchema = WFLW_98) -> pd.DataFrame:
-    """What a face looks like at first glance, from (N, 98, 2) landmarks; a row a face: mouth_opening (height by width of the
+    """What a face looks like at first glance, a row for each of (N, 98, 2) landmarks: mouth_opening (height by width of the
     inner lips, the mouth's counterpart of the eye aspect ratio), aspect (height by width of all landmarks' extent)."""
     lips = landmarks[:, list(schema.regions["inner lips"])]
     half = lips.shape[1] // 2

@@ -59,6 +59,11 @@ def test_the_second_look_is_put_back():
     head = detector.model.eye_head = object()
     assert len(consistency.first_look(detector, [np.full((9, 9, 3), 255, np.uint8)], 0.5)) == 1
     assert detector.model.eye_head is head
+    asked = []
+    detector.detect = lambda images, score_threshold, pyramid: asked.append(pyramid)
+    consistency.first_look(detector, [], 0.5)
+    consistency.first_look(detector, [], 0.5, pyramid=False)
+    assert asked == [True, False]
     detector.detect = lambda *_, **__: 1 / 0
     with pytest.raises(ZeroDivisionError):
         consistency.first_look(detector, [], 0.5)

@@ -38,7 +38,7 @@ def test_runs_at_the_quick_profile(path, workbook, tmp_path):
 
 
 @needs_shared
-@pytest.mark.parametrize("path", NOTEBOOKS[:2], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS[:3], ids=lambda p: p.stem)
 def test_real_faces(path, tmp_path):
     parameters = {
         "DATASET": "wflw",
@@ -47,7 +47,7 @@ def test_real_faces(path, tmp_path):
         "PROFILE": "quick",
         "FIGURES": str(tmp_path),
     }
-    run(path, tmp_path / path.name, parameters)
+    run(path, tmp_path / path.name, {knob: value for knob, value in parameters.items() if f"{knob} =" in _parameters(path)})
     assert len(list(tmp_path.glob(f"{path.name[:2]}_*.png"))) >= 4
 
 

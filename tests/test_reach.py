@@ -5,7 +5,7 @@ import torch
 from retinalib.anchors import AnchorConfig, anchor_grid, match
 from retinalib.evaluate import box_iou
 from retinalib.faces import Faces
-from retinalib.reach import best_iou_by_size, fitted, reach
+from retinalib.reach import best_iou_by_size, fitted, reach, size_reaching
 
 CONFIG = AnchorConfig()
 
@@ -81,3 +81,13 @@ def test_best_iou_of_a_face_like_an_anchor_is_high_and_of_a_tiny_one_bounded_by_
     # the nearest of the anchors with stride 16 is at most 8 px off each way
     worst = (128 - 8) ** 2 / (2 * 128**2 - (128 - 8) ** 2)
     assert table[table["size"] == 128]["iou"].min() >= worst - 1e-6
+
+
+def test_the_size_from_which_faces_are_reached():
+    curve = best_iou_by_size(np.geomspace(4, 64, 60), 320, CONFIG, positions=40)
+    # a square within the smallest anchor, as each of up to 8 px is somewhere: its IoU is the ratio of the areas
+    assert size_reaching(curve, 0.2) == pytest.approx(16 * 0.2**0.5, rel=0.01)
+    assert size_reaching(curve, 0.2, quantile=1) == pytest.approx(16 * 0.2**0.5, rel=0.01)
+    lucky, typical, unlucky = (size_reaching(curve, 0.6, quantile) for quantile in (1, 0.5, 0))
+    assert 16 * 0.6**0.5 <= lucky + 0.05 < typical < unlucky
+    assert size_reaching(curve, 0.01) == 4 and np.isnan(size_reaching(curve, 1.1))

@@ -1,6 +1,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from retinalib.faces import Faces
@@ -8,6 +9,7 @@ from retinalib.landmarks import WFLW_98
 from retinalib.shapes import (
     aligned_to,
     components,
+    left_by_components,
     mean_landmarks_in_box,
     mean_shape,
     procrustes_distance,
@@ -56,6 +58,17 @@ def test_components_are_those_of_the_covariance():
     assert left[1] < 0.3 * left[0] and left[2] < left[1]
     whole = components(varied, mean, 60)
     assert residuals(varied, mean, *whole).max() < 1e-9  # sixty faces span no more than sixty directions
+
+
+def test_components_are_measured_on_faces_that_they_have_not_seen():
+    rng = np.random.default_rng(2)
+    mean = rng.normal(size=(98, 2))
+    noise = mean + 0.05 * rng.normal(size=(40, 98, 2))  # nothing to learn: any components of other faces are useless
+    left = left_by_components(noise, {"the same": noise}, (0, 5, 30))
+    assert list(left) == ["other real", "the same"] and left.index.tolist() == [0, 5, 30]
+    assert left["other real"][30] > 0.85 * left["other real"][0]
+    assert left["the same"][30] < 0.6 * left["the same"][0]
+    pd.testing.assert_frame_equal(left, left_by_components(noise, {"the same": noise}, (0, 5, 30)))
 
 
 def test_proportions_of_a_drawn_mouth():

@@ -160,7 +160,7 @@ def test_anchors(dataset):
     table = reach(faces, 160, ladder((4, 8, 16, 32), 32, 1, 2.83), 0.6, 0.2)
     shares = [f"{(table['kind'] == kind).mean():.1%} {kind}" for kind in ("matched", "kept", "missed")]
     assert explorer.sentence.value.startswith(f"{len(table)} faces: {', '.join(shares)}.")
-    assert f"{40 * 40 + 20 * 20 + 10 * 10 + 5 * 5:,} an image" in explorer.sentence.value
+    assert f"{40 * 40 + 20 * 20 + 10 * 10 + 5 * 5:,} per image" in explorer.sentence.value
 
 
 def test_anchors_say_how_many_faces_stand_for_all(dataset, monkeypatch):

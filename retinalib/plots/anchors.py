@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,7 +18,7 @@ from matplotlib.ticker import NullLocator
 from retinalib.faces import Faces
 from retinalib.plots.style import PALETTE, draw_faces
 
-KINDS = {"matched": "#0072B2", "kept": "#E69F00", "missed": "#D55E00"}
+KINDS = {"matched": PALETTE[0], "kept": PALETTE[1], "missed": PALETTE[7]}  # blue, amber, dark grey
 """What can become of a face, and its colour: see :func:`retinalib.reach.reach`."""
 
 _LABELS = {"matched": "matched from the threshold on", "kept": "keeps its one best anchor", "missed": "missed: background"}
@@ -91,7 +92,7 @@ def data_iou_figure(tables: dict[int, pd.DataFrame], threshold: float) -> Figure
     tables: input size in pixels -> a table of :func:`retinalib.reach.reach`.
     """
     fig, axes = plt.subplots(
-        1, len(tables), figsize=(2 + 2.6 * len(tables), 3.4), layout="constrained", sharey=True, squeeze=False
+        1, len(tables), figsize=(2 + 2.6 * len(tables), 3.7), layout="constrained", sharey=True, squeeze=False
     )
     low = min(table["size"].min() for table in tables.values())
     high = max(table["size"].max() for table in tables.values())
@@ -104,21 +105,37 @@ def data_iou_figure(tables: dict[int, pd.DataFrame], threshold: float) -> Figure
         ax.set(ylim=(0, 1), ylabel="IoU with the best anchor", xlabel="face size (pixels of the input)")
         missed = (table["kind"] == "missed").mean()
         ax.set_title(f"{pixels} px: median {table['iou'].median():.2f}, {missed:.1%} missed", fontsize=9)
-    axes[0, -1].set_ylabel("")
+    for ax in axes[0, 1:]:
+        ax.set_ylabel("")
+    marks = [plt.Line2D([], [], marker="o", ls="", ms=5, color=colour) for colour in KINDS.values()]
+    marks.append(plt.Line2D([], [], color="0.3", lw=1, ls="--"))
+    fig.legend(marks, [*_LABELS.values(), f"threshold {threshold}"], loc="outside lower center", ncols=4)
     return fig
 
 
 def positives_figure(tables: dict[int, pd.DataFrame]) -> Figure:
-    """Anchors that answer for a face, by its size: the quartiles, with the range of 5 to 95 %."""
+    """Anchors that answer for a face, by its size: the quartiles, with the range of 5 to 95 %.
+
+    The axis is linear up to one anchor and logarithmic beyond; n counts each face once for each input.
+    """
     joined = pd.concat([table.assign(input=f"{pixels} px") for pixels, table in tables.items()], ignore_index=True)
     joined["class"] = size_classes(joined["size"])
-    fig, ax = plt.subplots(figsize=(9, 3.6), layout="constrained")
+    fig, ax = plt.subplots(figsize=(10.5, 4), layout="constrained")
     colours = list(PALETTE[: len(tables)])
     sns.boxplot(joined, x="class", y="positives", hue="input", palette=colours, whis=(5, 95), fliersize=0, linewidth=0.9, ax=ax)
-    ax.set(xlabel="face size (√area, pixels of the network's input)", ylabel="anchors that answer for a face", ylim=(0, None))
-    ax.tick_params(axis="x", labelrotation=45, labelsize=8)
+    ax.set(
+        xlabel="face size (√area, pixels of the network's input) and number of faces", ylabel="anchors that answer for a face"
+    )
+    counts = joined["class"].value_counts(sort=False)
+    ax.set_xticks(range(len(counts)), [f"{name}\nn={n}" for name, n in counts.items()], fontsize=7.5)
+    ax.set_yscale("symlog", linthresh=1, linscale=0.4)
+    top = max(1, int(joined["positives"].max()))
+    ticks = [n for n in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if n <= 1.2 * top]
+    ax.set_yticks(ticks, ticks)
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.set_ylim(-0.15, 1.3 * top)
     ax.set_title("A face's share of the loss depends on its size")
-    ax.legend(title="input")
+    ax.legend(title="input", loc="upper left")
     return fig
 
 
@@ -147,31 +164,36 @@ def coverage_figure(tables: dict[int, pd.DataFrame]) -> Figure:
         ax.set_title(f"{pixels} px input", fontsize=9)
     axes[0, 0].set_ylabel("share of the faces (numbers: faces)")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=3)
+    fig.legend(handles, labels, loc="outside lower center", ncols=3 if len(tables) > 1 else 1)
     return fig
 
 
 def alternatives_figure(table: pd.DataFrame) -> Figure:
-    """Anchor designs against each other: faces missed, median best IoU, positives a face, and what they cost.
+    """Anchor designs against each other: faces missed, median best IoU, positives per face, and what they cost.
 
-    table: a row a design and input; columns design, input, missed, iou, positives, anchors.
+    table: one row per design and input; columns design, input, missed, iou, positives, anchors.
     """
-    fig, axes = plt.subplots(1, 4, figsize=(12, 3.4), layout="constrained", sharey=True)
+    designs = table["design"].nunique()
+    fig, axes = plt.subplots(1, 4, figsize=(12, 1.2 + 0.5 * designs), layout="constrained", sharey=True)
     panels = {
         "missed": "faces missed (%)",
         "iou": "median best IoU",
-        "positives": "median anchors a face",
-        "anchors": "anchors an image (thousands)",
+        "positives": "median anchors per face",
+        "anchors": "anchors per image",
     }
-    shown = table.assign(
-        missed=100 * table["missed"], anchors=table["anchors"] / 1000, input=table["input"].astype(str) + " px"
-    )
+    shown = table.assign(missed=100 * table["missed"], input=table["input"].astype(str) + " px")
+    shown["design"] = [fill(name, 34) for name in shown["design"]]
     for ax, (column, label) in zip(axes, panels.items(), strict=True):
-        sns.stripplot(shown, x=column, y="design", hue="input", ax=ax, size=7, jitter=False, legend=column == "anchors")
+        options = {"size": 5.5, "jitter": False, "dodge": True, "legend": column == "anchors"}
+        sns.stripplot(shown, x=column, y="design", hue="input", ax=ax, **options)
         ax.set(xlabel=label, ylabel="")
+        for edge in np.arange(designs - 1) + 0.5:
+            ax.axhline(edge, color="0.85", lw=0.8)
         if column == "missed":
             ax.set_xlim(-0.06 * max(10, shown[column].max()), 1.1 * max(10, shown[column].max()))
-        ax.grid(axis="y", visible=True)
+        ax.tick_params(axis="y", labelsize=8)
+        ax.grid(axis="y", visible=False)
+    axes[-1].set_xscale("log")
     axes[-1].legend(title="input", loc="upper left", bbox_to_anchor=(1, 1))
     return fig
 
@@ -220,7 +242,7 @@ def match_figure(image: np.ndarray, face: Faces, anchors: np.ndarray, strides: n
 
 
 def draw_match(ax: Axes, image: np.ndarray, face: Faces, anchors: np.ndarray, strides: np.ndarray) -> None:
-    """One face with the anchors that answer for it, a colour a stride, as in :func:`match_figure`."""
+    """One face with the anchors that answer for it, a colour for each stride, as in :func:`match_figure`."""
     draw_faces(ax, image, face, landmarks=False)
     for stride, colour in zip(sorted(set(strides.tolist())), ("#E69F00", "#56B4E9", "#CC79A7", "#F0E442"), strict=False):
         own = anchors[strides == stride]

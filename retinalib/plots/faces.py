@@ -30,7 +30,7 @@ def plate(
     regions: bool = True,
     landmarks: bool = True,
 ) -> Figure:
-    """A contact sheet of pictures with their true faces; width: inches a picture."""
+    """A contact sheet of pictures with their true faces; width: inches per picture."""
     columns = min(columns, max(1, len(pictures)))
     rows = max(1, -(-len(pictures) // columns))
     height = width + (0.22 if titles is not None else 0.04)
@@ -61,7 +61,7 @@ def numbered_face(image: np.ndarray, face: Faces) -> Figure:
 def attribute_figure(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     """How many faces have each attribute, and how often two come together.
 
-    table: a row a face with the boolean columns ``names``.
+    table: one row per face, with the boolean columns ``names``.
     """
     flags = table[list(names)].astype(float)
     counts = flags.sum().sort_values(ascending=False)
@@ -70,21 +70,25 @@ def attribute_figure(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     fig, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.6), layout="constrained", width_ratios=(1, 1.15))
     bars = left.barh(labels, counts, color=PALETTE[0])
     left.bar_label(bars, [f" {int(n)} ({n / max(len(table), 1):.0%})" for n in counts], fontsize=8)
-    left.set(xlabel=f"faces (of {len(table)})", xlim=(0, max(counts.max(), 1) * 1.28), title="How often each occurs")
+    left.set(xlabel=f"faces (of {len(table)})", xlim=(0, max(counts.max(), 1) * 1.28), title="Faces with each attribute")
     left.invert_yaxis()
     left.grid(axis="y", visible=False)
     together = flags.T @ flags
     share = together.div(np.maximum(np.diag(together), 1), axis=0)
     hidden = np.eye(len(labels), dtype=bool)
     options = {"xticklabels": labels, "yticklabels": labels, "vmin": 0, "vmax": 1, "cmap": "mako_r"}
-    sns.heatmap(share, mask=hidden, annot=True, fmt=".0%", ax=right, cbar=False, annot_kws={"fontsize": 8}, **options)
-    right.set(title="Of the faces in a row, the share that also …", xlabel="", ylabel="")
+    sns.heatmap(share, mask=hidden, annot=True, fmt=".0%", ax=right, cbar=False, annot_kws={"fontsize": 9}, **options)
+    for text in right.texts:  # black or white, whichever stands out more
+        dark = float(text.get_text().rstrip("%")) > 50
+        text.set_color("white" if dark else "black")
+    right.set(title="Of the faces with the row's attribute,\nthe share that also has the column's", xlabel="", ylabel="")
     right.tick_params(axis="x", rotation=30)
+    right.grid(False)
     return fig
 
 
 def size_figure(described: pd.DataFrame) -> Figure:
-    """Sizes of the faces' boxes, in pixels and as a share of the photo, and faces a photo.
+    """Sizes of the faces' boxes, in pixels and as a share of the photo, and faces per photo.
 
     described: a table of :func:`retinalib.datasets.describe.describe_faces`.
     """
@@ -111,26 +115,29 @@ def size_figure(described: pd.DataFrame) -> Figure:
 
 
 def odd_points_figure(described: pd.DataFrame) -> Figure:
-    """How many faces have landmarks outside the photo, outside their box, or one on another."""
+    """How many faces have landmarks outside the photo, outside their box, or one on another; a panel for each that occurs."""
     columns = {
         "outside_photo": "outside the photo",
         "outside_box": "over 1 px outside the box",
         "repeated": "on another landmark",
     }
-    fig, axes = plt.subplots(1, 3, figsize=(10.5, 2.9), layout="constrained")
-    for ax, (column, label) in zip(axes, columns.items(), strict=True):
-        values = described.loc[described["labelled"], column]
-        some = values[values > 0]
-        if len(some):
-            sns.histplot(
-                x=some, binwidth=max(1, round(some.max() / 20)), binrange=(0.5, some.max() + 0.5), ax=ax, color=PALETTE[1]
-            )
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-        else:
-            ax.text(0.5, 0.5, "none", transform=ax.transAxes, ha="center", color="0.4")
-            ax.set(xticks=[], yticks=[])
-        ax.set(xlabel=f"landmarks {label}", ylabel="faces", title=f"{len(some)} of {len(values)} faces have some")
+    marked = described[described["labelled"]]
+    found = {column: label for column, label in columns.items() if (marked[column] > 0).any()}
+    fig, axes = plt.subplots(
+        1, max(len(found), 1), figsize=(3.9 * max(len(found), 1), 2.9), layout="constrained", squeeze=False
+    )
+    if not found:
+        axes[0, 0].text(0.5, 0.5, "none", transform=axes[0, 0].transAxes, ha="center", color="0.4")
+        axes[0, 0].set(xticks=[], yticks=[], title="Odd landmarks")
+    for ax, (column, label) in zip(axes[0], found.items(), strict=False):
+        some = marked.loc[marked[column] > 0, column]
+        bins = {"binwidth": max(1, round(some.max() / 20)), "binrange": (0.5, some.max() + 0.5)}
+        sns.histplot(x=some, ax=ax, color=PALETTE[1], **bins)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set(
+            xlabel="such landmarks of a face", ylabel="faces", title=f"{label.capitalize()}: {len(some)} of {len(marked)} faces"
+        )
         ax.grid(axis="x", visible=False)
     return fig
 
@@ -197,23 +204,24 @@ def pupil_figure(pupils: pd.DataFrame) -> Figure:
 
 
 def component_figure(left: pd.DataFrame) -> Figure:
-    """What principal components leave unexplained of real shapes. left: mean distance in % of the inter-ocular distance; index:
-    number of components, columns: whose they are."""
+    """How far real shapes remain from their fits by principal components. left: mean distance of a landmark in % of the
+    inter-ocular distance; index: number of components, columns: whose they are."""
     fig, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
     for (name, values), colour in zip(left.items(), PALETTE, strict=False):
         ax.plot(range(len(left)), values, marker="o", ms=4, color=colour, label=f"of {name} shapes")
     ax.set(xticks=range(len(left)), xticklabels=left.index, xlabel="principal components", ylim=(0, None))
-    ax.set(ylabel="left of real shapes (% inter-ocular)", title="How much of real faces do they reach?")
+    ax.set(ylabel="mean distance left (% inter-ocular)", title="How near do they come to real faces?")
     ax.legend()
     return fig
 
 
 def pose_figure(table: pd.DataFrame) -> Figure:
     """Head pose and gaze of rendered faces: columns yaw, pitch, gaze_yaw_right, gaze_pitch_right, degrees."""
-    fig, axes = plt.subplots(1, 2, figsize=(8.4, 3.6), layout="constrained")
+    fig, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     options = {"s": 8, "alpha": 0.5, "linewidth": 0, "color": PALETTE[0], "rasterized": True}
     sns.scatterplot(table, x="yaw", y="pitch", ax=axes[0], **options)
     axes[0].set(xlabel="head yaw (°, to the image's right)", ylabel="head pitch (°, up)", title="Where heads turn")
     sns.scatterplot(table, x="gaze_yaw_right", y="gaze_pitch_right", ax=axes[1], **options)
-    axes[1].set(xlabel="gaze yaw (°, from the camera's axis)", ylabel="gaze pitch (°)", title="Where right eyes look")
+    axes[1].set(xlabel="gaze yaw (°, to the image's right)", ylabel="gaze pitch (°, up)")
+    axes[1].set(title="Where right eyes look (0, 0: along the camera's axis)")
     return fig

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from retinalib.faces import Faces
 from retinalib.landmarks import Eye
@@ -26,7 +27,7 @@ def cost_figure(costs: pd.DataFrame) -> Figure:
     fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)
     for ax, column, label, scale in (
         (axes[0], "parameters", "parameters (thousands)", 1e-3),
-        (axes[1], "gflop", "GFLOP an image", 1),
+        (axes[1], "gflop", "GFLOP per image", 1),
     ):
         table = costs.assign(**{column: costs[column] * scale})
         sns.barplot(table, y="part", x=column, hue="variant", ax=ax, legend=column == "gflop")
@@ -43,15 +44,20 @@ def receptive_field_figure(
     fields: stride -> (S, S), the cell in the middle, the largest 1; widths: stride -> pixels; anchors: stride -> their sizes in
     pixels.
     """
-    fig, axes = plt.subplots(1, len(fields), figsize=(3.2 * len(fields), 3.6), layout="constrained")
+    fig, axes = plt.subplots(1, len(fields), figsize=(3.4 * len(fields), 3.6), layout="constrained", sharey=True)
+    reach = min(field.shape[0] for field in fields.values()) / 2
     for ax, (stride, field) in zip(axes, fields.items(), strict=True):
         half = field.shape[0] / 2
         extent = (-half, half, half, -half)
         shown = ax.imshow(np.sqrt(field), cmap="mako", extent=extent, vmin=0, vmax=1)
         for size in anchors[stride]:
             ax.add_patch(plt.Rectangle((-size / 2, -size / 2), size, size, fill=False, color="#E69F00", lw=1.2))
-        ax.set(title=f"stride {stride}: 95 % within {widths[stride]} px", xlabel="pixels from the cell's middle")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        ax.set(xlim=(-reach, reach), ylim=(reach, -reach), xlabel="right of the cell's middle (pixels)")
+        ax.set_title(f"stride {stride}: 95 % in a square of {widths[stride]} px", fontsize=9)
         ax.grid(False)
+    axes[0].set_ylabel("below it (pixels)")
     fig.colorbar(shown, ax=axes, label="influence (square root, relative)", shrink=0.8)
     return fig
 
@@ -59,25 +65,27 @@ def receptive_field_figure(
 def excitation_figure(image: np.ndarray, levels: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Figure:
     """For each level: the mean activation before and after SE over the image's outline, and the gate of every channel.
 
-    image: (H, W, 3) uint8; levels: stride -> (before (C, h, w), gate (C,), after (C, h, w)).
+    image: (H, W, 3) uint8; levels: stride -> (before (C, h, w), gate (C,), after (C, h, w)). Before and after share a scale.
     """
     fig, axes = plt.subplots(
-        len(levels), 4, figsize=(11, 2.5 * len(levels)), layout="constrained", width_ratios=(1, 1, 1, 1.6), squeeze=False
+        len(levels), 4, figsize=(11.6, 2.5 * len(levels)), layout="constrained", width_ratios=(1, 1, 1.25, 1.6), squeeze=False
     )
     for row, (stride, (before, gate, after)) in zip(axes, levels.items(), strict=True):
         highest = max(before.mean(0).max(), after.mean(0).max())
         row[0].imshow(image)
         row[0].set_title(f"stride {stride}")
         for ax, values, title in ((row[1], before, "before SE"), (row[2], after, "after SE")):
-            ax.imshow(values.mean(0), cmap="mako", vmin=0, vmax=highest)
+            shown = ax.imshow(values.mean(0), cmap="mako", vmin=0, vmax=highest)
             ax.set_title(f"{title}, mean {values.mean():.2f}")
         for ax in row[:3]:
             ax.set(xticks=[], yticks=[])
             ax.grid(False)
+        fig.colorbar(shown, ax=row[2], label="mean activation", shrink=0.9)
         row[3].bar(np.arange(len(gate)), np.sort(gate)[::-1], width=1.0)
-        row[3].axhline(0.5, color="0.4", lw=1, ls="--")
+        row[3].axhline(0.5, color=PALETTE[5], lw=1.4, ls="--", label="fresh weights")
         row[3].set(ylim=(0, 1), xlabel="channel, by excitation", ylabel="excitation")
         row[3].set_title(f"gate: {gate.min():.2f}–{gate.max():.2f}")
+    axes[0, 3].legend(loc="lower left", frameon=True)
     return fig
 
 
@@ -86,9 +94,10 @@ def excitation_spread_figure(table: pd.DataFrame) -> Figure:
 
     table: columns level, channel, mean, spread (standard deviation over images).
     """
-    fig, ax = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
+    fig, ax = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     sns.scatterplot(table, x="mean", y="spread", hue="level", style="level", ax=ax, s=30)
     ax.set(xlabel="mean excitation of a channel", ylabel="standard deviation over images", xlim=(0, 1), ylim=(0, None))
+    sns.move_legend(ax, "upper left", bbox_to_anchor=(1, 1))
     return fig
 
 
@@ -115,17 +124,21 @@ def gate_figure(found: Mapping[int, Mapping[int, np.ndarray]]) -> Figure:
 
 
 def second_look_figure(image: np.ndarray, eyes: Sequence[Eye], truth: Faces, first: Faces, second: Faces) -> Figure:
-    """Both eyes of a face, level and close up: the first look (orange) and the second (blue) over the truth (green).
+    """Both eyes of a face, level and close up: the first look (amber) and the second (blue) over the truth (green).
 
     image: (H, W, 3) uint8; truth, first, second: one face each, in its pixels.
     """
-    fig, axes = plt.subplots(1, len(eyes), figsize=(4.6 * len(eyes), 3.2), layout="constrained", squeeze=False)
+    fig, axes = plt.subplots(1, len(eyes), figsize=(4.6 * len(eyes), 2.9), layout="constrained", squeeze=False)
     looks = [("true", truth, TRUTH, "o"), ("first look", first, PALETTE[1], "x"), ("second look", second, PREDICTION, "+")]
     looks = [(name, faces.landmarks[0], colour, marker) for name, faces, colour, marker in looks]
     for ax, eye, side in zip(axes[0], eyes, ("right eye", "left eye"), strict=True):
         draw_level_eye(ax, image, truth.landmarks[0], eye, looks, (180, 108))
         ax.set_title(side)
-    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1, 1))
+    marks = [plt.Line2D([], [], color=c, marker=m, ls="-", mfc="none", ms=9, mew=1.8) for _, _, c, m in looks]
+    title = "line: lids, mark: pupil"
+    axes[0, -1].legend(
+        marks, [name for name, *_ in looks], title=title, loc="upper left", bbox_to_anchor=(1, 1), handlelength=3.5
+    )
     return fig
 
 
@@ -137,5 +150,8 @@ def scaling_figure(costs: pd.DataFrame) -> Figure:
     fig, ax = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
     table = costs.assign(landmarks=costs["points"].astype(str))
     sns.lineplot(table, x="faces", y="milliseconds", hue="landmarks", style="landmarks", markers=True, ax=ax)
-    ax.set(xscale="log", xlabel="faces in the photo", ylabel="milliseconds a photo", ylim=(0, None))
+    ax.set(xscale="log", xlabel="faces in the photo", ylabel="milliseconds per photo", ylim=(0, None))
+    counts = sorted(set(table["faces"]))
+    ax.set_xticks(counts, counts)
+    ax.xaxis.set_minor_locator(NullLocator())
     return fig

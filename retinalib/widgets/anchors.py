@@ -67,12 +67,12 @@ def anchor_explorer(dataset: FaceDataset) -> Explorer:
         said = ", ".join(f"{shares.get(kind, 0):.1%} {kind}" for kind in KINDS)
         of = "" if count == len(dataset.table) else f" of {len(dataset.table):,}"
         anchors = config.per_cell * sum(rows * columns for rows, columns in config.levels(image_size, image_size))
-        return figure, f"{count:,}{of} faces: {said}. Anchors of {sizes} px, {anchors:,} an image."
+        return figure, f"{count:,}{of} faces: {said}. Anchors of {sizes} px, {anchors:,} per image."
 
     controls = {
         "strides": Dropdown(options=list(_STRIDES), description="strides"),
         "smallest": SelectionSlider(options=[4, 8, 11, 16, 23, 32, 45, 64], value=16, description="smallest (px)"),
-        "per_cell": SelectionSlider(options=[1, 2, 3], value=2, description="sizes a cell"),
+        "per_cell": SelectionSlider(options=[1, 2, 3], value=2, description="sizes per cell"),
         "ratio": SelectionSlider(options=[1.26, 1.41, 1.59, 2.0, 2.83, 4.0], value=2.0, description="ratio"),
         "image_size": SelectionSlider(options=_INPUTS, description="input (px)"),
         "threshold": FloatSlider(value=0.35, min=0.2, max=0.7, step=0.05, description="threshold"),
