@@ -133,8 +133,8 @@ def odd_points_figure(described: pd.DataFrame) -> Figure:
         some = marked.loc[marked[column] > 0, column]
         bins = {"binwidth": max(1, round(some.max() / 20)), "binrange": (0.5, some.max() + 0.5)}
         sns.histplot(x=some, ax=ax, color=PALETTE[1], **bins)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         ax.set(
             xlabel="such landmarks of a face", ylabel="faces", title=f"{label.capitalize()}: {len(some)} of {len(marked)} faces"
         )
