@@ -11,6 +11,8 @@ import pandas as pd
 from scipy import stats
 from scipy.optimize import brentq
 
+_TAIL = (1 - 0.95) / 2  # on each side of an interval of 95 %
+
 
 class Difference(NamedTuple):
     """An estimated difference with its interval; ``detectable``: the smallest true effect that would be found with a power of
@@ -37,7 +39,6 @@ def paired_difference(
     first: str,
     second: str,
     comparisons: int = 1,
-    level: float = 0.95,
     rounds: int = 2000,
     seed: int = 0,
 ) -> Difference:
@@ -60,12 +61,10 @@ def paired_difference(
     weights = photo_weights(photos, rounds, seed)
     with np.errstate(invalid="ignore"):  # a round may draw no photo that a seed has
         resampled = (weights @ sums) / (weights @ counts)
-    return crossed_difference(sums.sum(0) / counts.sum(0), resampled, photos, comparisons, level)
+    return crossed_difference(sums.sum(0) / counts.sum(0), resampled, photos, comparisons)
 
 
-def crossed_difference(
-    by_seed: np.ndarray, resampled: np.ndarray, photos: int, comparisons: int = 1, level: float = 0.95
-) -> Difference:
+def crossed_difference(by_seed: np.ndarray, resampled: np.ndarray, photos: int, comparisons: int = 1) -> Difference:
     """The mean of one difference a seed, with an interval for other seeds *and* other photos.
 
     by_seed: (S,) the difference that each seed shows; resampled: (rounds, S) the same with photos drawn again, the same ones
@@ -98,11 +97,11 @@ def crossed_difference(
     def quantile(tail: float) -> float:
         return share * stats.t.isf(tail, seeds - 1) + (1 - share) * stats.t.isf(tail, max(photos - 1, 1))
 
-    half = float(quantile((1 - level) / 2)) * error
+    half = float(quantile(_TAIL)) * error
     size, least = abs(estimate) / error, -300.0  # of the p-value's logarithm
     beyond = quantile(np.exp(least) / 2) <= size
     p_value = float(np.exp(least if beyond else brentq(lambda log: quantile(np.exp(log) / 2) - size, least, 0.0)))
-    needed = quantile((1 - level) / 2 / comparisons)
+    needed = quantile(_TAIL / comparisons)
 
     def power(shift: float) -> float:
         return share * _beyond(needed, seeds - 1, shift) + (1 - share) * _beyond(needed, max(photos - 1, 1), shift)
@@ -125,23 +124,19 @@ def _estimated_errors(freedom: int) -> np.ndarray:
     return np.sqrt(stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, freedom) / freedom)
 
 
-def cluster_interval(
-    table: pd.DataFrame, value: str, cluster: str = "image", level: float = 0.95, rounds: int = 2000, seed: int = 0
-) -> tuple[float, float, float]:
+def cluster_interval(table: pd.DataFrame, value: str) -> tuple[float, float, float]:
     """Median of ``value`` with a percentile interval, resampling whole clusters (photos)."""
-    return cluster_bootstrap(table, [value], np.median, cluster, level, rounds, seed)
+    return cluster_bootstrap(table, [value], np.median, rounds=2000)
 
 
-def median_difference(
-    table: pd.DataFrame, first: str, second: str, cluster: str = "image", level: float = 0.95, rounds: int = 1000
-) -> tuple[float, float, float]:
+def median_difference(table: pd.DataFrame, first: str, second: str) -> tuple[float, float, float]:
     """Median of ``first`` minus median of ``second`` with its interval; both medians are of the same resampled photos."""
 
     def gap(values: np.ndarray) -> float:
         one, other = np.median(values, axis=0)
         return one - other
 
-    return cluster_bootstrap(table, [first, second], gap, cluster, level, rounds)
+    return cluster_bootstrap(table, [first, second], gap)
 
 
 def medians_against(table: pd.DataFrame, first: str, others: Sequence[str]) -> pd.DataFrame:
@@ -156,12 +151,11 @@ def cluster_bootstrap(
     table: pd.DataFrame,
     columns: list[str],
     statistic: Callable[[np.ndarray], float],
-    cluster: str = "image",
-    level: float = 0.95,
     rounds: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """Any ``statistic`` of (N, K) values of ``columns`` with a percentile interval, resampling whole clusters (photos).
+    """Any ``statistic`` of (N, K) values of ``columns`` with a percentile interval, resampling whole clusters (the column
+    image).
 
     Rows without all values are left out; NaN three times without any row.
     """
@@ -169,7 +163,7 @@ def cluster_bootstrap(
     if not len(known):
         return float("nan"), float("nan"), float("nan")
     values = known[columns].to_numpy(float)
-    codes = pd.factorize(known[cluster], sort=True)[0]
+    codes = pd.factorize(known["image"], sort=True)[0]
     grouped, sizes = values[np.argsort(codes, kind="stable")], np.bincount(codes)
     starts = np.cumsum(sizes) - sizes
     repeated = []
@@ -177,9 +171,7 @@ def cluster_bootstrap(
         size = sizes[photos]
         rows = np.repeat(starts[photos] - (np.cumsum(size) - size), size) + np.arange(size.sum())
         repeated.append(statistic(grouped[rows]))
-    low, high = (
-        np.nanquantile(repeated, [(1 - level) / 2, (1 + level) / 2]) if np.isfinite(repeated).any() else (np.nan, np.nan)
-    )
+    low, high = np.nanquantile(repeated, [_TAIL, 1 - _TAIL]) if np.isfinite(repeated).any() else (np.nan, np.nan)
     return float(statistic(values)), float(low), float(high)
 
 
