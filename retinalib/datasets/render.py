@@ -66,7 +66,7 @@ def landmarks_2d(head: Head, project: Project) -> np.ndarray:
     return points
 
 
-def _fill(canvas: np.ndarray, points: np.ndarray, colour: object) -> None:
+def fill(canvas: np.ndarray, points: np.ndarray, colour: object) -> None:
     """A polygon given in pixels with the corner of the first pixel at 0, 0."""
     fixed = np.round((points - 0.5) * (1 << _SHIFT)).astype(np.int32)
     cv2.fillPoly(canvas, [fixed], colour, cv2.LINE_AA, _SHIFT)
@@ -122,8 +122,8 @@ class _Painter:
         return tuple(float(v) for v in np.clip(np.asarray(colour) * light * np.asarray(self.light.tint), 0, 255))
 
     def _both(self, points: np.ndarray, colour: object) -> None:
-        _fill(self.colour, points, colour)
-        _fill(self.mask, points, 255)
+        fill(self.colour, points, colour)
+        fill(self.mask, points, 255)
 
     def _hair_behind(self) -> None:
         if self.look.hair_style != "long":
@@ -220,8 +220,8 @@ class _Painter:
             cv2.fillConvexPoly(skin, corners, colour, cv2.LINE_8, _SHIFT)
             cv2.fillConvexPoly(cover, corners, 255, cv2.LINE_8, _SHIFT)
         if (self.rotation @ [0, 0, 1.0])[2] > 0:
-            _fill(skin, middle, inner.tolist())
-            _fill(cover, middle, 255)
+            fill(skin, middle, inner.tolist())
+            fill(cover, middle, 255)
         sigma = max(0.3, 0.028 * self.scale)
         weight = cv2.GaussianBlur(cover, (0, 0), sigma).astype(np.float32)[..., None] / 255
         soft = cv2.GaussianBlur(skin, (0, 0), sigma).astype(np.float32) / np.maximum(weight, 0.05)
@@ -279,7 +279,7 @@ class _Painter:
         outline = self.points[region]
         colour = np.asarray(self.look.hair) * 0.8 if self.look.hair_style != "bald" else np.asarray(self.look.skin) * 0.4
         under = canvas.copy()
-        _fill(canvas, _smooth(outline), self._tone(colour))
+        fill(canvas, _smooth(outline), self._tone(colour))
         strength = 0.65 + 0.35 * self.look.make_up
         cv2.addWeighted(canvas, strength, under, 1 - strength, 0, canvas)
 
@@ -293,14 +293,14 @@ class _Painter:
         if self.look.make_up > 0.3:  # shadow above the eye
             lift = (upper.mean(0) - points[list(eye.lower)].mean(0)) * 0.7
             shadow = np.asarray(self.look.skin) * [0.6, 0.5, 0.65]
-            _fill(canvas, _smooth(np.concatenate([upper, (upper + lift)[::-1]])), self._tone(shadow))
+            fill(canvas, _smooth(np.concatenate([upper, (upper + lift)[::-1]])), self._tone(shadow))
         outline = _smooth(lids, rounds=1)
         if gap > 0.06 * wide:
             low, high = np.floor(outline.min(0) - 2).astype(int).clip(0), np.ceil(outline.max(0) + 2).astype(int)
             patch = canvas[low[1] : high[1], low[0] : high[0]]
             if patch.size:
                 inside = np.zeros(patch.shape[:2], np.uint8)
-                _fill(inside, outline - low, 255)
+                fill(inside, outline - low, 255)
                 ball = np.empty_like(patch)
                 ball[:] = np.array(self._tone((228, 220, 214), 0.95), np.uint8)
                 self._iris(ball, number, low)
@@ -340,26 +340,26 @@ class _Painter:
             points = self.place(ring)
             return points - points.mean(0) + self.points[eye.pupil] - low
 
-        _fill(ball, circle(IRIS_RADIUS), self._tone(np.asarray(self.look.iris) * 0.55))
-        _fill(ball, circle(IRIS_RADIUS * 0.85), self._tone(self.look.iris))
-        _fill(ball, circle(IRIS_RADIUS * 0.42), self._tone((16, 12, 12)))
+        fill(ball, circle(IRIS_RADIUS), self._tone(np.asarray(self.look.iris) * 0.55))
+        fill(ball, circle(IRIS_RADIUS * 0.85), self._tone(self.look.iris))
+        fill(ball, circle(IRIS_RADIUS * 0.42), self._tone((16, 12, 12)))
         spot = self.points[eye.pupil] - low + np.asarray(self.light.direction)[:2] * 0.035 * self.scale
         angles = angle[:, 0]
-        _fill(ball, spot + 0.013 * self.scale * np.column_stack([np.cos(angles), np.sin(angles)]), (245, 245, 245))
+        fill(ball, spot + 0.013 * self.scale * np.column_stack([np.cos(angles), np.sin(angles)]), (245, 245, 245))
 
     def _mouth(self, canvas: np.ndarray) -> None:
         outer, inner = (self.points[list(SCHEMA.regions[n])] for n in ("outer lips", "inner lips"))
         tone = np.asarray(self.look.lips) * (1 - 0.25 * self.look.make_up) + np.array([70, -10, 0]) * self.look.make_up * 0.7
-        _fill(canvas, _smooth(outer, rounds=1), self._tone(np.clip(tone, 0, 255)))
+        fill(canvas, _smooth(outer, rounds=1), self._tone(np.clip(tone, 0, 255)))
         half = len(outer) // 2
         lower = np.concatenate([outer[half:], outer[:1], inner[:1], inner[len(inner) // 2 :][::-1]])
-        _fill(canvas, lower, self._tone(np.clip(tone * 1.12, 0, 255)))
+        fill(canvas, lower, self._tone(np.clip(tone * 1.12, 0, 255)))
         gap = np.linalg.norm(inner[2] - inner[6])
         if gap > 0.03 * self.scale:
-            _fill(canvas, _smooth(inner, rounds=1), self._tone((60, 22, 24)))
+            fill(canvas, _smooth(inner, rounds=1), self._tone((60, 22, 24)))
             if gap > 0.05 * self.scale:
                 teeth = np.concatenate([inner[1:4], (inner[1:4] + (inner[5:8][::-1] - inner[1:4]) * 0.42)[::-1]])
-                _fill(canvas, teeth, self._tone((225, 218, 205)))
+                fill(canvas, teeth, self._tone((225, 218, 205)))
         else:
             middle = (inner[[0, 1, 2, 3, 4]] + inner[[0, 7, 6, 5, 4]]) / 2
             _line(canvas, _smooth(middle, closed=False), self._tone(tone * 0.45), 0.02 * self.scale)
@@ -375,7 +375,7 @@ class _Painter:
             across = (b - a) * 0.42
             angle = np.linspace(0, 2 * np.pi, 14, endpoint=False)[:, None]
             down = np.array([-across[1], across[0]]) * 0.45
-            _fill(canvas, middle + np.cos(angle) * across + np.sin(angle) * down, dark)
+            fill(canvas, middle + np.cos(angle) * across + np.sin(angle) * down, dark)
         _line(canvas, _smooth(base, closed=False), self._tone(np.asarray(self.look.skin) * 0.6), 0.014 * self.scale)
 
     def _glasses(self) -> None:
