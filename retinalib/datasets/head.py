@@ -249,10 +249,11 @@ class Head:
     gaze: np.ndarray
 
 
-def gaze_vector(yaw: float, pitch: float) -> np.ndarray:
-    """(3,) unit direction in the camera's frame: (0, 0) looks into the camera, positive to the image's right and up."""
+def gaze_vector(yaw: float | np.ndarray, pitch: float | np.ndarray) -> np.ndarray:
+    """(3,) unit direction in the camera's frame, (…, 3) for arrays: (0, 0) looks into the camera, positive to the image's right
+    and up."""
     y, p = np.radians([yaw, pitch])
-    return np.array([np.sin(y) * np.cos(p), -np.sin(p), np.cos(y) * np.cos(p)])
+    return np.stack([np.sin(y) * np.cos(p), -np.sin(p), np.cos(y) * np.cos(p)], -1)
 
 
 def build(identity: Identity, expression: Expression, pose: Pose, gaze: tuple[np.ndarray, np.ndarray]) -> Head:
