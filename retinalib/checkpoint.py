@@ -79,7 +79,9 @@ def save_model(model: RetinaFace, path: str | Path, before: str | Path | None = 
 def load_model(path: str | Path) -> RetinaFace:
     """The network of one of our checkpoints or of a reference checkpoint, in evaluation mode.
 
-    Raises FileNotFoundError or ValueError, naming the file and what is wrong with it.
+    A reference checkpoint is a public five-point RetinaFace, or one in the predecessor's layout with 98 points and SE; its
+    backbone, number of landmarks and SE reduction are read from names and shapes. Raises FileNotFoundError or ValueError,
+    naming the file and what is wrong with it.
     """
     values = read(path)
     if values.get("format") != _FORMAT:
@@ -90,15 +92,6 @@ def load_model(path: str | Path) -> RetinaFace:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is one of our checkpoints, but damaged or of another version: {_line(error, 1)}") from error
     return model.eval()
-
-
-def load_reference_checkpoint(path: str | Path) -> RetinaFace:
-    """The network of a public five-point RetinaFace checkpoint, or of one in the predecessor's layout with 98 points and SE.
-
-    Backbone, number of landmarks and SE reduction are read from the names and shapes. Raises FileNotFoundError or
-    ValueError, naming the file.
-    """
-    return _from_reference(read(path), path)
 
 
 def _line(error: Exception, number: int) -> str:

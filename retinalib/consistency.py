@@ -51,9 +51,7 @@ def look(detector: Detector, photos: Sequence[tuple[np.ndarray, Faces]], score_t
     photo, number, predicted, true = matched_landmarks(found, truth)
     partners = [match_faces(ours, theirs) for ours, theirs in zip(found, truth, strict=True)]
     back = mirrored_look(detector, images, found, score_threshold)
-    mirrored = np.full(predicted.shape, np.nan)
-    for row, (p, n) in enumerate(zip(photo, number, strict=True)):
-        mirrored[row] = back[p][partners[p][n]]
+    mirrored = np.array([back[p][partners[p][n]] for p, n in zip(photo, number, strict=True)]).reshape(predicted.shape)
     first = first_look(detector, images, score_threshold)
     once = None if first is None else matched_landmarks(first, truth)[2]
     return Looks(found, photo, number, predicted, true, mirrored, once)
@@ -85,9 +83,10 @@ def mirrored_look(
     result = []
     again = detector.detect([np.ascontiguousarray(image[:, ::-1]) for image in images], score_threshold, pyramid=True)
     for image, faces, back in zip(images, found, again, strict=True):
-        partner = match_faces(back.flipped(image.shape[1]), faces)
+        back = back.flipped(image.shape[1])
+        partner = match_faces(back, faces)
         landmarks = np.full(faces.landmarks.shape, np.nan)
-        landmarks[partner >= 0] = back.flipped(image.shape[1]).landmarks[partner[partner >= 0]]
+        landmarks[partner >= 0] = back.landmarks[partner[partner >= 0]]
         result.append(landmarks)
     return result
 

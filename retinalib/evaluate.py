@@ -287,26 +287,17 @@ def region_errors(table: pd.DataFrame) -> pd.DataFrame:
 def summary(table: pd.DataFrame, by: str | list[str] | None = None) -> pd.DataFrame:
     """A table of :func:`evaluate_faces` in a row, or a row a group: faces, recall, median_nme, mean_nme and pupil_nme over
     found faces; failure_rate and auc at 10 % over all, with a miss as a failure. Of no faces, everything else is NaN."""
-
-    def row(group: pd.DataFrame) -> pd.Series:
-        values = {
-            "faces": len(group),
-            "recall": group["matched"].mean(),
-            "median_nme": group["nme"].median(),
-            "mean_nme": group["nme"].mean(),
-            "failure_rate": failure_rate(group["nme"].to_numpy()),
-            "auc": auc(group["nme"].to_numpy()),
-        }
-        if "nme_pupils" in group:
-            values["pupil_nme"] = group["nme_pupils"].median()
-        return pd.Series(values)
-
-    if by is None:
-        return row(table).to_frame("all").T.astype({"faces": int})
-    rows = {key: row(group) for key, group in table.groupby(by, observed=True, sort=True)}
-    if not rows:
-        index = pd.Index([], name=by) if isinstance(by, str) else pd.MultiIndex.from_arrays([[] for _ in by], names=by)
-        return row(table).to_frame().T.iloc[:0].astype({"faces": int}).set_axis(index)
-    result = pd.DataFrame(rows).T
-    result.index.names = [by] if isinstance(by, str) else by
-    return result.astype({"faces": int})
+    measures = {
+        "faces": ("matched", "size"),
+        "recall": ("matched", "mean"),
+        "median_nme": ("nme", "median"),
+        "mean_nme": ("nme", "mean"),
+        "failure_rate": ("nme", failure_rate),
+        "auc": ("nme", auc),
+    }
+    if "nme_pupils" in table:
+        measures["pupil_nme"] = ("nme_pupils", "median")
+    if by is None:  # a row also where there is no face
+        groups = table.groupby(pd.Categorical(["all"] * len(table), ["all"]), observed=False)
+        return groups.agg(**measures).set_axis(["all"]).astype(float).astype({"faces": int})
+    return table.groupby(by, observed=True).agg(**measures).astype(float).astype({"faces": int})

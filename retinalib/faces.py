@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -73,14 +73,8 @@ class Faces:
             index = [range(len(self))[index]]
         if isinstance(index, (list, tuple)):
             index = list(index) if len(index) else slice(0, 0)
-        return Faces(
-            self.boxes[index],
-            self.landmarks[index],
-            self.visible[index],
-            self.scores[index],
-            self.attributes.iloc[index],
-            self.schema,
-        )
+        arrays = (array[index] for array in (self.boxes, self.landmarks, self.visible, self.scores, self.attributes.iloc))
+        return Faces(*arrays, self.schema)
 
     @classmethod
     def empty(cls, schema: LandmarkSchema = WFLW_98) -> Faces:
@@ -96,14 +90,7 @@ class Faces:
     def transformed(self, scale: tuple[float, float] = (1, 1), shift: tuple[float, float] = (0, 0)) -> Faces:
         """The faces of the image that was scaled by (sx, sy) and then shifted by (dx, dy) pixels; visibility as it was."""
         scale, shift = np.asarray(scale, np.float32), np.asarray(shift, np.float32)
-        return Faces(
-            self.boxes * np.tile(scale, 2) + np.tile(shift, 2),
-            self.landmarks * scale + shift,
-            self.visible,
-            self.scores,
-            self.attributes,
-            self.schema,
-        )
+        return replace(self, boxes=self.boxes * np.tile(scale, 2) + np.tile(shift, 2), landmarks=self.landmarks * scale + shift)
 
     def flipped(self, width: float) -> Faces:
         """The faces of the image, ``width`` pixels wide, mirrored left to right; left and right landmarks change places."""
@@ -111,4 +98,4 @@ class Faces:
         boxes, landmarks = self.boxes.copy(), self.landmarks[:, order].copy()
         boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
         landmarks[..., 0] = width - landmarks[..., 0]
-        return Faces(boxes, landmarks, self.visible[:, order], self.scores, self.attributes, self.schema)
+        return replace(self, boxes=boxes, landmarks=landmarks, visible=self.visible[:, order])

@@ -74,9 +74,9 @@ def head_pose(landmarks: np.ndarray, schema: LandmarkSchema = WFLW_98) -> HeadPo
     return HeadPose(rotation * nan[:, None, None], scale * nan, residual * nan)
 
 
-def _mirror(side: str) -> np.ndarray:
+def _mirror(eye: Eye) -> np.ndarray:
     """The eyeball is modelled for the right eye; the left one is its mirror image."""
-    return np.array([1.0 if side == "right" else -1.0, 1, 1])
+    return np.array([eye.handedness, 1, 1])
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def calibrate(landmarks: np.ndarray, gaze: dict[str, np.ndarray], closed: float,
     rows, wanted = [], []
     for side, eye in (("right", schema.right_eye), ("left", schema.left_eye)):
         use = (openness(landmarks, eye) > closed) & np.isfinite(pose.scale) & np.isfinite(gaze[side]).all(1)
-        turned = pose.rotation[use] * _mirror(side)  # (M, 3, 3): what the camera sees of each coordinate of the centre
+        turned = pose.rotation[use] * _mirror(eye)  # (M, 3, 3): what the camera sees of each coordinate of the centre
         look = gaze_vector(*gaze[side][use].T)
         rows.append(np.concatenate([turned[:, :2], look[:, :2, None]], -1).reshape(-1, 4))
         shift = landmarks[use, eye.pupil] - _anchor(landmarks, eye)[use]
@@ -126,7 +126,7 @@ def gaze_angles(landmarks: np.ndarray, eyeball: Eyeball, schema: LandmarkSchema 
     pose = head_pose(landmarks, schema)
     table, looks = pd.DataFrame(index=range(len(landmarks))), []
     for side, eye in (("right", schema.right_eye), ("left", schema.left_eye)):
-        middle = (pose.rotation @ (np.array(eyeball.centre) * _mirror(side)))[:, :2]
+        middle = (pose.rotation @ (np.array(eyeball.centre) * _mirror(eye)))[:, :2]
         shift = (landmarks[:, eye.pupil] - _anchor(landmarks, eye)) / pose.scale[:, None]
         flat = (shift - middle) / eyeball.radius
         flat = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1.0)
@@ -146,7 +146,7 @@ def _angles(look: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def gaze_error(predicted: pd.DataFrame, true: pd.DataFrame, side: str) -> np.ndarray:
     """(N,) the angle between two directions, degrees; both tables have gaze_yaw_<side> and gaze_pitch_<side>."""
     columns = [f"gaze_yaw_{side}", f"gaze_pitch_{side}"]
-    a, b = (gaze_vector(*t[columns].to_numpy(float).T) for t in (predicted, true))
+    a, b = (gaze_vector(*table[columns].to_numpy(float).T) for table in (predicted, true))
     return np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b), axis=1), (a * b).sum(1)))
 
 
@@ -177,6 +177,6 @@ def compensated_offset(landmarks: np.ndarray, eyeball: Eyeball, side: str, schem
     landmarks = np.asarray(landmarks, float)
     eye = schema.right_eye if side == "right" else schema.left_eye
     pose = head_pose(landmarks, schema)
-    ahead = (pose.rotation @ (np.array(eyeball.centre) * _mirror(side) + [0, 0, eyeball.radius]))[:, :2]
+    ahead = (pose.rotation @ (np.array(eyeball.centre) * _mirror(eye) + [0, 0, eyeball.radius]))[:, :2]
     straight = _anchor(landmarks, eye) + pose.scale[:, None] * ahead
     return to_eye_frame(landmarks[:, eye.pupil], landmarks, eye) - to_eye_frame(straight, landmarks, eye)

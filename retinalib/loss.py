@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -68,7 +69,7 @@ def wing(difference: Tensor, width: float = 1.0, curvature: float = 0.2) -> Tens
     """
     size = difference.abs()
     near = width * torch.log1p(size / curvature)
-    offset = width - width * torch.log1p(torch.tensor(width / curvature)).item()
+    offset = width - width * math.log1p(width / curvature)
     return torch.where(size < width, near, size - offset)
 
 

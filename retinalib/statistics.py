@@ -11,6 +11,8 @@ import pandas as pd
 from scipy import stats
 from scipy.optimize import brentq
 
+_TAIL = (1 - 0.95) / 2  # on each side of an interval of 95 %
+
 
 class Difference(NamedTuple):
     """An estimated difference with its interval; ``detectable``: the smallest true effect that would be found with a power of
@@ -95,11 +97,11 @@ def crossed_difference(by_seed: np.ndarray, resampled: np.ndarray, photos: int, 
     def quantile(tail: float) -> float:
         return share * stats.t.isf(tail, seeds - 1) + (1 - share) * stats.t.isf(tail, max(photos - 1, 1))
 
-    half = float(quantile(0.025)) * error
+    half = float(quantile(_TAIL)) * error
     size, least = abs(estimate) / error, -300.0  # of the p-value's logarithm
     beyond = quantile(np.exp(least) / 2) <= size
     p_value = float(np.exp(least if beyond else brentq(lambda log: quantile(np.exp(log) / 2) - size, least, 0.0)))
-    needed = quantile(0.025 / comparisons)
+    needed = quantile(_TAIL / comparisons)
 
     def power(shift: float) -> float:
         return share * _beyond(needed, seeds - 1, shift) + (1 - share) * _beyond(needed, max(photos - 1, 1), shift)
@@ -164,7 +166,7 @@ def cluster_bootstrap(
         size = sizes[photos]
         rows = np.repeat(starts[photos] - (np.cumsum(size) - size), size) + np.arange(size.sum())
         repeated.append(statistic(grouped[rows]))
-    low, high = np.nanquantile(repeated, [0.025, 0.975]) if np.isfinite(repeated).any() else (np.nan, np.nan)
+    low, high = np.nanquantile(repeated, [_TAIL, 1 - _TAIL]) if np.isfinite(repeated).any() else (np.nan, np.nan)
     return float(statistic(values)), float(low), float(high)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from retinalib.checkpoint import load_model, load_reference_checkpoint, save_atomically, save_model
+from retinalib.checkpoint import load_model, save_atomically, save_model
 from retinalib.landmarks import WIDER_5
 from retinalib.model import REFERENCE_NORMALISATION, ModelConfig, RetinaFace
 from tests.shared import SHARED, needs_shared
@@ -28,7 +28,7 @@ def test_resnet50_names_and_shapes_load(tmp_path):
     torch.manual_seed(0)
     state = {k: torch.rand(v) if v else torch.tensor(7) for k, v in shapes.items()}
     torch.save(state, tmp_path / "resnet50.pth")
-    model = load_reference_checkpoint(tmp_path / "resnet50.pth")
+    model = load_model(tmp_path / "resnet50.pth")
     assert model.config.backbone == "resnet50" and model.config.schema == WIDER_5
     assert torch.equal(model.ssh[2].conv7_third[0].weight, state["ssh3.conv7x7_3.0.weight"])
     assert len(model.state_dict()) == len(shapes)

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from retinalib.anchors import AnchorConfig, anchor_grid
-from retinalib.checkpoint import load_reference_checkpoint
+from retinalib.checkpoint import load_model
 from retinalib.landmarks import WFLW_98, WIDER_5
 from retinalib.model import (
     REFERENCE_NORMALISATION,
@@ -27,7 +27,7 @@ def build(**options):
     "weights, outputs", [("mobilenet0.25_Final.pth", "forward_5pt"), ("seed_se98_random.pth", "forward_se98")]
 )
 def test_forward_is_the_references(weights, outputs):
-    model = load_reference_checkpoint(SHARED / "reference" / weights)
+    model = load_model(SHARED / "reference" / weights)
     expected = np.load(SHARED / "reference" / f"{outputs}.npz")
     with torch.inference_mode():
         logits, boxes, landmarks = model.dense(torch.from_numpy(expected["images"]))

@@ -180,7 +180,7 @@ def test_features_with_se(dataset):
 
 
 def test_features_without_se(dataset, detector):
-    explorer = feature_viewer(detector.model, [dataset[0][0]])
+    explorer = feature_viewer(detector, dataset)
     changes(explorer, level=16, order="strongest first", channel=64)
     assert "rank 64, mean |activation|" in explorer.sentence.value
 

@@ -14,7 +14,6 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -27,26 +26,13 @@ _MOST_BYTES = 20_000_000_000  # an archive that would unpack to more is refused
 _MOST_MEMBERS = 200_000  # or that holds more files
 
 
-@dataclass(frozen=True)
-class Archive:
-    """One official file, and the folder or file that is there once it is extracted."""
-
-    name: str
-    gives: str
-    home: str
-
-
 ARCHIVES = {
-    "wflw": (
-        Archive("WFLW_images.tar.gz", wflw.IMAGES, wflw.HOME),
-        Archive("WFLW_annotations.tar.gz", "WFLW_annotations", wflw.HOME),
-    ),
-    "wider": (
-        Archive("WIDER_train.zip", "WIDER_train", wider.HOME),
-        Archive("WIDER_val.zip", "WIDER_val", wider.HOME),
-        Archive("wider_face_split.zip", "wider_face_split", wider.HOME),
-    ),
+    "wflw": {"WFLW_images.tar.gz": wflw.IMAGES, "WFLW_annotations.tar.gz": "WFLW_annotations"},
+    "wider": {f"{name}.zip": name for name in ("WIDER_train", "WIDER_val", "wider_face_split")},
 }
+"""The official files, and the folder that is there once each is extracted."""
+
+HOMES = {"wflw": wflw.HOME, "wider": wider.HOME}
 EXPECTED = {
     "wflw": {"train": 7500, "test": 2500},
     "wider": {"train": 159_424, "val": 39_708},
@@ -123,16 +109,14 @@ def prepare(dataset: str, root: str | Path) -> dict[str, int]:
     are missing and where to get them, and ValueError if a list has another number of faces than the official one.
     """
     root, missing = Path(root), []
-    for archive in ARCHIVES[dataset]:
-        if (root / archive.gives).exists():
-            continue
-        if (root / archive.name).is_file():
-            extract(root / archive.name, root)
-        if not (root / archive.gives).exists():
-            missing.append(archive)
+    for name, gives in ARCHIVES[dataset].items():
+        if not (root / gives).exists() and (root / name).is_file():
+            extract(root / name, root)
+        if not (root / gives).exists():
+            missing.append(name)
     if missing:
-        names = " and ".join(a.name for a in missing)
-        raise FileNotFoundError(f"{names} missing in {root}: download from {missing[0].home} and put there; see data/README.md")
+        names = " and ".join(missing)
+        raise FileNotFoundError(f"{names} missing in {root}: download from {HOMES[dataset]} and put there; see data/README.md")
     if dataset == "wflw":
         tables = {s: wflw.read_annotations(root / wflw.LISTS.format(split=s)) for s in EXPECTED["wflw"]}
     else:

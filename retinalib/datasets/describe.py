@@ -17,11 +17,8 @@ _SAME_FACE = 0.05  # mean distance of the landmarks, in box sizes: closer than t
 
 def image_sizes(dataset: FaceDataset) -> np.ndarray:
     """(N, 2) int height and width of each photo, from the files' headers. Raises FileNotFoundError, or ValueError."""
-    sizes = np.zeros((len(dataset), 2), int)
-    for number, name in enumerate(dataset.names):
-        header = read_header(dataset.images_root / name, name)
-        sizes[number] = header.height, header.width
-    return sizes
+    headers = [read_header(dataset.images_root / name, name) for name in dataset.names]
+    return np.array([(header.height, header.width) for header in headers], int).reshape(-1, 2)
 
 
 def faults(table: pd.DataFrame, images_root: Path, seen: Callable[[], object] = lambda: None) -> list[str]:
@@ -88,11 +85,8 @@ def describe_faces(dataset: FaceDataset) -> pd.DataFrame:
 
 def _repeated(points: np.ndarray) -> int:
     """How many of (L, 2) landmarks lie on another one."""
-    points = points[np.isfinite(points).all(-1)]
-    if len(points) < 2:
-        return 0
-    distance = squareform(pdist(points)) + np.diag(np.full(len(points), np.inf))
-    return int((distance.min(1) < _SAME_POINT).sum())
+    near = pdist(points[np.isfinite(points).all(-1)]) < _SAME_POINT
+    return int(squareform(near).any(1).sum())
 
 
 def _twins(points: np.ndarray, size: np.ndarray) -> np.ndarray:

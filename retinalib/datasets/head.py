@@ -7,7 +7,7 @@ the image's right, pitch when it looks up, roll when the head tilts clockwise in
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -167,23 +167,13 @@ def average_landmarks() -> np.ndarray:
     return points
 
 
-@dataclass(frozen=True)
-class Surface:
-    """A grid of quadrilaterals from the middle of the face over its outline to the back of the head.
-
-    points: (R, T, 3); rings below ``face_rings`` lie inside the outline.
-    """
-
-    points: np.ndarray
-    face_rings: int
-
-
-RINGS = 11
+RINGS = 11  # of the surface, those that lie inside the face's outline
 _SPOKES = 60
 
 
 @cache
-def _surface_at_rest() -> Surface:
+def _surface_at_rest() -> np.ndarray:
+    """(R, T, 3) a grid of quadrilaterals from the middle of the face over its outline to the back of the head."""
     contour = _mirrored()[list(SCHEMA.regions["contour"])]
     top = np.radians(np.linspace(12, 168, 17))
     arc = np.column_stack([0.83 * np.cos(top), -0.06 - 0.74 * np.sin(top) ** 0.8])
@@ -204,7 +194,7 @@ def _surface_at_rest() -> Surface:
         crown[:, 1] += above * ((1 + 0.32 * min(1, -2 * back)) * grow - 1) - np.maximum(edge[:, 1], 0) * 0.2 * -back
         nape = edge * [0.9 * grow, 1, 1] + [0, -0.036 * (1 - back), back * 0.75]
         skull.append(lift * crown + (1 - lift) * nape)
-    return Surface(np.concatenate([face, np.stack(skull)]), RINGS)
+    return np.concatenate([face, np.stack(skull)])
 
 
 def _expression_field(points: np.ndarray, expression: Expression) -> np.ndarray:
@@ -248,15 +238,15 @@ def _lips_met(landmarks: np.ndarray) -> np.ndarray:
 class Head:
     """One head with its expression and gaze, in its own frame.
 
-    landmarks: (98, 3), the pupils on the eyeballs; surface: the skin; eyes: centres (2, 3), right and left; gaze: (2, 3) unit
-    vectors in the camera's frame.
+    landmarks: (98, 3), the pupils on the eyeballs; surface: the skin, (R, T, 3), whose first ``RINGS`` are the face's; eyes:
+    centres (2, 3), right and left; gaze: (2, 3) unit vectors in the camera's frame.
     """
 
     landmarks: np.ndarray
-    surface: Surface
+    surface: np.ndarray
     eyes: np.ndarray
     rotation: np.ndarray
-    gaze: np.ndarray = field(default_factory=lambda: np.array([[0.0, 0, 1], [0, 0, 1]]))
+    gaze: np.ndarray
 
 
 def gaze_vector(yaw: float | np.ndarray, pitch: float | np.ndarray) -> np.ndarray:
@@ -269,11 +259,11 @@ def gaze_vector(yaw: float | np.ndarray, pitch: float | np.ndarray) -> np.ndarra
 def build(identity: Identity, expression: Expression, pose: Pose, gaze: tuple[np.ndarray, np.ndarray]) -> Head:
     """Puts a head together. gaze: right and left unit direction in the camera's frame."""
     rest, surface = average_landmarks(), _surface_at_rest()
-    everything = np.concatenate([rest, surface.points.reshape(-1, 3)])
+    everything = np.concatenate([rest, surface.reshape(-1, 3)])
     everything = _identity_field(everything, identity.shape)
     everything = everything + _expression_field(everything, expression)
     landmarks = _lips_met(everything[: SCHEMA.count])
-    skin = Surface(everything[SCHEMA.count :].reshape(surface.points.shape), surface.face_rings)
+    skin = everything[SCHEMA.count :].reshape(surface.shape)
     rotation = pose.matrix()
     eyes = []
     for eye, opening, direction in zip((SCHEMA.right_eye, SCHEMA.left_eye), expression.lids, gaze, strict=True):

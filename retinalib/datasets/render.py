@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from retinalib.datasets.head import EYE_RADIUS, IRIS_RADIUS, Head, height, silhouette
+from retinalib.datasets.head import EYE_RADIUS, IRIS_RADIUS, RINGS, Head, height, silhouette
 from retinalib.landmarks import WFLW_98 as SCHEMA
 
 _SHIFT = 4  # fractional bits of OpenCV's drawing
@@ -48,7 +48,7 @@ class Light:
     tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
-def camera(head: Head, scale: float, distance: float) -> tuple[Project, np.ndarray]:
+def camera(head: Head, scale: float, distance: float) -> Project:
     """Perspective at ``distance`` units from the head, ``scale`` pixels a unit at the eyes; (N, 3) head frame to (N, 2) pixels
     from the head's origin."""
 
@@ -56,7 +56,7 @@ def camera(head: Head, scale: float, distance: float) -> tuple[Project, np.ndarr
         turned = points @ head.rotation.T
         return turned[:, :2] * (scale * distance / (distance - turned[:, 2:]))
 
-    return project, head.rotation
+    return project
 
 
 def landmarks_2d(head: Head, project: Project) -> np.ndarray:
@@ -66,7 +66,7 @@ def landmarks_2d(head: Head, project: Project) -> np.ndarray:
     return points
 
 
-def _fill(canvas: np.ndarray, points: np.ndarray, colour: object) -> None:
+def fill(canvas: np.ndarray, points: np.ndarray, colour: object) -> None:
     """A polygon given in pixels with the corner of the first pixel at 0, 0."""
     fixed = np.round((points - 0.5) * (1 << _SHIFT)).astype(np.int32)
     cv2.fillPoly(canvas, [fixed], colour, cv2.LINE_AA, _SHIFT)
@@ -92,8 +92,8 @@ class _Painter:
 
     def __init__(self, head: Head, look: Look, light: Light, scale: float, distance: float, rng: np.random.Generator) -> None:
         self.head, self.look, self.light, self.scale, self.rng = head, look, light, scale, rng
-        self.project, self.rotation = camera(head, scale, distance)
-        hull = self.project(head.surface.points.reshape(-1, 3))
+        self.project, self.rotation = camera(head, scale, distance), head.rotation
+        hull = self.project(head.surface.reshape(-1, 3))
         margin = (0.75 if look.hair_style == "long" or look.hat is not None else 0.3) * scale
         low = np.floor(hull.min(0) - margin)
         self.width, self.height = (np.ceil(hull.max(0) + margin) - low).astype(int)
@@ -122,14 +122,13 @@ class _Painter:
         return tuple(float(v) for v in np.clip(np.asarray(colour) * light * np.asarray(self.light.tint), 0, 255))
 
     def _both(self, points: np.ndarray, colour: object) -> None:
-        _fill(self.colour, points, colour)
-        _fill(self.mask, points, 255)
+        fill(self.colour, points, colour)
+        fill(self.mask, points, 255)
 
     def _hair_behind(self) -> None:
         if self.look.hair_style != "long":
             return
-        skull = self.head.surface.points
-        ring = skull[self.head.surface.face_rings + 1]
+        ring = self.head.surface[RINGS + 1]
         high = ring[ring[:, 1] < 0.3] * [1.22, 1.12, 1.0]
         drop = self.rng.uniform(1.2, 2.1)
         low = np.array([[1.15, drop, -0.7], [0.6, drop + 0.2, -0.8], [-0.6, drop + 0.2, -0.8], [-1.15, drop, -0.7]])
@@ -149,7 +148,7 @@ class _Painter:
     def _shade(self) -> tuple[np.ndarray, np.ndarray]:
         """Per surface vertex: RGB (R, T, 3) and camera-frame points (R, T, 3)."""
         surface = self.head.surface
-        turned = surface.points @ self.rotation.T
+        turned = surface @ self.rotation.T
         along = np.roll(turned, -1, 1) - np.roll(turned, 1, 1)
         out = np.gradient(turned, axis=0)
         normals = np.cross(along, out)
@@ -161,7 +160,7 @@ class _Painter:
         half /= np.linalg.norm(half)
         lambert = np.clip(normals @ light, 0, None)
         shine = np.clip(normals @ half, 0, None) ** 14 * self.light.gloss
-        x, y = surface.points[..., 0], surface.points[..., 1]
+        x, y = surface[..., 0], surface[..., 1]
         albedo = np.broadcast_to(np.asarray(self.look.skin, float), turned.shape).copy()
         flush = np.exp(-(((np.abs(x) - 0.45) / 0.2) ** 2 + ((y - 0.41) / 0.18) ** 2)) + 0.6 * np.exp(
             -((x / 0.15) ** 2 + ((y - 0.41) / 0.11) ** 2)
@@ -171,7 +170,7 @@ class _Painter:
             jaw = np.clip((y - 0.57) / 0.14, 0, 1) * np.clip((y - 0.57 + (np.abs(x) - 0.3) * 1.1) / 0.28, 0, 1)
             jaw = np.maximum(jaw, np.exp(-((x / 0.28) ** 4 + ((y - 0.56) / 0.055) ** 2)))
             albedo += (np.asarray(self.look.hair) - albedo) * (self.look.beard * jaw * (y < 1.5))[..., None]
-        hair = self._hair_cover(x, y, surface.face_rings)
+        hair = self._hair_cover(x, y)
         albedo += (np.asarray(self.look.hair) - albedo) * hair[..., None]
         brightness = self.light.ambient + self.light.key * lambert
         socket = 1 - 0.16 * np.exp(-(((np.abs(x) - 0.33) / 0.15) ** 2 + ((y + 0.02) / 0.09) ** 2))
@@ -180,16 +179,16 @@ class _Painter:
             - 0.3 * np.exp(-((x / 0.16) ** 2 + ((y - 0.52) / 0.04) ** 2))
             - 0.2 * np.exp(-((x / 0.2) ** 2 + ((y - 0.96) / 0.05) ** 2))
         )
-        inside = (np.arange(len(x)) < surface.face_rings)[:, None]
+        inside = (np.arange(len(x)) < RINGS)[:, None]
         brightness = brightness * np.where(inside, socket * under, 1.0)
         rgb = albedo * brightness[..., None] + 255 * shine[..., None] * (1 - hair[..., None] * 0.6)
         return np.clip(rgb * np.asarray(self.light.tint), 0, 255), turned
 
-    def _hair_cover(self, x: np.ndarray, y: np.ndarray, face_rings: int) -> np.ndarray:
+    def _hair_cover(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """(R, T) 0 … 1: how much of the surface hair covers."""
         if self.look.hair_style == "bald":
             return np.zeros_like(x)
-        behind = (np.arange(len(x)) >= face_rings)[:, None]
+        behind = (np.arange(len(x)) >= RINGS)[:, None]
         line = -0.62 + 0.34 * self.look.fringe - 0.25 * np.abs(x) * (self.look.fringe < 0.4)
         above = np.clip((line + 0.2 * np.abs(x) ** 2 - y) / 0.07, 0, 1)
         temples = np.clip((0.25 if self.look.hair_style == "short" else 1.6) - y, 0, 0.1) / 0.1
@@ -199,7 +198,7 @@ class _Painter:
         """Visible surface quadrilaterals, the farthest first: fixed-point corners (Q, 4, 2), colours (Q, 3), depths (Q,);
         and the colour (3,) inside the innermost ring."""
         rgb, turned = self._shade()
-        flat = self.place(self.head.surface.points.reshape(-1, 3)).reshape(*turned.shape[:2], 2)
+        flat = self.place(self.head.surface.reshape(-1, 3)).reshape(*turned.shape[:2], 2)
 
         def corners(grid: np.ndarray) -> np.ndarray:
             following = np.roll(grid, -1, 1)
@@ -216,13 +215,13 @@ class _Painter:
     def _skin(self) -> None:
         fixed, colours, depth, inner = self._quads()
         skin, cover = np.zeros_like(self.colour), np.zeros_like(self.mask)
-        middle = self.place(self.head.surface.points[0])
+        middle = self.place(self.head.surface[0])
         for corners, colour in zip(fixed, colours.tolist(), strict=True):
             cv2.fillConvexPoly(skin, corners, colour, cv2.LINE_8, _SHIFT)
             cv2.fillConvexPoly(cover, corners, 255, cv2.LINE_8, _SHIFT)
         if (self.rotation @ [0, 0, 1.0])[2] > 0:
-            _fill(skin, middle, inner.tolist())
-            _fill(cover, middle, 255)
+            fill(skin, middle, inner.tolist())
+            fill(cover, middle, 255)
         sigma = max(0.3, 0.028 * self.scale)
         weight = cv2.GaussianBlur(cover, (0, 0), sigma).astype(np.float32)[..., None] / 255
         soft = cv2.GaussianBlur(skin, (0, 0), sigma).astype(np.float32) / np.maximum(weight, 0.05)
@@ -280,7 +279,7 @@ class _Painter:
         outline = self.points[region]
         colour = np.asarray(self.look.hair) * 0.8 if self.look.hair_style != "bald" else np.asarray(self.look.skin) * 0.4
         under = canvas.copy()
-        _fill(canvas, _smooth(outline), self._tone(colour))
+        fill(canvas, _smooth(outline), self._tone(colour))
         strength = 0.65 + 0.35 * self.look.make_up
         cv2.addWeighted(canvas, strength, under, 1 - strength, 0, canvas)
 
@@ -294,14 +293,14 @@ class _Painter:
         if self.look.make_up > 0.3:  # shadow above the eye
             lift = (upper.mean(0) - points[list(eye.lower)].mean(0)) * 0.7
             shadow = np.asarray(self.look.skin) * [0.6, 0.5, 0.65]
-            _fill(canvas, _smooth(np.concatenate([upper, (upper + lift)[::-1]])), self._tone(shadow))
+            fill(canvas, _smooth(np.concatenate([upper, (upper + lift)[::-1]])), self._tone(shadow))
         outline = _smooth(lids, rounds=1)
         if gap > 0.06 * wide:
             low, high = np.floor(outline.min(0) - 2).astype(int).clip(0), np.ceil(outline.max(0) + 2).astype(int)
             patch = canvas[low[1] : high[1], low[0] : high[0]]
             if patch.size:
                 inside = np.zeros(patch.shape[:2], np.uint8)
-                _fill(inside, outline - low, 255)
+                fill(inside, outline - low, 255)
                 ball = np.empty_like(patch)
                 ball[:] = np.array(self._tone((228, 220, 214), 0.95), np.uint8)
                 self._iris(ball, number, low)
@@ -341,26 +340,26 @@ class _Painter:
             points = self.place(ring)
             return points - points.mean(0) + self.points[eye.pupil] - low
 
-        _fill(ball, circle(IRIS_RADIUS), self._tone(np.asarray(self.look.iris) * 0.55))
-        _fill(ball, circle(IRIS_RADIUS * 0.85), self._tone(self.look.iris))
-        _fill(ball, circle(IRIS_RADIUS * 0.42), self._tone((16, 12, 12)))
+        fill(ball, circle(IRIS_RADIUS), self._tone(np.asarray(self.look.iris) * 0.55))
+        fill(ball, circle(IRIS_RADIUS * 0.85), self._tone(self.look.iris))
+        fill(ball, circle(IRIS_RADIUS * 0.42), self._tone((16, 12, 12)))
         spot = self.points[eye.pupil] - low + np.asarray(self.light.direction)[:2] * 0.035 * self.scale
         angles = angle[:, 0]
-        _fill(ball, spot + 0.013 * self.scale * np.column_stack([np.cos(angles), np.sin(angles)]), (245, 245, 245))
+        fill(ball, spot + 0.013 * self.scale * np.column_stack([np.cos(angles), np.sin(angles)]), (245, 245, 245))
 
     def _mouth(self, canvas: np.ndarray) -> None:
         outer, inner = (self.points[list(SCHEMA.regions[n])] for n in ("outer lips", "inner lips"))
         tone = np.asarray(self.look.lips) * (1 - 0.25 * self.look.make_up) + np.array([70, -10, 0]) * self.look.make_up * 0.7
-        _fill(canvas, _smooth(outer, rounds=1), self._tone(np.clip(tone, 0, 255)))
+        fill(canvas, _smooth(outer, rounds=1), self._tone(np.clip(tone, 0, 255)))
         half = len(outer) // 2
         lower = np.concatenate([outer[half:], outer[:1], inner[:1], inner[len(inner) // 2 :][::-1]])
-        _fill(canvas, lower, self._tone(np.clip(tone * 1.12, 0, 255)))
+        fill(canvas, lower, self._tone(np.clip(tone * 1.12, 0, 255)))
         gap = np.linalg.norm(inner[2] - inner[6])
         if gap > 0.03 * self.scale:
-            _fill(canvas, _smooth(inner, rounds=1), self._tone((60, 22, 24)))
+            fill(canvas, _smooth(inner, rounds=1), self._tone((60, 22, 24)))
             if gap > 0.05 * self.scale:
                 teeth = np.concatenate([inner[1:4], (inner[1:4] + (inner[5:8][::-1] - inner[1:4]) * 0.42)[::-1]])
-                _fill(canvas, teeth, self._tone((225, 218, 205)))
+                fill(canvas, teeth, self._tone((225, 218, 205)))
         else:
             middle = (inner[[0, 1, 2, 3, 4]] + inner[[0, 7, 6, 5, 4]]) / 2
             _line(canvas, _smooth(middle, closed=False), self._tone(tone * 0.45), 0.02 * self.scale)
@@ -376,7 +375,7 @@ class _Painter:
             across = (b - a) * 0.42
             angle = np.linspace(0, 2 * np.pi, 14, endpoint=False)[:, None]
             down = np.array([-across[1], across[0]]) * 0.45
-            _fill(canvas, middle + np.cos(angle) * across + np.sin(angle) * down, dark)
+            fill(canvas, middle + np.cos(angle) * across + np.sin(angle) * down, dark)
         _line(canvas, _smooth(base, closed=False), self._tone(np.asarray(self.look.skin) * 0.6), 0.014 * self.scale)
 
     def _glasses(self) -> None:
@@ -402,7 +401,7 @@ class _Painter:
         _line(self.colour, bridge, frame, 0.025 * self.scale)
 
     def _hat(self) -> None:
-        ring = self.head.surface.points[self.head.surface.face_rings]
+        ring = self.head.surface[RINGS]
         brim = ring[ring[:, 1] < -0.38] * [1.12, 1.0, 1.0]
         top = brim * [0.95, 1.0, 1.0] + [0, -0.5, -0.25]
         rear = brim * [1.0, 0.8, 1.0] + [0, 0, -0.9]

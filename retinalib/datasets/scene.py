@@ -5,14 +5,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from retinalib.datasets.render import Light, Look
+from retinalib.datasets.render import Light, Look, fill
 from retinalib.landmarks import WFLW_98 as SCHEMA
 
-_SHIFT = 4
 
-
-def _polygon(picture: np.ndarray, points: np.ndarray, colour: object) -> None:
-    cv2.fillPoly(picture, [np.round((np.asarray(points) - 0.5) * (1 << _SHIFT)).astype(np.int32)], colour, cv2.LINE_AA, _SHIFT)
+def _line(picture: np.ndarray, start: np.ndarray, end: np.ndarray, colour: object, width: float) -> None:
+    ends = start.astype(int).tolist(), end.astype(int).tolist()
+    cv2.line(picture, *ends, colour, max(1, round(width)), cv2.LINE_AA)
 
 
 def _noise(size: int, cells: int, rng: np.random.Generator) -> np.ndarray:
@@ -57,11 +56,8 @@ def _thing(picture: np.ndarray, size: int, rng: np.random.Generator) -> None:
     kind = rng.integers(4)
     if kind == 0:
         angle = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 8))))
-        _polygon(
-            picture,
-            at + extent * rng.uniform(0.4, 1, (len(angle), 1)) * np.column_stack([np.cos(angle), np.sin(angle)]),
-            colour,
-        )
+        corners = np.column_stack([np.cos(angle), np.sin(angle)])
+        fill(picture, at + extent * rng.uniform(0.4, 1, (len(angle), 1)) * corners, colour)
     elif kind == 1:
         axes = (max(1, int(extent * rng.uniform(0.3, 1))), max(1, int(extent * rng.uniform(0.3, 1))))
         cv2.ellipse(picture, at.astype(int).tolist(), axes, float(rng.uniform(0, 180)), 0, 360, colour, -1, cv2.LINE_AA)
@@ -70,14 +66,7 @@ def _thing(picture: np.ndarray, size: int, rng: np.random.Generator) -> None:
         along = rng.normal(0, extent, 2)
         for number in range(int(rng.integers(2, 9))):
             start = at + number * step
-            cv2.line(
-                picture,
-                start.astype(int).tolist(),
-                (start + along).astype(int).tolist(),
-                colour,
-                int(rng.integers(1, 7)),
-                cv2.LINE_AA,
-            )
+            _line(picture, start, start + along, colour, int(rng.integers(1, 7)))
     else:
         step = rng.normal(0, 0.06 * size, 2)
         for number in range(int(rng.integers(2, 7))):
@@ -139,9 +128,9 @@ def body(
 
     right = [(0.4, 1.45), (0.75 * wide, 1.65), (wide, 2.2), (1.05 * wide, 9.0)]
     outline = [*((-px, py) for px, py in right), *right[::-1]]
-    _polygon(picture, points(outline), _tuple(cloth))
+    fill(picture, points(outline), _tuple(cloth))
     skin = np.asarray(look.skin) * bright * 0.72
-    _polygon(picture, points([(-0.46, 0.6), (-0.42, 1.5), (0, 1.9), (0.42, 1.5), (0.46, 0.6)]), _tuple(skin))
+    fill(picture, points([(-0.46, 0.6), (-0.42, 1.5), (0, 1.9), (0.42, 1.5), (0.46, 0.6)]), _tuple(skin))
 
 
 def cover(
@@ -152,10 +141,8 @@ def cover(
     kind = rng.choice(["mask", "hand", "microphone", "thing"], p=(0.2, 0.3, 0.2, 0.3))
     if kind == "mask":
         nose = landmarks[SCHEMA.regions["nose"][1]]
-        low = contour[4:-4]
-        _polygon(
-            picture, np.concatenate([low, nose[None]]), _tuple(rng.choice([[225, 230, 235], [130, 175, 205], [35, 35, 40]]))
-        )
+        colour = _tuple(rng.choice([[225, 230, 235], [130, 175, 205], [35, 35, 40]]))
+        fill(picture, np.concatenate([contour[4:-4], nose[None]]), colour)
     elif kind == "hand":
         wrist = contour[int(rng.integers(6, 27))] + rng.normal(0, 0.1, 2) * scale
         centre = landmarks.mean(0)
@@ -165,21 +152,17 @@ def cover(
         for finger in range(4):
             start = wrist + across * (finger - 1.5) * 0.15 * scale - toward * 0.2 * scale
             end = start + toward * scale * rng.uniform(0.5, 0.75)
-            cv2.line(
-                picture, start.astype(int).tolist(), end.astype(int).tolist(), tone, max(1, round(0.14 * scale)), cv2.LINE_AA
-            )
+            _line(picture, start, end, tone, 0.14 * scale)
     elif kind == "microphone":
         at = mouth + rng.normal(0, 0.12, 2) * scale + [0, 0.15 * scale]
         end = at + np.array([rng.choice([-1, 1]) * 0.6, 1.2]) * scale
-        cv2.line(
-            picture, at.astype(int).tolist(), end.astype(int).tolist(), (40, 40, 42), max(1, round(0.12 * scale)), cv2.LINE_AA
-        )
+        _line(picture, at, end, (40, 40, 42), 0.12 * scale)
         cv2.circle(picture, at.astype(int).tolist(), max(1, round(0.17 * scale)), (70, 70, 74), -1, cv2.LINE_AA)
     else:
         at = landmarks[int(rng.integers(len(landmarks)))]
         angle = np.sort(rng.uniform(0, 2 * np.pi, 6))
         shape = at + scale * rng.uniform(0.15, 0.45, (6, 1)) * np.column_stack([np.cos(angle), np.sin(angle)])
-        _polygon(picture, shape, _tuple(rng.uniform(0, 255, 3)))
+        fill(picture, shape, _tuple(rng.uniform(0, 255, 3)))
 
 
 def lens(picture: np.ndarray, blur: float, rng: np.random.Generator) -> np.ndarray:

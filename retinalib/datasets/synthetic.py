@@ -218,27 +218,10 @@ def draw_picture(seed: int, index: int, size: int, people: tuple[int, int]) -> t
 
 def _row(person: Person, landmarks: np.ndarray, box: np.ndarray) -> dict:
     """What the lists and ``truth.csv`` hold of one face."""
-    (yaw_right, pitch_right), (yaw_left, pitch_left) = person.gaze
-    lids = person.expression.lids
-    light = person.light.ambient + 0.6 * person.light.key
-    pose = person.pose
-    truth = (
-        person.identity.number,
-        pose.yaw,
-        pose.pitch,
-        pose.roll,
-        yaw_right,
-        pitch_right,
-        yaw_left,
-        pitch_left,
-        *lids,
-        light,
-    )
-    return {
-        "landmarks": landmarks,
-        **dict(zip(BOX, box.tolist(), strict=True)),
-        **dict(zip(TRUTH, (round(float(v), 4) if i else int(v) for i, v in enumerate(truth)), strict=True)),
-    }
+    (right, left), pose, light = person.gaze, person.pose, person.light.ambient + 0.6 * person.light.key
+    measured = (pose.yaw, pose.pitch, pose.roll, *right, *left, *person.expression.lids, light)
+    truth = (int(person.identity.number), *(round(float(v), 4) for v in measured))
+    return {"landmarks": landmarks, **dict(zip([*BOX, *TRUTH], [*box.tolist(), *truth], strict=True))}
 
 
 def render_face(

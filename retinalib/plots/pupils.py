@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import ks_2samp
 
+from retinalib.evaluate import cumulative_error
 from retinalib.landmarks import Eye
 from retinalib.plots.style import PALETTE, PREDICTION, TRUTH
 from retinalib.pupils import closed_rates, level_eye
@@ -26,11 +27,9 @@ def worst_eye_figure(errors: dict[str, np.ndarray], thresholds: dict[str, float]
     thresholds: what a hit is within, and the error up to which it is; methods other than ``solid`` are dashed.
     """
     fig, ax = plt.subplots(figsize=(6.8, 4), layout="constrained")
-    at = np.linspace(0, 0.3, 301)
     for name, values in errors.items():
-        known = np.sort(values[np.isfinite(values)])
         style = {"lw": 2} if name in solid else {"lw": 1.2, "ls": "--"}
-        ax.plot(at, np.searchsorted(known, at, side="right") / max(len(values), 1), label=name, **style)
+        ax.plot(*cumulative_error(values, 0.3, 301).to_numpy().T, label=name, **style)
     for name, threshold in thresholds.items():
         ax.axvline(threshold, color="0.5", lw=0.8, ls=":")
         ax.text(threshold, 1.01, f"{name} {threshold:g}", ha="center", va="bottom", fontsize=8, color="0.3")

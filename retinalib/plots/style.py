@@ -89,7 +89,7 @@ def png(fig: Figure, dpi: float = 80) -> bytes:
 
 def draw_faces(
     ax: Axes,
-    image: np.ndarray | None,
+    image: np.ndarray,
     truth: Faces | None = None,
     predicted: Faces | None = None,
     *,
@@ -100,15 +100,14 @@ def draw_faces(
 ) -> None:
     """Draws faces over an image, truth in green and predictions in blue.
 
-    image: (H, W, 3) uint8, or None to draw onto what is there. Landmarks that are known but not visible are drawn hollow.
-    regions: a colour for each region of the face, with its outlines; numbers: the number of every landmark.
+    image: (H, W, 3) uint8. Landmarks that are known but not visible are drawn hollow. regions: a colour for each region of the
+    face, with its outlines; numbers: the number of every landmark.
     """
-    if image is not None:
-        height, width = image.shape[:2]
-        ax.imshow(image, extent=(0, width, height, 0))
-        ax.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
-        ax.grid(False)
-        sns.despine(ax=ax, left=True, bottom=True)
+    height, width = image.shape[:2]
+    ax.imshow(image, extent=(0, width, height, 0))
+    ax.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
+    ax.grid(False)
+    sns.despine(ax=ax, left=True, bottom=True)
     for faces, colour in ((truth, TRUTH), (predicted, PREDICTION)):
         for face in faces if faces is not None else ():
             if boxes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -11,8 +10,9 @@ from ipywidgets import Dropdown, IntSlider, ToggleButtons
 from matplotlib.figure import Figure
 
 from retinalib.anatomy import excitations
+from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector
-from retinalib.model import RetinaFace, SqueezeExcitation
+from retinalib.model import SqueezeExcitation
 from retinalib.plots.style import PALETTE
 from retinalib.widgets.explorer import Explorer, panels
 
@@ -20,23 +20,19 @@ _ORDERS = ("mean of all", "strongest first", "by number")
 _SHADES = ("#B8CFE0", PALETTE[1])  # of the bars, and of the chosen channel's
 
 
-def feature_viewer(model_or_detector: RetinaFace | Detector, images: Sequence) -> Explorer:
+def feature_viewer(detector: Detector, dataset: FaceDataset) -> Explorer:
     """Shows one level's features of a photo, before SE and after it, beside the photo and the gates of all channels.
 
-    images: (H, W, 3) uint8 arrays, or a data set, whose items begin with one. A channel is chosen by its number or by its rank
-    (by mean absolute activation before SE). Bars are the excitations; at a level without SE there is only one map, and the bars
-    are the channels' mean absolute activations.
+    A channel is chosen by its number or by its rank (by mean absolute activation before SE). Bars are the excitations; at a
+    level without SE there is only one map, and the bars are the channels' mean absolute activations.
     """
-    model = model_or_detector.model if isinstance(model_or_detector, Detector) else model_or_detector
-    model = model.eval()
-    if not len(images):
-        raise ValueError("the viewer needs at least one photo")
+    model = detector.model.eval()
     strides = model.config.anchors.strides
 
     @lru_cache(maxsize=8)
     def seen(photo: int) -> tuple[np.ndarray, dict[int, tuple[np.ndarray, ...]]]:
-        image = images[photo] if isinstance(images[photo], np.ndarray) else images[photo][0]
-        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].to(next(model.parameters()).device)
+        image = dataset[photo][0]
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].to(detector.device)
         with torch.inference_mode():
             one = model.config.normalisation.apply(pixels)
             levels = {stride: (features,) for stride, features in zip(strides, model(one).features, strict=True)}
@@ -82,7 +78,7 @@ def feature_viewer(model_or_detector: RetinaFace | Detector, images: Sequence) -
 
     channels = len(seen(0)[1][strides[0]][0])
     controls = {
-        "photo": IntSlider(value=1, min=1, max=len(images), description="photo"),
+        "photo": IntSlider(value=1, min=1, max=len(dataset), description="photo"),
         "level": ToggleButtons(options=[(f"stride {s}", s) for s in strides]),
         "show": Dropdown(options=["both", "before SE", "after SE"], description="features"),
         "order": Dropdown(options=_ORDERS, description="channels"),

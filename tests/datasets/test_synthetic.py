@@ -183,7 +183,7 @@ def people(count):
 
 def landmarks_of(person):
     head = person.head()
-    return landmarks_2d(head, camera(head, 100.0, person.distance)[0])
+    return landmarks_2d(head, camera(head, 100.0, person.distance))
 
 
 def test_lips_meet_and_never_cross():
