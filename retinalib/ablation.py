@@ -107,8 +107,8 @@ def train_all(
 
 
 def progress(configs: Mapping[Path, TrainConfig]) -> pd.DataFrame:
-    """How far the runs ``{folder: configuration}`` are, a row a run: finished epochs and those asked for, the loss of the last
-    epoch, AP and median NME (a fraction) of the last validation; NaN where there is none yet."""
+    """How far the runs ``{folder: configuration}`` are, a row per run: finished epochs and those asked for, the loss of the
+    last epoch, AP and median NME (a fraction) of the last validation; NaN where there is none yet."""
     rows = []
     for folder, config in configs.items():
         written = folder / "metrics.csv"
@@ -204,7 +204,7 @@ def run(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Trains (see :func:`train_all`) and measures every arm with every seed.
 
-    Returns the faces (a row an arm, seed and true face) and the runs (a row an arm and seed: arm, seed, ap, photos, faces,
+    Returns the faces (a row per arm, seed and true face) and the runs (a row per arm and seed: arm, seed, ap, photos, faces,
     folder). The same seed means the same initial weights where shapes agree, the same order of images and the same crops.
     """
     configs = {(arm, seed): arm_config(arm, base, seed) for seed in seeds for arm in arms}

@@ -27,7 +27,7 @@ PARTS = {
 
 
 def cost_by_part(model: RetinaFace, height: int = 640, width: int = 640) -> pd.DataFrame:
-    """Parameters and GFLOP (a multiplication and an addition are two) of each part, a row a part.
+    """Parameters and GFLOP (a multiplication and an addition are two) of each part, a row per part.
 
     Columns: part, parameters, gflop (the landmark head at every anchor), for one image of ``height`` × ``width`` pixels.
     """
@@ -44,8 +44,8 @@ def cost_by_part(model: RetinaFace, height: int = 640, width: int = 640) -> pd.D
 
 
 def costs_side_by_side(models: Mapping[str, RetinaFace], size: int = 640, rounds: int = 21) -> pd.DataFrame:
-    """What each network costs, a row a network: parameters, gflop (a multiplication and an addition are two), and latency_ms of
-    finding boxes in one image of ``size`` × ``size`` pixels, on the machine and with the threads that are there, as detection
+    """What each network costs, a row per network: parameters, gflop (a multiplication and an addition are two), and latency_ms
+    of finding boxes in one image of ``size`` × ``size`` pixels, on the machine and with the threads that are there, as detection
     does it: by the copy for inference (see :func:`retinalib.detect.for_inference`).
 
     latency_ms is the median over ``rounds`` and latency_iqr_ms the interquartile range; the networks take turns, so that a slow
@@ -76,7 +76,7 @@ def _blank(height: int, width: int, model: RetinaFace) -> Tensor:
 
 
 def shapes(model: RetinaFace, height: int = 640, width: int = 640) -> pd.DataFrame:
-    """What comes out of the parts for one image, a row a part and level: part, level, shape (channels × rows × columns)."""
+    """What comes out of the parts for one image, a row per part and level: part, level, shape (channels × rows × columns)."""
     rows: list[dict] = []
 
     def note(part: str, first: int):

@@ -63,7 +63,7 @@ def main() -> None:
 def detect(photos: tuple[Path, ...], out: Path, checkpoint: str, score_threshold: float) -> None:
     """Finds the faces of photos, or of all photos below a folder.
 
-    Writes each photo with its faces drawn in, faces.csv (a row a face: box, score, and with 98 landmarks what the pupils
+    Writes each photo with its faces drawn in, faces.csv (a row per face: box, score, and with 98 landmarks what the pupils
     say) and faces.json (landmarks as well). A photo that can't be read, or whose picture can't be written, is named, and the
     others go on.
     """
@@ -131,7 +131,7 @@ def picture_names(paths: Sequence[Path]) -> dict[Path, str]:
 
 
 def face_table(faces: Faces) -> pd.DataFrame:
-    """A row a face: its number, box and score, and the columns of :func:`retinalib.pupils.pupil_table` where there are lids."""
+    """A row per face: number, box and score, and the columns of :func:`retinalib.pupils.pupil_table` where there are lids."""
     from retinalib.pupils import pupil_table
 
     table = pd.DataFrame({"face": np.arange(len(faces))})

@@ -98,7 +98,7 @@ def disagreement(
     first: np.ndarray | None = None,
     closed: float = CLOSED,
 ) -> pd.DataFrame:
-    """A row a face of (N, L, 2) predicted landmarks; the larger a number, the less one may trust the pupils.
+    """A row per face of (N, L, 2) predicted landmarks; the larger a number, the less one may trust the pupils.
 
     Columns: "eyes disagree across" and "eyes disagree in height" (difference of the eyes' offsets, on one axis to the person's
     left and up, eye widths; NaN unless both eyes are readable by the prediction itself), and, for the landmarks given of the

@@ -50,7 +50,7 @@ def match_faces(predicted: Faces, true: Faces, iou: float = 0.5) -> np.ndarray:
 def precision_recall(
     predicted: Sequence[Faces], true: Sequence[Faces], names: Sequence[str] | None = None, iou: float = 0.5
 ) -> pd.DataFrame:
-    """The curve of all photos together, a row a detection, best score first; then a row for each face that none found.
+    """The curve of all photos together, a row per detection, best score first; then a row for each face that none found.
 
     Columns: image, score (NaN for a face that was not found), hit (bool: the detection belongs to a face), precision, recall
     (among detections with at least this score).
@@ -274,8 +274,8 @@ def subsets(table: pd.DataFrame, edges: Sequence[float] = (0, 32, 48, 64, 96, np
 
 
 def region_errors(table: pd.DataFrame) -> pd.DataFrame:
-    """The median error of each region of the face, over found faces: a row a subset (see :func:`subsets`), a column a region,
-    and before them the numbers of faces and of found ones."""
+    """The median error of each region of the face, over found faces: a row per subset (see :func:`subsets`), a column per
+    region, and before them the numbers of faces and of found ones."""
     regions = {name: name.removeprefix("nme_").replace("_", " ") for name in table if name.startswith("nme_")}
     rows = {
         name: {"faces": len(part), "found": part["matched"].sum(), **part[list(regions)].median().rename(regions)}

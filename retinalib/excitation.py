@@ -84,7 +84,7 @@ def explained(values: np.ndarray, groups: np.ndarray) -> float:
 
 
 def gate_table(found: Mapping[int, Mapping[int, np.ndarray]], about: pd.DataFrame) -> pd.DataFrame:
-    """What the gates of several seeds depend on, a row a seed and level.
+    """What the gates of several seeds depend on, a row per seed and level.
 
     found: seed -> :func:`gates` of the crops; about: a row a crop, as of :func:`face_and_background`. Columns: seed, level,
     mean, silenced (channels with a mean under SILENCED), spread (standard deviation over images, mean of the channels),

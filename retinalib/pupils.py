@@ -107,7 +107,7 @@ def mean_offsets(landmarks: np.ndarray, schema: LandmarkSchema, closed: float = 
 
 
 def pupil_table(faces: Faces, closed: float = CLOSED) -> pd.DataFrame:
-    """One row a face, for somebody's own statistics.
+    """One row per face, for somebody's own statistics.
 
     Columns, for each side ("right" and "left" are the person's): ``offset_x_<side>`` and ``offset_y_<side>`` (the pupil in the
     eye frame, eye widths; x towards the nose, y up), ``pupil_x_<side>`` and ``pupil_y_<side>`` (image pixels),
@@ -159,7 +159,7 @@ def baselines(landmarks: np.ndarray, schema: LandmarkSchema, mean_offset: dict[s
 
 
 def pupil_errors(predicted: np.ndarray, true: np.ndarray, schema: LandmarkSchema) -> pd.DataFrame:
-    """A row a face of (N, 2, 2) predicted pupils (right, left) against (N, L, 2) true landmarks.
+    """A row per face of (N, 2, 2) predicted pupils (right, left) against (N, L, 2) true landmarks.
 
     Columns: ``pupil_nme`` (mean of both distances over the outer canthi's distance), ``worst_eye`` (the larger distance over
     the true inter-pupil distance: Jesorsky et al., AVBPA 2001), ``error_x_<side>`` and ``error_y_<side>`` (in the true eye

@@ -44,7 +44,7 @@ def paired_difference(
 ) -> Difference:
     """How much ``second`` differs from ``first`` in the mean of ``value``, paired by seed and photo.
 
-    table: a row a face, with the columns arm, seed, image and ``value``; photos are clusters (a photo's faces share its light
+    table: a row per face, with the columns arm, seed, image and ``value``; photos are clusters (a photo's faces share its light
     and its blur). Of each seed count the photos that both arms have. The interval is that of :func:`crossed_difference`, with a
     bootstrap over photos.
     comparisons: how many differences are looked at together, for ``detectable``.
@@ -210,7 +210,7 @@ def rank_correlation(values: np.ndarray) -> float:
 
 
 def side_by_side(tables: dict[str, pd.DataFrame], labels: dict[str, str]) -> pd.DataFrame:
-    """Whether two tables' columns are distributed alike; a row a label: for each table n, median and robust :func:`spread`,
+    """Whether two tables' columns are distributed alike; a row per label: for each table n, median and robust :func:`spread`,
     then KS, the Kolmogorov–Smirnov statistic (0: the same, 1: no overlap), and what it would exceed by chance in 5 %.
 
     tables: two, name -> columns of ``labels`` (column -> label with unit); unknown values don't count.

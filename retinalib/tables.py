@@ -16,7 +16,7 @@ _LATEX |= {sign: "\\" + sign for sign in "%&#${}"}
 
 
 def paper_form(differences: pd.DataFrame) -> pd.DataFrame:
-    """A table of :func:`retinalib.ablation.compare` as a paper prints it, a row an arm and measure: the difference with its
+    """A table of :func:`retinalib.ablation.compare` as a paper prints it, a row per arm and measure: the difference with its
     interval in one cell, the corrected p-value, and the effect that would have been found. The caption has to say of what the
     percentages are."""
     cells = [tuple(_number(x) for x in (r.estimate, r.low, r.high)) for r in differences.itertuples()]

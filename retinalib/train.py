@@ -1,6 +1,6 @@
 """The training loop: data in order by seed, schedule, precision, EMA, checkpoints, log. A run is a folder that can go on.
 
-A run folder holds ``config.json``, ``metrics.csv`` (a row an epoch), ``best.pt`` (to use: the averaged weights of the epoch
+A run folder holds ``config.json``, ``metrics.csv`` (a row per epoch), ``best.pt`` (to use: the averaged weights of the epoch
 with the best validation), ``last.pt`` (to go on: the last averaged weights with all of the training's state; until the run
 is finished, ``previous.pt`` is the one before), and ``pictures/`` (predictions in blue over truth in green). One process
 works in it at a time, or several that torchrun started together, of which the first writes.
@@ -146,7 +146,7 @@ def train(
     workers: int = 1,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Trains, or goes on with, the run in ``folder`` and returns its metrics, a row an epoch.
+    """Trains, or goes on with, the run in ``folder`` and returns its metrics, a row per epoch.
 
     A finished run is only read. The number of data workers changes nothing but speed; that of processes which torchrun started
     (see distributed) nothing beyond rounding, and all of them return the metrics. Raises ValueError if the folder holds a run

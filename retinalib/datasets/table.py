@@ -1,4 +1,4 @@
-"""Tables of faces (a row a face) and what they become: images with their ``Faces``."""
+"""Tables of faces (a row per face) and what they become: images with their ``Faces``."""
 
 from __future__ import annotations
 

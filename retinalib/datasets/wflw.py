@@ -42,7 +42,7 @@ HOME = "https://wywu.github.io/projects/LAB/WFLW.html"
 
 
 def read_annotations(path: str | Path) -> pd.DataFrame:
-    """An official list of 207 columns as a table, a row a face.
+    """An official list of 207 columns as a table, a row per face.
 
     Columns: image, line (from 1), x1 y1 x2 y2 (pixels), the six attributes (bool), landmarks ((98, 2) float32 each, pixels).
     Windows line ends, a byte order mark, tabs and blank lines are accepted. Rows whose box has no area are set aside, see

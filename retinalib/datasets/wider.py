@@ -70,7 +70,7 @@ def _table(
 
 
 def read_boxes(path: str | Path, below: Path | None = None) -> pd.DataFrame:
-    """An official ``wider_face_*_bbx_gt.txt`` as a table, a row a face.
+    """An official ``wider_face_*_bbx_gt.txt`` as a table, a row per face.
 
     The file names a photo, then the number of its faces, then a face a line: x y w h in pixels, and in the full lists six more
     numbers, which are not kept. A photo of no faces has one line of zeros; ``table.attrs["no_faces"]`` lists such photos as
@@ -119,7 +119,7 @@ def write_boxes(table: pd.DataFrame, path: str | Path) -> None:
 
 
 def read_labels(path: str | Path) -> pd.DataFrame:
-    """RetinaFace's ``label.txt`` as a table, a row a face, with five landmarks.
+    """RetinaFace's ``label.txt`` as a table, a row per face, with five landmarks.
 
     The file names a photo as ``# path``, then a face a line: x y w h, in training lists followed by x y and a number for each
     of five points and a blur score. A point with a negative coordinate is unknown (NaN). Columns and attrs as of

@@ -102,7 +102,7 @@ def excitation_spread_figure(table: pd.DataFrame) -> Figure:
 
 
 def gate_figure(found: Mapping[int, Mapping[int, np.ndarray]]) -> Figure:
-    """The gates of a level's channels, by their mean: a panel a level, a line a seed, with the range of 95 % of the images.
+    """The gates of a level's channels, by their mean: a panel per level, a line per seed, with the range of 95 % of the images.
 
     found: seed -> stride -> (N, C) gates of N images.
     """

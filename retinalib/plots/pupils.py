@@ -22,7 +22,7 @@ _LOOKS = {"true": TRUTH, "measured": PREDICTION}
 
 
 def worst_eye_figure(errors: dict[str, np.ndarray], thresholds: dict[str, float], solid: Sequence[str] = ()) -> Figure:
-    """The share of all faces whose worse pupil is at most so wrong, a line a method; a missed face (NaN) never counts.
+    """The share of all faces whose worse pupil is at most so wrong, a line per method; a missed face (NaN) never counts.
 
     thresholds: what a hit is within, and the error up to which it is; methods other than ``solid`` are dashed.
     """
@@ -232,9 +232,9 @@ def openness_figure(true: np.ndarray, predicted: np.ndarray, closed: float) -> F
 
 
 def trust_figure(signs: pd.DataFrame, error: np.ndarray) -> Figure:
-    """The median error of the faces that are left when the most suspicious ones are dropped, a line a measure.
+    """The median error of the faces that are left when the most suspicious ones are dropped, a line per measure.
 
-    signs: a column a measure, larger is more suspicious, unknown the most; error: (N,) % of the inter-ocular distance. The
+    signs: a column per measure, larger is more suspicious, unknown the most; error: (N,) % of the inter-ocular distance. The
     grey line drops by the error itself: no measure can do better.
     """
     fig, ax = plt.subplots(figsize=(6.4, 3.8), layout="constrained")

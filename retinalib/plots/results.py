@@ -16,7 +16,7 @@ LINES = ("-", "--", ":", "-.")  # so that lines can be told apart in grey, too
 
 
 def difference_figure(differences: pd.DataFrame) -> Figure:
-    """Differences to the baseline with their intervals (a forest plot), a panel a measure, a row an arm.
+    """Differences to the baseline with their intervals (a forest plot), a panel per measure, a row per arm.
 
     differences: columns arm, measure, unit, estimate, low, high (in that unit), p_holm (corrected for the number of
     comparisons; orange and filled: under 0.05, else hollow) and better ("lower" or "higher").
@@ -45,7 +45,7 @@ def difference_figure(differences: pd.DataFrame) -> Figure:
 
 
 def cumulative_error_figure(curves: pd.DataFrame, baseline: pd.DataFrame | None = None) -> Figure:
-    """The share of all faces with at most a given NME; a line an arm with the range of its seeds.
+    """The share of all faces with at most a given NME; a line per arm with the range of its seeds.
 
     curves: columns arm, seed, error, share; baseline: columns error, share, the mean shape in the predicted box.
     """
@@ -75,7 +75,7 @@ def precision_recall_figure(curves: pd.DataFrame) -> Figure:
 
 
 def wider_figure(curves: pd.DataFrame, areas: dict[str, float]) -> Figure:
-    """Precision against recall as WIDER FACE draws them, a line a subset with its AP.
+    """Precision against recall as WIDER FACE draws them, a line per subset with its AP.
 
     curves: columns subset, recall, precision; areas: AP by subset.
     """
@@ -88,7 +88,7 @@ def wider_figure(curves: pd.DataFrame, areas: dict[str, float]) -> Figure:
 
 
 def subset_figure(table: pd.DataFrame, label: str, fmt: str = ".1f") -> Figure:
-    """A heat map of one measure, a row a subset, a column an arm. table: the values, subsets as index."""
+    """A heat map of one measure, a row per subset, a column per arm. table: the values, subsets as index."""
     column = 0.07 * max(9, *(len(name) for name in table))
     fig, ax = plt.subplots(figsize=(2.2 + column * table.shape[1], 1 + 0.36 * len(table)), layout="constrained")
     sns.heatmap(table, annot=True, fmt=fmt, cmap="mako_r", ax=ax, cbar_kws={"label": label})

@@ -15,7 +15,7 @@ _PARTS = {"box": "box", "classification": "face or not", "landmark": "landmarks"
 
 
 def loss_figure(history: pd.DataFrame) -> Figure:
-    """The parts of the loss over the epochs, a panel a part, a line a run. history: a row an epoch, with a column run."""
+    """The parts of the loss over the epochs, a panel per part, a line per run. history: a row per epoch, with a column run."""
     parts = [column for column in _PARTS if (history[column] != 0).any()]  # what the run does not have is 0 throughout
     fig, axes = plt.subplots(1, len(parts), figsize=(2.6 * len(parts) + 1, 2.8), layout="constrained")
     for ax, column in zip(axes, parts, strict=True):
@@ -27,7 +27,7 @@ def loss_figure(history: pd.DataFrame) -> Figure:
 
 
 def validation_figure(history: pd.DataFrame) -> Figure:
-    """AP, median NME and AUC on the validation photos, at the epochs that have them; a line a run. What is not known is left
+    """AP, median NME and AUC on the validation photos, at the epochs that have them; a line per run. What is not known is left
     out, such as AP where photos are labelled in part."""
     panels = {"ap": "AP at IoU 0.5", "nme": "median NME of found faces (%)", "auc": "AUC at 10 %, misses failed"}
     panels = {column: label for column, label in panels.items() if history[column].notna().any()}
