@@ -45,8 +45,8 @@ def cost_by_part(model: RetinaFace, height: int = 640, width: int = 640) -> pd.D
 
 def costs_side_by_side(models: Mapping[str, RetinaFace], size: int = 640, rounds: int = 21) -> pd.DataFrame:
     """What each network costs, a row per network: parameters, gflop (a multiplication and an addition are two), and latency_ms
-    of finding boxes in one image of ``size`` × ``size`` pixels, on the machine and with the threads that are there, as detection
-    does it: by the copy for inference (see :func:`retinalib.detect.for_inference`).
+    of finding boxes in one image of ``size`` × ``size`` pixels, on the machine and with the threads that are there, as
+    detection does it: by the copy for inference (see :func:`retinalib.detect.for_inference`).
 
     latency_ms is the median over ``rounds`` and latency_iqr_ms the interquartile range; the networks take turns, so that a slow
     moment of the machine hits all of them. What grows with the faces is in neither gflop nor latency, which are thus without
