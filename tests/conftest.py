@@ -12,12 +12,13 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_xdist_make_scheduler(config, log):
-    """Each file's tests in one process, the chapters' in the first."""
+    """Each file's tests in one process, the chapters' on rendered faces in the first."""
     from xdist.scheduler import LoadFileScheduling
 
     class ByChapters(LoadFileScheduling):
         def _split_scope(self, nodeid):
-            return "chapters" if nodeid.startswith(CHAPTERS) else super()._split_scope(nodeid)
+            rendered = nodeid.startswith(CHAPTERS) and "real_faces" not in nodeid
+            return "chapters" if rendered else super()._split_scope(nodeid)
 
     return ByChapters(config, log)
 
