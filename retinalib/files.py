@@ -5,7 +5,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -29,7 +29,8 @@ def replacing(path: str | Path, before: str | Path | None = None) -> Iterator[Pa
     except OSError as error:
         raise OSError(error.errno, f"{path} could not be written and is as it was before: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a name too long can't be removed either, and the first error says why
+            temporary.unlink()
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

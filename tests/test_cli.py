@@ -179,11 +179,12 @@ def test_checkpoints():
 
 def test_odd_file_names_cost_no_other_photo(tmp_path):
     """One that is no UTF-8, and one so long that no picture's name has room."""
-    good, long = photo(tmp_path / "a.jpg"), photo(tmp_path / ("z" * 240 + ".jpg"))
+    good, long = photo(tmp_path / "a.jpg"), photo(tmp_path / ("z" * 250 + ".jpg"))  # its picture's name has 260 bytes
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")
     shutil.copy(good, odd)
     result = call("detect", good, odd, long, "--out", tmp_path / "out")
     assert result.exit_code == 1 and "photos left out: 1 of 3" in result.stderr
+    assert ".faces.png could not be written and is as it was before: File name too long" in result.stderr
     assert len(pd.read_csv(tmp_path / "out" / "faces.csv")) == 2
     assert len(json.loads((tmp_path / "out" / "faces.json").read_text())["photos"]) == 2
 
