@@ -24,6 +24,7 @@ class Looks:
     found: list[Faces]  # everything that was found in each photo
     photo: np.ndarray  # (N,) the number of the photo
     number: np.ndarray  # (N,) the true face's number in it
+    scores: np.ndarray  # (N,) of the detections
     predicted: np.ndarray
     true: np.ndarray
     mirrored: np.ndarray  # from the mirrored photo, mirrored back; NaN where the face was not found again
@@ -50,11 +51,12 @@ def look(detector: Detector, photos: Sequence[tuple[np.ndarray, Faces]], score_t
     found = detector.detect(images, score_threshold, pyramid=True)
     photo, number, predicted, true = matched_landmarks(found, truth)
     partners = [match_faces(ours, theirs) for ours, theirs in zip(found, truth, strict=True)]
+    scores = np.array([found[p].scores[partners[p][n]] for p, n in zip(photo, number, strict=True)])
     back = mirrored_look(detector, images, found, score_threshold)
     mirrored = np.array([back[p][partners[p][n]] for p, n in zip(photo, number, strict=True)]).reshape(predicted.shape)
     first = first_look(detector, images, score_threshold)
     once = None if first is None else matched_landmarks(first, truth)[2]
-    return Looks(found, photo, number, predicted, true, mirrored, once)
+    return Looks(found, photo, number, scores, predicted, true, mirrored, once)
 
 
 def first_look(

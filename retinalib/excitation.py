@@ -89,7 +89,7 @@ def gate_table(found: Mapping[int, Mapping[int, np.ndarray]], about: pd.DataFram
     found: seed -> :func:`gates` of the crops; about: a row a crop, as of :func:`face_and_background`. Columns: seed, level,
     mean, silenced (channels with a mean under SILENCED), spread (standard deviation over images, mean of the channels),
     between_images (its share of the variance of all gates of the level; the rest is between channels, and a gate that is a
-    constant for each channel has none; 0 also where all gates are the same, which is 0.5 if the squeeze is dead),
+    constant for each channel has none; NaN where all gates are the same, which is 0.5 if the squeeze is dead),
     face_or_background (the share of the variance between images that it explains), then the same for each attribute among
     the crops with a face.
     """
@@ -103,7 +103,7 @@ def gate_table(found: Mapping[int, Mapping[int, np.ndarray]], about: pd.DataFram
                 "mean": gate.mean(),
                 "silenced": int((gate.mean(0) < SILENCED).sum()),
                 "spread": gate.std(0).mean(),
-                "between_images": gate.var(0).mean() / gate.var() if np.ptp(gate) else 0.0,
+                "between_images": gate.var(0).mean() / gate.var() if np.ptp(gate) else np.nan,
                 "face_or_background": explained(gate, face),
             }
             for attribute in about.columns.drop(["image", "face"]):

@@ -11,7 +11,7 @@ import pandas as pd
 from retinalib.files import write_text
 
 _LATEX = {"_": " ", "<": "$<$", "≥": r"$\ge$", "≤": r"$\le$", "×": r"$\times$", "±": r"$\pm$", "−": "$-$", "°": r"$^\circ$"}
-_LATEX |= {"\u00a0": "~", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {"ρ": r"$\rho$", "\u00a0": "~", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _LATEX |= {sign: "\\" + sign for sign in "%&#${}"}
 
 

@@ -66,7 +66,7 @@ def test_the_reports_labels_differ():
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex: apt-get install texlive-latex-recommended")
 def test_tables_compile_in_an_article(tmp_path):
     """Those of the report, and one with every sign that LaTeX wants for itself."""
-    signs = "a_b 5 % & # $ {} ~ ^ \\ ≥ ≤ × ± − ° – < é"
+    signs = "a_b 5 % & # $ {} ~ ^ \\ ≥ ≤ × ± − ° – < é ρ"
     write_table(pd.DataFrame({signs: [signs], "v": [1.5]}, index=[signs]), tmp_path / "signs", signs)
     write_table(differences(), tmp_path / "differences", "the protocol", paper_form(differences()))
     shutil.copytree(PROJECT / "figures/tables", tmp_path / "report")

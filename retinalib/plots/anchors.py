@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from retinalib.faces import Faces
-from retinalib.plots.style import PALETTE, draw_faces
+from retinalib.plots.style import PALETTE, TRUTH, draw_faces
 
 KINDS = {"matched": PALETTE[0], "kept": PALETTE[1], "missed": PALETTE[7]}  # blue, amber, dark grey
 """What can become of a face, and its colour: see :func:`retinalib.reach.reach`."""
@@ -60,6 +60,9 @@ def layout_figure(image: np.ndarray, strides: Sequence[int], sizes: Sequence[Seq
             ax.add_patch(plt.Rectangle(corner, size, size, fill=False, color=colour, lw=1.8))
         named = " and ".join(str(size) for size in level)
         ax.set_title(f"stride {stride}: {len(at)} × {len(at)} cells, {named} px", fontsize=9)
+        unseen = " and ".join(str(size) for size in level if size > 2 * max(middle, side - middle))
+        if unseen:
+            ax.text(4, side - 6, f"{unseen} px: around all of this", color="white", fontsize=8)
     return fig
 
 
@@ -247,9 +250,11 @@ def draw_match(ax: Axes, image: np.ndarray, face: Faces, anchors: np.ndarray, st
     for stride, colour in zip(sorted(set(strides.tolist())), ("#E69F00", "#56B4E9", "#CC79A7", "#F0E442"), strict=False):
         own = anchors[strides == stride]
         squares = [plt.Rectangle((x1, y1), x2 - x1, y2 - y1) for x1, y1, x2, y2 in own]
-        ax.add_collection(PatchCollection(squares, facecolors="none", edgecolors=colour, linewidths=1.2, alpha=0.9))
+        drawn = PatchCollection(squares, facecolors="none", edgecolors=colour, linewidths=1.2, alpha=0.9)
+        ax.add_collection(drawn).set_zorder(0.5)  # above the photo, below the face's box
         ax.plot(*((own[:, :2] + own[:, 2:]) / 2).T, "o", ms=2.5, color=colour)
         ax.plot([], [], color=colour, label=f"stride {stride}")
+    ax.plot([], [], color=TRUTH, label="the face's box")
 
 
 def look_closer(ax: Axes, face: Faces, reach: float = 0.75) -> None:

@@ -187,17 +187,19 @@ def pupil_figure(pupils: pd.DataFrame) -> Figure:
     lid = 0.6 * np.nanmedian(lids) * (1 - 4 * at**2)  # parabolas whose mean opening at the three lid points is the median
     left.fill_between(at, -lid, lid, color="0.9", lw=0)
     left.plot([-0.5, 0.5], [0, 0], ls="", marker="o", color="black", ms=4)
+    dots = []
     for side, colour in (("right", PALETTE[0]), ("left", PALETTE[1])):
         shown = pupils[~pupils[f"closed_{side}"] & ~pupils[f"foreshortened_{side}"]]
-        offsets = shown[[f"offset_x_{side}", f"offset_y_{side}"]].to_numpy()
-        left.scatter(*offsets.T, s=9, color=colour, alpha=0.4, lw=0, rasterized=True, label=f"{side} eye")
+        dots.append(shown[[f"offset_x_{side}", f"offset_y_{side}"]].set_axis(["x", "y"], axis=1).assign(colour=colour))
+        left.scatter([], [], s=25, color=colour, lw=0, label=f"{side} eye")
         shown = lids[f"openness_{side}"].clip(upper=0.8)
         bins = np.linspace(0, 0.8, 33)
         sns.histplot(x=shown, bins=bins, ax=right, color=colour, element="step", alpha=0.25, label=f"{side} eye")
     left.set(xlabel="from the outer (−0.5) to the inner canthus (0.5), eye widths", ylabel="up (eye widths)")
     left.set(title="Pupils in the frame of their eye", xlim=(-0.65, 0.65), ylim=(-0.45, 0.45), aspect="equal")
-    for handle in left.legend(loc="upper right").legend_handles:
-        handle.set(alpha=1, sizes=[25])
+    left.legend(loc="upper right")
+    mixed = pd.concat(dots).sample(frac=1, random_state=0)  # neither side's dots lie above the other's
+    left.scatter(mixed["x"], mixed["y"], s=9, c=mixed["colour"], alpha=0.4, lw=0, rasterized=True)
     right.set(xlabel="opening of the lids (eye widths, at most 0.8)", ylabel="eyes", title="How open the eyes are")
     right.legend()
     return fig
@@ -208,8 +210,10 @@ def component_figure(left: pd.DataFrame) -> Figure:
     inter-ocular distance; index: number of components, columns: whose they are."""
     fig, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
     for (name, values), colour in zip(left.items(), PALETTE, strict=False):
-        ax.plot(range(len(left)), values, marker="o", ms=4, color=colour, label=f"of {name} shapes")
-    ax.set(xticks=range(len(left)), xticklabels=left.index, xlabel="principal components", ylim=(0, None))
+        ax.plot(left.index, values, marker="o", ms=4, color=colour, label=f"of {name} shapes")
+    ax.set_xscale("symlog", linthresh=1)
+    ax.set(xticks=left.index, xticklabels=left.index, xlabel="principal components", ylim=(0, None))
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.set(ylabel="mean distance left (% inter-ocular)", title="How near do they come to real faces?")
     ax.legend()
     return fig

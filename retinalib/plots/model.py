@@ -85,7 +85,7 @@ def excitation_figure(image: np.ndarray, levels: dict[int, tuple[np.ndarray, np.
         row[3].axhline(0.5, color=PALETTE[5], lw=1.4, ls="--", label="fresh weights")
         row[3].set(ylim=(0, 1), xlabel="channel, by excitation", ylabel="excitation")
         row[3].set_title(f"gate: {gate.min():.2f}–{gate.max():.2f}")
-    axes[0, 3].legend(loc="lower left", frameon=True)
+    fig.legend(*axes[0, 3].get_legend_handles_labels(), loc="outside upper right")
     return fig
 
 
@@ -150,7 +150,8 @@ def scaling_figure(costs: pd.DataFrame) -> Figure:
     fig, ax = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
     table = costs.assign(landmarks=costs["points"].astype(str))
     sns.lineplot(table, x="faces", y="milliseconds", hue="landmarks", style="landmarks", markers=True, ax=ax)
-    ax.set(xscale="log", xlabel="faces in the photo", ylabel="milliseconds per photo", ylim=(0, None))
+    ax.set(xscale="log", xlabel="faces in the photo", ylabel="milliseconds per photo")
+    ax.set_ylim(0, 1.1 * table["milliseconds"].max())
     counts = sorted(set(table["faces"]))
     ax.set_xticks(counts, counts)
     ax.xaxis.set_minor_locator(NullLocator())

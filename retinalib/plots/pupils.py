@@ -53,6 +53,7 @@ def offset_figure(table: pd.DataFrame) -> Figure:
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
         ax.set(xlabel="true (eye widths)", ylabel="predicted (eye widths)")
         ax.set_title(f"{axis}: ρ = {both.corr('spearman').iloc[0, 1]:.2f}, {len(both)} eyes", fontsize=9)
+        _count_outside(ax, both, (reach, reach), "eyes")
     if len(table):
         bar = fig.colorbar(plt.cm.ScalarMappable(norm, "mako_r"), ax=axes, label="face size (pixels)", shrink=0.85)
         ticks = np.linspace(sizes.min(), sizes.max(), 5)
@@ -79,6 +80,7 @@ def left_right_figure(tables: dict[str, pd.DataFrame]) -> Figure:
             ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
             ax.set(xlabel=f"right eye, {where} (eye widths)", ylabel=f"left eye, {where}")
             ax.set_title(f"{source}, {axis}: ρ = {pair.corr('spearman').iloc[0, 1]:.2f}", fontsize=9)
+            _count_outside(ax, pair, (reach, reach), "faces")
     return fig
 
 
@@ -126,9 +128,15 @@ def agreement_figure(table: pd.DataFrame) -> Figure:
         ax.set_title(f"{axis}: bias {bias:+.3f}, 95 % from {low:+.2f} to {high:+.2f}", fontsize=9)
         reach = 1.2 * float(np.quantile(middle.abs(), 0.995))
         ax.set(xlim=(-reach, reach), ylim=(-limit, limit))
-        outside = int(((error.abs() > limit) | (middle.abs() > reach)).sum())
-        ax.text(0.99, 0.02, f"{outside} of {len(part)} eyes outside", transform=ax.transAxes, ha="right", fontsize=7.5)
+        _count_outside(ax, pd.DataFrame({"middle": middle, "error": error}), (reach, limit), "eyes")
     return fig
+
+
+def _count_outside(ax: Axes, points: pd.DataFrame, reach: tuple[float, float], what: str) -> None:
+    """Says how many points, columns x and y, lie beyond the axes, which reach so far to either side."""
+    known = points.dropna()
+    outside = int((known.abs().to_numpy() > reach).any(axis=1).sum())
+    ax.text(0.99, 0.02, f"{outside} of {len(known)} {what} outside", transform=ax.transAxes, ha="right", fontsize=7.5)
 
 
 def draw_level_eye(
@@ -288,6 +296,7 @@ def gaze_figure(table: pd.DataFrame) -> Figure:
             ax.set(xlabel=f"true gaze {angle} (°)", ylabel=f"measured {angle} (°)")
             error = (part["measured"] - part["true"]).abs().median()
             ax.set_title(f"{source}: median |error| {error:.1f}°", fontsize=9)
+            _count_outside(ax, part[["true", "measured"]], (reach, reach), "eyes")
     return fig
 
 

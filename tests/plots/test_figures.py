@@ -4,11 +4,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 
 from retinalib.faces import Faces
 from retinalib.landmarks import WFLW_98
 from retinalib.plots import anchors, faces, pupils
-from retinalib.plots.style import use_style
+from retinalib.plots.style import PALETTE, use_style
 from retinalib.pupils import pupil_table
 
 
@@ -109,7 +110,9 @@ def test_anchor_figures():
     counts = [int(t.get_text()) for t in fig.axes[1].texts]
     assert sum(counts) == 12
     anchors.size_shift_figure({"a": np.array([10.0, 20.0]), "b": np.array([300.0])}, [16, 32])
-    anchors.layout_figure(np.zeros((96, 96, 3), np.uint8), (8, 16, 32), ((16, 32), (64, 128), (256, 512)))
+    fig = anchors.layout_figure(np.zeros((96, 96, 3), np.uint8), (8, 16, 32), ((16, 32), (64, 128), (256, 512)))
+    said = [[text.get_text() for text in ax.texts] for ax in fig.axes]
+    assert said == [[], ["128 px: around all of this"], ["256 and 512 px: around all of this"]]
     curve = pd.DataFrame({"size": np.repeat([8.0, 16.0, 32.0], 4), "iou": np.linspace(0, 1, 12)})
     anchors.best_iou_figure({"square": curve}, 0.35, 0.2, [16, 32])
     face = Faces([[20, 20, 60, 60]], np.full((1, 98, 2), np.nan))
@@ -124,9 +127,9 @@ def test_foreshortened_and_closed_eyes_are_not_among_the_pupils():
     points = np.random.default_rng(0).uniform(0, 100, (20, 98, 2))
     table = pupil_table(Faces(np.zeros((20, 4)), points))
     fig = faces.pupil_figure(table)
-    for collection, side in zip(fig.axes[0].collections[-2:], ("right", "left"), strict=True):
-        shown = ~table[f"closed_{side}"] & ~table[f"foreshortened_{side}"]
-        assert len(collection.get_offsets()) == shown.sum() < 20
+    shown = [~table[f"closed_{side}"] & ~table[f"foreshortened_{side}"] for side in ("right", "left")]
+    colours = pd.Series([to_hex(colour).upper() for colour in fig.axes[0].collections[-1].get_facecolors()])
+    assert colours.value_counts()[list(PALETTE[:2])].tolist() == [of_side.sum() for of_side in shown] and shown[0].sum() < 20
 
 
 def offsets(n=60, seed=0):
@@ -144,6 +147,9 @@ def test_offsets_and_agreement():
     ticks = fig.axes[-1].get_yticks()
     assert np.allclose([ticks.min(), ticks.max()], np.log2([table["size"].min(), table["size"].max()]))  # no white ends
     assert "ρ = 0.9" in fig.axes[0].get_title(loc="left") and "300 eyes" in fig.axes[0].get_title(loc="left")
+    reach = fig.axes[0].get_xlim()[1]
+    beyond = (table.loc[table["axis"] == table["axis"].min(), ["true", "predicted"]].abs() > reach).any(axis=1).sum()
+    assert fig.axes[0].texts[0].get_text() == f"{beyond} of 300 eyes outside"
     table.loc[1, "predicted"] = 50.0  # a lost face must not blow up the axes
     fig = pupils.agreement_figure(table)
     assert all(max(np.abs(ax.get_xlim())) < 1 and max(np.abs(ax.get_ylim())) < 1 for ax in fig.axes)
