@@ -186,6 +186,33 @@ def test_refinement_finds_the_dark_iris(shift):
     assert np.linalg.norm(refined - true[list(WFLW_98.pupils)], axis=1).max() < 0.6
 
 
+def painted(true, blot=0.0):
+    """Dark irises of a fifth of the eye's width on a light ground, and with ``blot`` a dark spot so far beside each of them."""
+    image = np.full((400, 480, 3), 235, np.uint8)
+    for eye in (WFLW_98.right_eye, WFLW_98.left_eye):
+        x, y = true[eye.pupil] - 0.5
+        for across, radius in ((0, 24), (blot * 120, 8)):
+            cv2.circle(image, (round((x + across) * 16), round(y * 16)), 16 * radius, (40, 30, 20), -1, cv2.LINE_AA, 4)
+    return image
+
+
+def test_refinement_looks_no_farther_than_the_iris():
+    true = face((-0.1, 0.0), 0.5) * 4
+    refined = refine_pupils(painted(true, blot=0.3), true[None], WFLW_98)[0]
+    assert np.linalg.norm(refined - true[list(WFLW_98.pupils)], axis=1).max() < 0.1
+
+
+@pytest.mark.parametrize("opening, moves", [(0.15, False), (0.18, True)])
+def test_refinement_needs_open_lids(opening, moves):
+    """Between lids and lashes there has to be more than two hundredths of the eye's width squared."""
+    true = face((0.0, 0.0), opening) * 4
+    start = true.copy()
+    start[list(WFLW_98.pupils)] += [6.0, 0.0]
+    refined = refine_pupils(painted(true), start[None], WFLW_98)[0]
+    wanted = (true if moves else start)[list(WFLW_98.pupils)]
+    assert np.linalg.norm(refined - wanted, axis=1).max() < (0.2 if moves else 1e-9)
+
+
 def test_refinement_leaves_what_it_can_not_better():
     plain = np.full((100, 120, 3), 128, np.uint8)
     points = np.stack([face(), np.full((98, 2), np.nan)])
