@@ -210,7 +210,7 @@ def test_refinement_needs_open_lids(opening, moves):
     start[list(WFLW_98.pupils)] += [6.0, 0.0]
     refined = refine_pupils(painted(true), start[None], WFLW_98)[0]
     wanted = (true if moves else start)[list(WFLW_98.pupils)]
-    assert np.linalg.norm(refined - wanted, axis=1).max() < (0.2 if moves else 1e-9)
+    assert np.linalg.norm(refined - wanted, axis=1).max() < (1.0 if moves else 1e-9)
 
 
 def test_refinement_leaves_what_it_can_not_better():
