@@ -119,6 +119,9 @@ def test_ap_by_hand():
     found = Faces([[0, 0, 10, 10], [200, 0, 210, 10], [50, 0, 60, 9]], points, scores=np.array([0.9, 0.8, 0.7]), schema=WIDER_5)
     assert detection_ap([found], [true]) == pytest.approx(1 / 3 * 1 + 1 / 3 * 2 / 3)
     np.testing.assert_allclose(precision_recall([found], [true])["recall"], [1 / 3, 1 / 3, 2 / 3, np.nan])
+    for scores, ap in (([0.7, 0.9, 0.8], 2 / 3 * 2 / 3), ([0.8, 0.7, 0.9], 2 / 3 * 1)):  # the miss first, then last
+        ranked = Faces(found.boxes, points, scores=np.array(scores), schema=WIDER_5)
+        assert detection_ap([ranked], [true]) == pytest.approx(ap)
     assert detection_ap([true], [true]) == 1 and detection_ap([Faces.empty(WIDER_5)], [true]) == 0
     assert np.isnan(detection_ap([found], [Faces.empty(WIDER_5)])) and np.isnan(detection_ap([], []))
 
