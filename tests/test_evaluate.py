@@ -168,6 +168,13 @@ def test_as_many_predictions_as_truths():
             matched_landmarks(*given)
 
 
+def test_a_face_without_length_is_no_labelled_one():
+    """Its outer canthi in one place: what would its error be divided by?"""
+    predicted, true = scene(np.random.default_rng(3), faces=2)
+    true.landmarks[0, WFLW_98.inter_ocular[1]] = true.landmarks[0, WFLW_98.inter_ocular[0]]
+    assert evaluate_faces([predicted], [true])["face"].tolist() == [1]
+
+
 def test_subsets_and_their_errors_by_region():
     rng = np.random.default_rng(8)
     predicted, true = scene(rng, faces=4, noise=2.0, missed=(1,))

@@ -113,7 +113,9 @@ def test_defaults_are_the_published_ones():
     assert wing(edge) == pytest.approx(np.log(6)) and wing(edge + 1) == pytest.approx(np.log(6) + 1)
 
 
-@pytest.mark.parametrize(("minimum", "positive", "fits"), [(1, 1, True), (0.3, 0.3, True), (0.4, 0.3, False), (0.3, 2, False)])
+@pytest.mark.parametrize(
+    ("minimum", "positive", "fits"), [(1, 1, True), (0.3, 0.3, True), (0.4, 0.3, False), (0.3, 2, False), (0, 0.3, False)]
+)
 def test_overlaps_that_fit_each_other(minimum, positive, fits):
     if fits:
         assert LossConfig(minimum_iou=minimum, positive_iou=positive).positive_iou == positive
@@ -168,6 +170,9 @@ def test_wing_by_its_definition():
     np.testing.assert_allclose(wing(x, w, e).numpy(), expected, atol=1e-5)
     with pytest.raises(ValueError, match="landmark_loss must be"):
         LossConfig(landmark_loss="l2")
+    for wrong in ({"box_weight": float("inf")}, {"pupil_weight": float("nan")}, {"least_negatives": -1}):
+        with pytest.raises(ValueError, match="must be finite and not negative"):
+            LossConfig(**wrong)
 
 
 def test_pupil_part_sees_the_place_in_the_eye_and_nothing_else():
