@@ -1,8 +1,10 @@
+import matplotlib
 import pytest
 import torch
 
+matplotlib.use("Agg")  # also where there is a screen
 torch.set_num_threads(1)  # the networks of the tests are small: one thread is as fast, and the numbers are those of any machine
-
+torch.ones(1, requires_grad=True).sum().backward()  # after an export, a process's first one would forbid forked ones theirs
 
 CHAPTERS = ("tests/test_browser.py", "tests/test_notebooks.py")  # they share faces and runs, and take longest
 

@@ -22,6 +22,8 @@ from retinalib.datasets import synthetic
 from retinalib.workspace import PROJECT
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+if CHROMIUM is not None and subprocess.run([CHROMIUM, "--version"], capture_output=True, check=False).returncode:
+    CHROMIUM = None  # half installed, or a stub that only says where to get it
 NOTEBOOKS = sorted(path.stem for path in (PROJECT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
 SLOW = 900_000  # ms: the longest chapter, several times over

@@ -12,11 +12,12 @@ from retinalib import memory
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
 
 FAULTS = """
-import resource, sys
+import ctypes, resource, sys
 import torch
 from retinalib import memory
 
 how, blocks, megabytes = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: one fault for each small page
 getattr(memory, how, lambda: None)()
 counts = []
 for _ in range(8):
