@@ -37,8 +37,9 @@ def write_table(table: pd.DataFrame, path: Path, caption: str, printed: pd.DataF
     write_text(path.with_suffix(".csv"), table.to_csv())
     printed = table if printed is None else printed
     several = isinstance(printed.index, pd.MultiIndex)
-    page = printed.astype(object)  # whole numbers stay whole
-    markdown = (page.reset_index() if several else page).to_markdown(floatfmt=".4g", index=not several)
+    page = printed.astype(object).where(printed.notna(), None)  # whole numbers stay whole
+    page = page.reset_index() if several else page
+    markdown = page.to_markdown(floatfmt=".4g", index=not several, missingval="–")
     write_text(path.with_suffix(".md"), f"{markdown}\n\n{caption}\n")
     cells = printed.rename(columns=_heading, index=_latex).map(_latex)
     cells.index.names = [_latex(name) for name in cells.index.names]

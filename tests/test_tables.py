@@ -37,6 +37,7 @@ def test_tables_are_written_for_paper_page_and_machine(tmp_path):
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "tables/t.csv", index_col=0), table)
     page = (tmp_path / "tables/t.md").read_text()
     assert "50 % of 3 photos" in page and "| no_se" in page and "0.05123" in page and "100300" in page
+    assert "–" in page and "nan" not in page
     latex = (tmp_path / "tables/t.tex").read_text()
     assert r"\toprule" in latex and r"50 \% of 3 photos, IoU $\ge$ 0.5" in latex and r"median\\{}nme" in latex
     assert "no se & $0.0512$ & 100300" in latex and "b & -- & 7" in latex and r"\label{tab:tables-t}" in latex
