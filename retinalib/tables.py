@@ -19,16 +19,24 @@ def paper_form(differences: pd.DataFrame) -> pd.DataFrame:
     """A table of :func:`retinalib.ablation.compare` as a paper prints it, a row per arm and measure: the difference with its
     interval in one cell, the corrected p-value, and the effect that would have been found. The caption has to say of what the
     percentages are."""
-    cells = [tuple(_number(x) for x in (r.estimate, r.low, r.high)) for r in differences.itertuples()]
     return pd.DataFrame(
         {
             "arm": differences["arm"],
             "measure": [f"{r.measure} ({r.unit.split()[0]})" if r.unit else r.measure for r in differences.itertuples()],
-            "difference [95\u00a0%]": [f"{middle} [{low}, {high}]".replace("-", "−") for middle, low, high in cells],
+            "difference [95\u00a0%]": [_with_interval(r.estimate, r.low, r.high) for r in differences.itertuples()],
             "p (Holm)": ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in differences["p_holm"]],
             "detectable": differences["detectable"],
         }
     ).set_index(["arm", "measure"])
+
+
+def with_intervals(table: pd.DataFrame, intervals: dict[str, tuple[str, str]]) -> pd.DataFrame:
+    """A table as a paper prints it: each of some columns with its 95 % interval in one cell. intervals: the column's name ->
+    the names of those with the interval's ends, which fall away."""
+    printed = table.drop(columns=[name for ends in intervals.values() for name in ends])
+    for name, (low, high) in intervals.items():
+        printed[name] = [_with_interval(*values) for values in zip(table[name], table[low], table[high], strict=True)]
+    return printed.rename(columns={name: f"{name} [95\u00a0%]" for name in intervals})
 
 
 def write_table(table: pd.DataFrame, path: Path, caption: str, printed: pd.DataFrame | None = None) -> None:
@@ -71,6 +79,12 @@ def _heading(name: str) -> str:
         + r"\\{}".join(_latex(line) for line in textwrap.wrap(name.replace("_", " "), 8, break_long_words=False))
         + "}"
     )
+
+
+def _with_interval(middle: float, low: float, high: float) -> str:
+    if np.isnan(middle):
+        return "–"
+    return f"{_number(middle)} [{_number(low)}, {_number(high)}]".replace("-", "−")
 
 
 def _number(value: float) -> str:

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retinalib.tables import paper_form, write_table
+from retinalib.tables import paper_form, with_intervals, write_table
 from retinalib.workspace import PROJECT
 
 
@@ -53,6 +53,13 @@ def test_a_paper_prints_differences_with_their_intervals(tmp_path):
     assert r"$-$0.512 [$-$1, 0] & 0.040 & $1.25$" in (tmp_path / "d.tex").read_text()
     assert r"\shortstack[r]{difference\\{}[95~\%]}" in (tmp_path / "d.tex").read_text()
     assert len(paper_form(differences()[:0])) == 0
+
+
+def test_intervals_share_their_number_s_cell():
+    table = pd.DataFrame({"faces": [3, 4], "median": [2.5, np.nan], "low": [-1.0, np.nan], "high": [4.25, np.nan]})
+    printed = with_intervals(table, {"median": ("low", "high")})
+    assert printed.to_dict("list") == {"faces": [3, 4], "median [95\u00a0%]": ["2.5 [−1, 4.25]", "–"]}
+    assert "low" in table and with_intervals(table[:0], {"median": ("low", "high")}).empty
 
 
 def test_the_reports_labels_differ():
