@@ -71,7 +71,7 @@ def test_closed_eyes_are_flagged_and_kept_out():
     assert table["closed_right"].tolist() == [True, False] and table["look_x"].isna().tolist() == [True, False]
     assert not pupil_table(faces, closed=0.01)["closed_left"].any() and table["yaw"].tolist() == [1, 2]
     assert table["eye_width_right"].tolist() == pytest.approx([30, 30])
-    assert list(table) == [*pupil_table(Faces(faces.boxes, faces.landmarks)), "yaw"]
+    assert "index" not in table and list(table)[-2:] == ["score", "yaw"]
 
 
 def narrowed(share):
