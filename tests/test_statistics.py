@@ -40,7 +40,7 @@ def test_intervals_hold_the_true_effect_as_often_as_they_say(seeds, spreads):
     for _ in range(rounds):
         found = paired_difference(experiment(effect, seeds, 60, rng, *spreads), "value", "a", "b", rounds=200)
         held += found.low <= effect <= found.high
-    assert 0.92 <= held / rounds <= 0.99
+    assert 0.92 <= held / rounds <= 0.98
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
@@ -51,7 +51,7 @@ def test_intervals_hold_the_true_effect_on_faces_like_the_workbooks(seeds):
         faces, _, true = study(rng, seeds, 60, gain=0.08)
         found = paired_difference(faces, "nme", "a", "b", rounds=200)
         held.append(found.low <= true <= found.high)
-    assert 0.92 <= np.mean(held) <= 0.99
+    assert 0.92 <= np.mean(held) <= 0.98
 
 
 def test_paired_difference_by_loops():
