@@ -57,7 +57,7 @@ def augment(
     image = _cut(image, left, top, side, size, method)
     faces = faces.transformed((scale, scale), (-left * scale, -top * scale))
     if rng.random() < config.flip:
-        image = np.ascontiguousarray(image[:, ::-1])
+        image = cv2.flip(image, 1)
         faces = _flip(faces, size, config)
     return _distort(image, rng, config), _keep(faces, size, config)
 

@@ -17,8 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import product
@@ -30,11 +30,10 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from retinalib.anchors import anchor_grid
 from retinalib.augment import augment
-from retinalib.batches import AugmentedPhotos, Batches, collate, start_worker, to_target
+from retinalib.batches import AugmentedPhotos, Batches, reading, to_target
 from retinalib.datasets import synthetic
 from retinalib.detect import Detector, decode, for_inference, load_detector
 from retinalib.distributed import ALONE
@@ -47,7 +46,7 @@ from retinalib.memory import keep_freed_memory
 from retinalib.model import ModelConfig, Outputs, RetinaFace
 from retinalib.plain import plain_anchors, plain_augment, plain_detect, plain_loss, plain_step
 from retinalib.precision import native_bfloat16
-from retinalib.train import TrainConfig, make_optimiser, training_step
+from retinalib.train import TrainConfig, for_training, make_optimiser, training_step
 
 _UNCOUNTED = 2  # first turns at each thing
 _REST = 0.02  # seconds between turns, in which the threads of the side before stop waiting for more
@@ -223,7 +222,7 @@ class Bench:
         """A batch's loss forward and backward, crops of it, and a whole step without and with its data."""
         material, config, anchors = self.material, self.material.config, self.material.anchors
         torch.manual_seed(0)
-        model = RetinaFace(ModelConfig()).train().to(memory_format=torch.channels_last)
+        model = for_training(RetinaFace(ModelConfig()).train(), anchors.device)
         with torch.no_grad():
             given = model(config.model.normalisation.apply(material.images))
         given = [t.detach().requires_grad_() for t in (given.logits, given.boxes, *given.features)]
@@ -233,7 +232,6 @@ class Bench:
             multi_task_loss(given[0], given[1], at, material.targets, anchors).total.backward()
 
         few = max(1, self.repeats // 2)
-        batches = iter(self._batches(4 * (_UNCOUNTED + few), workers=1))
         self.take_turns("training", "loss, forward and backward", loss, "loss")
         rng, size = np.random.default_rng(0), material.size
         crops = lambda: [augment(*photo, size, rng, config.augment) for photo in material.read]  # noqa: E731
@@ -243,7 +241,7 @@ class Bench:
         def step(how: TrainConfig) -> None:
             training_step(model, optimiser, material.images, material.targets, anchors, how, torch.Generator(), ALONE)
 
-        def step_from_files(how: TrainConfig) -> None:  # meanwhile the next batch is made: all that a step needs is in its time
+        def step_from_files(how: TrainConfig, batches: Iterator) -> None:  # in its time the batch after the next is made
             images, targets, _ = next(batches)
             training_step(model, optimiser, images, targets, anchors, how, torch.Generator(), ALONE)
 
@@ -251,23 +249,27 @@ class Bench:
         if native_bfloat16(anchors.device):
             precisions[", bfloat16"] = replace(config, precision="bfloat16")
         for name, how in precisions.items():
+            for _ in range(self.repeats):
+                step(how)  # until it has the memory that it keeps
             self.take_turns("training", "step without data" + name, partial(step, how), "step", few)
             if self.clock is time.perf_counter:  # a worker's time is not this process'
-                self.take_turns("training", "step from files on" + name, partial(step_from_files, how), "step_from_files", few)
+                with self._batches(2 * (_UNCOUNTED + few) + 2, workers=1) as batches:
+                    from_files = partial(step_from_files, how, batches)
+                    self.take_turns("training", "step from files on" + name, from_files, "step_from_files", few)
 
-    def _batches(self, count: int, workers: int) -> DataLoader:
+    def _batches(self, count: int, workers: int) -> AbstractContextManager[Iterator]:
         """``count`` batches of all photos, cropped from their JPEG files by ``workers`` processes."""
         photos = AugmentedPhotos(self.material.photos, self.material.size, self.material.config.augment, 0)
-        order = Batches(len(photos.source), len(photos.source), 0, count)
-        return DataLoader(photos, batch_sampler=order, collate_fn=collate, num_workers=workers, worker_init_fn=start_worker)
+        return reading(photos, Batches(len(photos.source), len(photos.source), 0, count), workers)
 
     def data(self) -> None:
         """Crops an epoch from JPEG files, by two processes; a row says milliseconds a crop."""
-        loader = iter(self._batches(2 + 2 * self.repeats, workers=2))
-        next(loader)
-        begin = time.perf_counter()
-        count = sum(len(images) for images, _, _ in loader)
-        self.rows.append({"group": "data", "part": "a crop, 2 workers", "ours": 1e3 * (time.perf_counter() - begin) / count})
+        with self._batches(2 + 2 * self.repeats, workers=2) as batches:
+            next(batches)
+            begin = time.perf_counter()
+            count = sum(len(images) for images, _, _ in batches)
+            taken = 1e3 * (time.perf_counter() - begin)
+        self.rows.append({"group": "data", "part": "a crop, 2 workers", "ours": taken / count})
 
     def rest(self) -> None:
         """Evaluation of a batch, and rendering a picture."""
@@ -330,7 +332,7 @@ def _one_step(kind: str, size: int, batch: int) -> None:
     targets = [Target(box, torch.rand(1, 98, 2), torch.ones(1, 98, dtype=torch.bool))] * batch
     if kind == "ours":
         keep_freed_memory()
-        model = model.to(memory_format=torch.channels_last)
+        model = for_training(model, anchors.device)
         training_step(model, make_optimiser(model, config), images, targets, anchors, config, torch.Generator(), ALONE)
     else:
         plain_step(model, torch.optim.AdamW(model.parameters(), foreach=False), images, targets, config.loss, config.clip_norm)

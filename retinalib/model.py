@@ -36,7 +36,7 @@ class Normalisation:
         """(..., 3, H, W) RGB pixels, 0 to 255 of any dtype, to float32 network input."""
         images = images.flip(-3) if self.bgr else images
         mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (self.mean, self.std))
-        return (images.float() - mean) / std
+        return images.to(torch.float32, copy=True).sub_(mean).div_(std)
 
     def table(self) -> np.ndarray:
         """The same as a table for ``cv2.LUT``: (1, 256, 3) float32, channels in the network's order."""

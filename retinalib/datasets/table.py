@@ -81,14 +81,14 @@ def decode_image(data: bytes, name: str, honour_exif: bool = False) -> np.ndarra
         raise ValueError(f"{name} is a TIFF with an orientation, which can't be read as it is stored: save it upright")
     if header.format == "PPM":
         return _decode_ppm(data, name)
-    flags = cv2.IMREAD_COLOR if honour_exif else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = cv2.IMREAD_COLOR_RGB if honour_exif else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise ValueError(f"{name} can't be decoded: {error.err}") from error
     if image is None:
         raise ValueError(f"{name} is not an image that can be read ({len(data)} bytes)")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
 
 
 def _decode_ppm(data: bytes, name: str) -> np.ndarray:
