@@ -248,12 +248,12 @@ class Bench:
         precisions = {"": config}
         if native_bfloat16(anchors.device):
             precisions[", bfloat16"] = replace(config, precision="bfloat16")
-        for name, how in precisions.items():
-            for _ in range(self.repeats):
-                step(how)  # until it has the memory that it keeps
-            self.take_turns("training", "step without data" + name, partial(step, how), "step", few)
-            if self.clock is time.perf_counter:  # a worker's time is not this process'
-                with self._batches(2 * (_UNCOUNTED + few) + 2, workers=1) as batches:
+        with self._batches(2 * (_UNCOUNTED + few) * len(precisions) + 2, workers=1) as batches:
+            for name, how in precisions.items():
+                for _ in range(self.repeats):
+                    step(how)  # until it has the memory that it keeps
+                self.take_turns("training", "step without data" + name, partial(step, how), "step", few)
+                if self.clock is time.perf_counter:  # a worker's time is not this process'
                     from_files = partial(step_from_files, how, batches)
                     self.take_turns("training", "step from files on" + name, from_files, "step_from_files", few)
 

@@ -190,7 +190,9 @@ class Detector:
             return normalisation.apply(torch.from_numpy(np.stack(pictures)).to(self.device).permute(0, 3, 1, 2))
         if normalisation.bgr:
             pictures = [cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) for picture in pictures]
-        rows = np.stack([cv2.LUT(picture, self._table) for picture in pictures])
+        rows = np.empty((len(pictures), *pictures[0].shape), np.float32)
+        for row, picture in zip(rows, pictures, strict=True):
+            cv2.LUT(picture, self._table, dst=row)
         return torch.from_numpy(rows).permute(0, 3, 1, 2)
 
 
