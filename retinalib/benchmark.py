@@ -347,6 +347,7 @@ def hardware() -> dict:
     versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "numpy", "opencv-python-headless")}
     return {
         "processor": ", ".join(sorted(names)) or platform.processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],  # processes that wanted to run, one's own among them

@@ -127,12 +127,12 @@ def learning_rate_factor(step: int, steps: int, config: TrainConfig) -> float:
 
 
 def for_training(model: RetinaFace, device: torch.device) -> RetinaFace:
-    """The model on its device, laid out for speed: in ``channels_last``, but for the layers of eight channels on a CPU.
-
-    There a batch norm adds up in threads whose sums of eight channels share a cache line, and two take twice as long as one.
+    """The model on its device, laid out for speed: in ``channels_last``, but for its first layers, of eight channels, where a
+    CPU's threads share the work: the sums over eight channels that two threads of a batch norm keep share a cache line in that
+    layout, and together they take twice as long as one alone.
     """
     model = model.to(device, memory_format=torch.channels_last)
-    if device.type == "cpu":
+    if device.type == "cpu" and torch.get_num_threads() > 1:
         for layer in model.modules():
             if isinstance(layer, nn.Conv2d) and layer.out_channels <= 8:  # gives its output in the layout of its weights
                 layer.weight.data = torch.empty(layer.weight.shape).copy_(layer.weight.data)
@@ -254,7 +254,8 @@ def training_step(
     Returns the values of :class:`retinalib.loss.Parts` for the whole batch; NaN where the gradient is not finite.
     """
     device = anchors.device
-    layout = torch.contiguous_format if device.type == "cpu" else torch.channels_last  # see for_training
+    last = next(model.parameters()).is_contiguous(memory_format=torch.channels_last)  # see for_training
+    layout = torch.channels_last if last else torch.contiguous_format
     images = images.to(device, non_blocking=True).contiguous(memory_format=layout)
     targets = [Target(*(t.to(device, non_blocking=True) for t in target[:3]), target.complete) for target in targets]
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
