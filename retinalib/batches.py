@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from retinalib.augment import AugmentConfig, augment
-from retinalib.datasets.table import FaceDataset
+from retinalib.datasets.table import BOX, FaceDataset
 from retinalib.distributed import ALONE, Processes
 from retinalib.faces import Faces
 from retinalib.loss import Target
@@ -25,7 +25,9 @@ class AugmentedPhotos(Dataset):
     """
 
     def __init__(self, source: FaceDataset, size: int, config: AugmentConfig, seed: int) -> None:
-        self.source, self.size, self.config, self.seed = source, size, config, seed
+        table = source.table[["image", "landmarks", *BOX]]  # attributes would be carried along to no use
+        self.source = FaceDataset(table, source.images_root, source.schema, source.complete, source.names)
+        self.size, self.config, self.seed = size, config, seed
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target, str]:
         epoch, number = key

@@ -1,8 +1,9 @@
 import numpy as np
+import pytest
 import torch
 
 from retinalib.augment import AugmentConfig
-from retinalib.batches import AugmentedPhotos, Batches, collate, to_target
+from retinalib.batches import AugmentedPhotos, Batches, collate, reading, to_target
 from retinalib.datasets import synthetic
 from retinalib.faces import Faces
 
@@ -36,3 +37,19 @@ def test_crops_follow_from_seed_epoch_and_number(tmp_path):
     assert torch.equal(images[0], collate([crops[0, 0]])[0][0]) and torch.equal(targets[0].boxes, crops[0, 0][1].boxes)
     assert not torch.equal(images[0], images[2])  # another epoch, another crop
     assert not torch.equal(images[0], collate([AugmentedPhotos(photos, 96, AugmentConfig(), seed=1)[0, 0]])[0][0])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_arrive_as_they_were_made(tmp_path, workers):
+    photos = synthetic.load(synthetic.make(tmp_path, 4, seed=1, size=160), "train")
+    crops, batches = AugmentedPhotos(photos, 96, AugmentConfig(), seed=0), Batches(len(photos), 2, seed=0, epochs=2)
+    with reading(crops, batches, workers) as stream:
+        arrived = list(stream)
+    assert len(arrived) == len(batches)
+    for (images, targets, names), keys in zip(arrived, batches, strict=True):
+        made = collate([crops[key] for key in keys])
+        assert torch.equal(images, made[0]) and names == made[2]
+        for target, other in zip(targets, made[1], strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(target[:3], other[:3], strict=True))
+            assert target.complete is other.complete
+        assert images.is_contiguous(memory_format=torch.channels_last)

@@ -17,7 +17,15 @@ from retinalib.landmarks import WIDER_5
 from retinalib.loss import Parts
 from retinalib.model import ModelConfig, RetinaFace
 from retinalib.runs import Stopped, request_stop, save_epoch
-from retinalib.train import TrainConfig, learning_rate_factor, make_optimiser, run_folder, train, training_step
+from retinalib.train import (
+    TrainConfig,
+    for_training,
+    learning_rate_factor,
+    make_optimiser,
+    run_folder,
+    train,
+    training_step,
+)
 from tests.rendered import rendered
 
 CONFIG = TrainConfig(image_size=96, epochs=2, batch_size=4, validate_every=1)
@@ -99,6 +107,27 @@ def test_bfloat16_leaves_the_second_look_its_digits(sets):
         parts.append(Parts(*values.tolist()))
     assert parts[0].eye == parts[1].eye > 0
     assert parts[0].classification != parts[1].classification == pytest.approx(parts[0].classification, rel=0.02)
+
+
+def test_layers_of_eight_channels_are_planar_where_threads_share_the_work(sets, monkeypatch):
+    image, faces = sets[0][0]
+    images, targets = torch.from_numpy(image).permute(2, 0, 1)[None], [to_target(faces, image.shape[:2])]
+    anchors, losses, ways = anchor_grid(*image.shape[:2]), [], []
+    for threads in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        torch.manual_seed(0)
+        model = for_training(RetinaFace(CONFIG.model), torch.device("cpu"))
+        seen = []
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                look = lambda _, given, seen=seen: seen.append((given[0].shape[1], given[0].is_contiguous()))  # noqa: E731
+                layer.register_forward_pre_hook(look)
+        optimiser = make_optimiser(model, CONFIG)
+        losses.append(training_step(model, optimiser, images, targets, anchors, CONFIG, torch.Generator(), ALONE))
+        ways.append({planar for channels, planar in seen if channels == 8})
+        assert not any(planar for channels, planar in seen if channels > 8)
+    assert ways == [{False}, {True}]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-5)
 
 
 def test_partly_labelled_photos_have_no_ap(sets, tmp_path):

@@ -218,7 +218,7 @@ def with_photos(
 def to_faces(rows: pd.DataFrame, schema: LandmarkSchema = WFLW_98) -> Faces:
     """The faces of the rows, of one image as a rule; columns other than image, box and landmarks become attributes."""
     landmarks = np.stack(rows["landmarks"].to_list()) if len(rows) else np.zeros((0, schema.count, 2))
-    attributes = rows.drop(columns=["image", "landmarks", *BOX])
+    attributes = rows.drop(columns=["image", "landmarks", *BOX]).copy()  # in one block a type, of which rows are taken faster
     return Faces(rows[BOX].to_numpy(np.float32), landmarks, attributes=attributes, schema=schema)
 
 
