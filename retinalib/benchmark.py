@@ -189,10 +189,10 @@ class Bench:
         except (EOFError, OSError) as error:
             raise ChildProcessError(f"the other process ended in '{name}': see its message above") from error
 
-    def take_turns(self, group: str, part: str, ours: Callable, other: str = "", repeats: int = 0) -> None:
+    def take_turns(self, group: str, part: str, ours: Callable, other: str = "") -> None:
         """Adds a row: the medians of ours and of the other side in milliseconds."""
         times: dict[str, list[float]] = {"ours": []} | ({"other": []} if other else {})
-        for _ in range(_UNCOUNTED + (repeats or self.repeats)):
+        for _ in range(_UNCOUNTED + self.repeats):
             time.sleep(_REST)
             times["ours"].append(_second(ours, self.clock))
             if other:
@@ -231,7 +231,6 @@ class Bench:
             at = lambda i, a: model.landmarks_at(given[2:], i, a)  # noqa: E731
             multi_task_loss(given[0], given[1], at, material.targets, anchors).total.backward()
 
-        few = max(1, self.repeats // 2)
         self.take_turns("training", "loss, forward and backward", loss, "loss")
         rng, size = np.random.default_rng(0), material.size
         crops = lambda: [augment(*photo, size, rng, config.augment) for photo in material.read]  # noqa: E731
@@ -248,14 +247,14 @@ class Bench:
         precisions = {"": config}
         if native_bfloat16(anchors.device):
             precisions[", bfloat16"] = replace(config, precision="bfloat16")
-        with self._batches(2 * (_UNCOUNTED + few) * len(precisions) + 2, workers=1) as batches:
+        with self._batches(2 * (_UNCOUNTED + self.repeats) * len(precisions) + 2, workers=1) as batches:
             for name, how in precisions.items():
                 for _ in range(self.repeats):
                     step(how)  # until it has the memory that it keeps
-                self.take_turns("training", "step without data" + name, partial(step, how), "step", few)
+                self.take_turns("training", "step without data" + name, partial(step, how), "step")
                 if self.clock is time.perf_counter:  # a worker's time is not this process'
                     from_files = partial(step_from_files, how, batches)
-                    self.take_turns("training", "step from files on" + name, from_files, "step_from_files", few)
+                    self.take_turns("training", "step from files on" + name, from_files, "step_from_files")
 
     def _batches(self, count: int, workers: int) -> AbstractContextManager[Iterator]:
         """``count`` batches of all photos, cropped from their JPEG files by ``workers`` processes."""
