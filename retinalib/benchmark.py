@@ -237,11 +237,7 @@ class Bench:
         self.take_turns("training", "crops of a batch, one process", crops, "crops")
         optimiser = make_optimiser(model, config)
 
-        def step(how: TrainConfig) -> None:
-            training_step(model, optimiser, material.images, material.targets, anchors, how, torch.Generator(), ALONE)
-
-        def step_from_files(how: TrainConfig, batches: Iterator) -> None:  # in its time the batch after the next is made
-            images, targets, _ = next(batches)
+        def step(how: TrainConfig, images: Tensor = material.images, targets: list[Target] = material.targets) -> None:
             training_step(model, optimiser, images, targets, anchors, how, torch.Generator(), ALONE)
 
         precisions = {"": config}
@@ -253,7 +249,7 @@ class Bench:
                     step(how)  # until it has the memory that it keeps
                 self.take_turns("training", "step without data" + name, partial(step, how), "step")
                 if self.clock is time.perf_counter:  # a worker's time is not this process'
-                    from_files = partial(step_from_files, how, batches)
+                    from_files = lambda how=how: step(how, *next(batches)[:2])  # noqa: E731 (meanwhile a later batch is made)
                     self.take_turns("training", "step from files on" + name, from_files, "step_from_files")
 
     def _batches(self, count: int, workers: int) -> AbstractContextManager[Iterator]:

@@ -135,7 +135,7 @@ def for_training(model: RetinaFace, device: torch.device) -> RetinaFace:
     if device.type == "cpu" and torch.get_num_threads() > 1:
         for layer in model.modules():
             if isinstance(layer, nn.Conv2d) and layer.out_channels <= 8:  # gives its output in the layout of its weights
-                layer.weight.data = torch.empty(layer.weight.shape).copy_(layer.weight.data)
+                layer.weight.data = layer.weight.data.clone(memory_format=torch.contiguous_format)
     return model
 
 
