@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from retinalib.config import TrainConfig
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector, load_detector
 from retinalib.evaluate import (
@@ -36,10 +37,10 @@ from retinalib.evaluate import (
 )
 from retinalib.faces import Faces
 from retinalib.files import end_with_parent, write_text
+from retinalib.plots.tables import paper_form, write_table
 from retinalib.runs import Stopped, stop_file
-from retinalib.statistics import Difference, crossed_difference, holm, paired_difference, photo_weights
-from retinalib.tables import paper_form, write_table
-from retinalib.train import TrainConfig, fingerprint, run_folder, train
+from retinalib.studies.statistics import Difference, crossed_difference, holm, paired_difference, photo_weights
+from retinalib.train import fingerprint, run_folder, train
 
 SCORE_THRESHOLD = 0.5  # a face found with less counts as missed; AP is over all scores from _AP_SCORE on
 _AP_SCORE = 0.02
@@ -316,7 +317,7 @@ def detections_of(runs: pd.DataFrame, folder: Path) -> pd.DataFrame:
 def main() -> None:
     """Trains and measures arms with several seeds. What is done already is found again, so that a scheduler can run one arm or
     one seed a job, and a last call with all of them puts the tables together."""
-    from retinalib.workspace import PROFILES
+    from retinalib.config import PROFILES
 
     parser = argparse.ArgumentParser(prog="python -m retinalib.ablation", description=main.__doc__)
     parser.add_argument("--arms", nargs="+", default=["no-se", "se16"], choices=list(ARMS), help="the first is the baseline")
@@ -336,7 +337,8 @@ def main() -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from retinalib.workspace import PROFILES, open_dataset, runs_folder  # the folders matter to this entry point only
+    from retinalib.config import PROFILES
+    from retinalib.workspace import open_dataset, runs_folder
 
     profile = PROFILES[arguments.profile]
     place = (arguments.dataset, arguments.data_root, arguments.profile, 0)

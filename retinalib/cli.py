@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from retinalib.datasets import synthetic, wflw, wider
+from retinalib import rendered
+from retinalib.datasets import wflw, wider
 from retinalib.datasets.describe import describe_faces, faults
 from retinalib.datasets.table import ATTRIBUTES, BOX, FaceDataset, read_image
 from retinalib.faces import Faces
@@ -210,7 +211,7 @@ def datasets() -> None:
 )
 def make(root: Path, images: int, seed: int, size: int, unlabelled: float) -> None:
     """Renders faces with known pose and gaze into a folder of their own below ROOT, and prints its name."""
-    click.echo(synthetic.make(root, images, seed, size, unlabelled=unlabelled, progress=sys.stderr.isatty()))
+    click.echo(rendered.make(root, images, seed, size, unlabelled=unlabelled, progress=sys.stderr.isatty()))
 
 
 @datasets.command()

@@ -24,10 +24,10 @@ import numpy as np
 import pandas as pd
 
 from retinalib.datasets.table import ATTRIBUTES
+from retinalib.datasets.wider_protocol import average_precision
+from retinalib.datasets.wider_protocol import wider_ap as wider_ap  # the public name
 from retinalib.faces import Faces, box_iou
 from retinalib.landmarks import WFLW_98, LandmarkSchema
-from retinalib.wider_protocol import average_precision
-from retinalib.wider_protocol import wider_ap as wider_ap  # the public name
 
 THRESHOLD = 0.10  # NME from which on a face counts as failed (WFLW)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -99,3 +100,25 @@ class Faces:
         boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
         landmarks[..., 0] = width - landmarks[..., 0]
         return replace(self, boxes=boxes, landmarks=landmarks, visible=self.visible[:, order])
+
+
+def mean_landmarks_in_box(faces: Sequence[Faces]) -> np.ndarray:
+    """(L, 2) mean position of each landmark in its face's box, fractions of width and height: what a predictor that sees
+    nothing but the box would say. Boxes of no area don't count; a landmark that no face has is NaN. Raises ValueError without
+    any photo."""
+    if not len(faces):
+        raise ValueError("mean_landmarks_in_box needs at least one photo")
+    boxes = np.concatenate([f.boxes for f in faces])[:, None]
+    points = np.concatenate([f.landmarks for f in faces])
+    sound = (boxes[..., 2:] > boxes[..., :2]).all((1, 2))
+    boxes, points = boxes[sound], points[sound]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+        return np.nanmean((points - boxes[..., :2]) / (boxes[..., 2:] - boxes[..., :2]), axis=0)
+
+
+def put_in_boxes(shape: np.ndarray, faces: Faces) -> Faces:
+    """The same faces with the landmarks of ``shape`` (see :func:`mean_landmarks_in_box`) put into their boxes."""
+    boxes = faces.boxes[:, None]
+    points = boxes[..., :2] + shape * (boxes[..., 2:] - boxes[..., :2])
+    return Faces(faces.boxes, points, None, faces.scores, faces.attributes, faces.schema)

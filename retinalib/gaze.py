@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from retinalib.datasets.head import Pose, average_landmarks, gaze_vector
 from retinalib.landmarks import WFLW_98, Eye, LandmarkSchema
 from retinalib.pupils import openness, to_eye_frame
+from retinalib.rendered.head import Pose, average_landmarks, gaze_vector
 
 _ROUNDS = 60  # of pose estimation; the angles move by less than 0.01° in the last ten
 

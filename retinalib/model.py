@@ -17,8 +17,8 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import Conv2dNormActivation
 
 from retinalib.anchors import AnchorConfig
-from retinalib.eyes import EyeHead, look_again, second_looks
 from retinalib.landmarks import SCHEMAS, WFLW_98, LandmarkSchema
+from retinalib.second_look import EyeHead, look_again, second_looks
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import hashlib
 import json
 import math
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import cv2
@@ -25,76 +24,24 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from retinalib.anchors import anchor_grid
-from retinalib.augment import AugmentConfig
 from retinalib.batches import AugmentedPhotos, Batches, reading
 from retinalib.checkpoint import save_atomically
+from retinalib.config import TrainConfig
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector
 from retinalib.distributed import Processes, process_group, share_batch_norms
 from retinalib.evaluate import auc, detection_ap, evaluate_faces
-from retinalib.eyes import eye_loss
-from retinalib.faces import Faces
+from retinalib.faces import Faces, mean_landmarks_in_box
 from retinalib.files import write_bytes
-from retinalib.loss import LossConfig, Parts, Target, multi_task_loss
+from retinalib.loss import Parts, Target, multi_task_loss
 from retinalib.memory import keep_freed_memory
-from retinalib.model import ModelConfig, RetinaFace
+from retinalib.model import RetinaFace
 from retinalib.precision import warn_of_slow_bfloat16
 from retinalib.runs import Stopped, claim, save_epoch, stop_file
-from retinalib.shapes import mean_landmarks_in_box
+from retinalib.second_look import eye_loss
 
 _VALIDATION_SCORE = 0.05  # detections from this score on enter the validation's AP
 _VALIDATION_PICTURES = 4
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """All that decides what a run learns. Two equal configurations on equal data and hardware give equal weights."""
-
-    model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    image_size: int = 256  # pixels a side of a training crop
-    epochs: int = 30
-    batch_size: int = 16
-    optimiser: str = "adamw"  # or "sgd" (Nesterov momentum 0.9)
-    learning_rate: float = 2e-3  # at its highest
-    weight_decay: float = 5e-4
-    schedule: str = "cosine"  # to zero; or "step": a tenth from 70 % and again from 90 % of the steps after the warm-up on
-    warmup: float = 0.05  # share of the steps in which the rate rises from zero
-    ema_decay: float = 0.99  # of the averaged weights, a step
-    clip_norm: float = 10.0  # gradients are scaled down to this norm
-    precision: str = "float32"  # or "bfloat16": autocast, for devices that have it
-    validate_every: int = 5  # epochs; the last epoch is always validated
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        choices = {"optimiser": ("adamw", "sgd"), "schedule": ("cosine", "step"), "precision": ("float32", "bfloat16")}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got '{getattr(self, name)}'")
-        if self.epochs < 1 or self.batch_size < 1 or self.image_size < 32:
-            raise ValueError("training needs at least one epoch, one image a batch and 32 pixels a side")
-        if self.batch_size == 1 and self.image_size == 32:
-            raise ValueError("a single image of 32 pixels leaves batch norms one value: take more images, or larger ones")
-        if self.validate_every < 1 or self.seed < 0:
-            raise ValueError(f"validate_every must be from 1 on and the seed from 0, got {self.validate_every} and {self.seed}")
-
-    def to_dict(self) -> dict:
-        """Plain values only, for JSON."""
-        return {**asdict(self), "model": self.model.to_dict()}
-
-    @classmethod
-    def from_dict(cls, values: dict) -> TrainConfig:
-        """The inverse of :meth:`to_dict`. Raises ValueError for an unknown parameter."""
-        unknown = set(values) - {f.name for f in fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown training parameters: {', '.join(sorted(unknown))}")
-        parts = {"model": ModelConfig.from_dict, "loss": lambda v: LossConfig(**v), "augment": _augment_config}
-        return cls(**{k: parts[k](v) if k in parts else v for k, v in values.items()})
-
-
-def _augment_config(values: dict) -> AugmentConfig:
-    return AugmentConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def run_folder(runs: Path, arm: str, config: TrainConfig, train_set: FaceDataset) -> Path:
@@ -347,7 +294,8 @@ def _recipe(config: TrainConfig, train_set: FaceDataset) -> dict:
 
 def main() -> None:
     """``python -m retinalib.train``: one run from the command line; in N processes under ``torchrun --nproc-per-node=N -m``."""
-    from retinalib.workspace import PROFILES, open_dataset  # the workspace's folders matter to this entry point only
+    from retinalib.config import PROFILES
+    from retinalib.workspace import open_dataset
 
     parser = argparse.ArgumentParser(prog="python -m retinalib.train", description=main.__doc__)
     parser.add_argument("folder", type=Path, help="the run's folder; an interrupted run goes on")

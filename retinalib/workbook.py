@@ -16,7 +16,8 @@ import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from retinalib.workspace import PROFILES, PROJECT
+from retinalib.config import PROFILES
+from retinalib.workspace import PROJECT
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from retinalib import ablation
+from retinalib.config import PROFILES, TrainConfig
 from retinalib.evaluate import precision_recall, resampled_ap
 from retinalib.runs import Stopped, request_stop
-from retinalib.statistics import paired_difference, photo_weights
-from retinalib.train import TrainConfig, train
-from retinalib.workspace import PROFILES
-from tests.rendered import rendered
+from retinalib.studies.statistics import paired_difference, photo_weights
+from retinalib.train import train
+from tests.pictures import rendered_faces
 from tests.simulation import study
 
 NO_DETECTIONS = precision_recall([], []).assign(arm="a", seed=0)  # photos labelled in part
@@ -24,7 +24,7 @@ BASE = TrainConfig(image_size=96, epochs=1, batch_size=4, validate_every=1)
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    return rendered(tmp_path_factory, 14, seed=2, size=160)
+    return rendered_faces(tmp_path_factory, 14, seed=2, size=160)
 
 
 @pytest.fixture(scope="module")

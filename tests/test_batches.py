@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from retinalib import rendered
 from retinalib.augment import AugmentConfig
 from retinalib.batches import AugmentedPhotos, Batches, collate, reading, to_target
-from retinalib.datasets import synthetic
 from retinalib.faces import Faces
 
 
@@ -19,7 +19,7 @@ def test_batches_hold_each_image_once_an_epoch():
 
 
 def test_targets_are_fractions(tmp_path):
-    photos = synthetic.load(synthetic.make(tmp_path, 4, seed=1, size=160), "train")
+    photos = rendered.load(rendered.make(tmp_path, 4, seed=1, size=160), "train")
     image, faces = photos[0]
     target = to_target(faces, image.shape[:2])
     height, width = image.shape[:2]
@@ -30,7 +30,7 @@ def test_targets_are_fractions(tmp_path):
 
 
 def test_crops_follow_from_seed_epoch_and_number(tmp_path):
-    photos = synthetic.load(synthetic.make(tmp_path, 4, seed=1, size=160), "train")
+    photos = rendered.load(rendered.make(tmp_path, 4, seed=1, size=160), "train")
     crops = AugmentedPhotos(photos, 96, AugmentConfig(), seed=0)
     images, targets, names = collate([crops[0, 0], crops[0, 1], crops[1, 0]])
     assert images.shape == (3, 3, 96, 96) and images.dtype == torch.uint8 and names == [photos.names[i] for i in (0, 1, 0)]
@@ -41,7 +41,7 @@ def test_crops_follow_from_seed_epoch_and_number(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_arrive_as_they_were_made(tmp_path, workers):
-    photos = synthetic.load(synthetic.make(tmp_path, 4, seed=1, size=160), "train")
+    photos = rendered.load(rendered.make(tmp_path, 4, seed=1, size=160), "train")
     crops, batches = AugmentedPhotos(photos, 96, AugmentConfig(), seed=0), Batches(len(photos), 2, seed=0, epochs=2)
     with reading(crops, batches, workers) as stream:
         arrived = list(stream)

@@ -18,7 +18,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from retinalib.datasets import synthetic
+from retinalib import rendered
 from retinalib.workspace import PROJECT
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -214,7 +214,7 @@ def test_detections_of_two_runs_and_of_an_own_photo(lab, tmp_path):
     explorer = run(lab, "05_ablation_comparisons")
     assert moved(lab, explorer, "photo", right)
     assert moved(lab, explorer, "truth", lambda box: box.uncheck())
-    image, _ = synthetic.render_face(size=200, person=4)
+    image, _ = rendered.render_face(size=200, person=4)
     cv2.imwrite(str(tmp_path / "me.png"), image[..., ::-1])
 
     def upload(_):

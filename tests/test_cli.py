@@ -11,12 +11,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from retinalib import rendered
 from retinalib.checkpoint import save_model
 from retinalib.cli import find_photos, main, picture_names
-from retinalib.datasets import synthetic, wflw
-from retinalib.datasets.synthetic import render_face
+from retinalib.datasets import wflw
 from retinalib.landmarks import WIDER_5
 from retinalib.model import ModelConfig, RetinaFace
+from retinalib.rendered.dataset import render_face
 
 
 def call(*arguments):
@@ -191,8 +192,8 @@ def test_odd_file_names_cost_no_other_photo(tmp_path):
 
 def test_box_lists_in_wflws_folder_are_checked_too(tmp_path):
     """Their photos that WFLW does not have are no fault."""
-    root = synthetic.make(tmp_path, 4, size=96, workers=1, progress=False)
-    name = synthetic.load(root, "train").names[0]
+    root = rendered.make(tmp_path, 4, size=96, workers=1, progress=False)
+    name = rendered.load(root, "train").names[0]
     boxes = root / "wider_face_mine_bbx_gt.txt"
     boxes.write_text(f"elsewhere.jpg\n1\n1 1 9 9\n{name}\n1\n1 1 9 9\n")
     assert call("datasets", "check", root).exit_code == 0

@@ -9,12 +9,12 @@ from retinalib import load_detector
 from retinalib.anchors import anchor_grid, decode_boxes, decode_landmarks
 from retinalib.checkpoint import save_model
 from retinalib.datasets import wider
-from retinalib.datasets.synthetic import render_face
 from retinalib.detect import Detector, for_inference
 from retinalib.evaluate import detection_ap, nme
 from retinalib.faces import Faces, box_iou
 from retinalib.landmarks import WIDER_5
 from retinalib.model import ModelConfig, Normalisation, RetinaFace
+from retinalib.rendered.dataset import render_face
 from tests.shared import SHARED, needs_shared
 
 

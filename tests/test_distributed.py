@@ -17,20 +17,21 @@ from torch import nn
 import retinalib.train as training
 from retinalib.anchors import anchor_grid
 from retinalib.batches import AugmentedPhotos, Batches, collate
+from retinalib.config import TrainConfig
 from retinalib.distributed import ALONE, Processes, share_batch_norms
 from retinalib.loss import LossConfig, Target
 from retinalib.model import RetinaFace
 from retinalib.runs import Stopped, request_stop
-from retinalib.train import TrainConfig, train
+from retinalib.train import train
 from retinalib.workspace import PROJECT
-from tests.rendered import rendered
+from tests.pictures import rendered_faces
 
 CONFIG = TrainConfig(image_size=96, epochs=3, batch_size=5, validate_every=2, loss=LossConfig(pupil_weight=5.0))
 
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    return rendered(tmp_path_factory, 40, seed=1, size=128)
+    return rendered_faces(tmp_path_factory, 40, seed=1, size=128)
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,11 @@ import pytest
 import torch
 
 from retinalib.checkpoint import save_model
-from retinalib.datasets.synthetic import render_face
 from retinalib.detect import load_detector
 from retinalib.export import OUTPUTS, export, main
 from retinalib.landmarks import WIDER_5
 from retinalib.model import ModelConfig, Normalisation, RetinaFace
+from retinalib.rendered.dataset import render_face
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
 SIZES = [(1, 160, 160), (2, 181, 243), (3, 96, 65)]  # one that no stride divides, one upright

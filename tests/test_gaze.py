@@ -2,8 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retinalib.datasets import synthetic
-from retinalib.datasets.head import EYE_RADIUS, Expression, Identity, Pose, average_landmarks, build, gaze_vector
+from retinalib import rendered
 from retinalib.faces import Faces
 from retinalib.gaze import (
     calibrate,
@@ -16,6 +15,7 @@ from retinalib.gaze import (
 )
 from retinalib.landmarks import WFLW_98, WIDER_5
 from retinalib.pupils import pupil_offset
+from retinalib.rendered.head import EYE_RADIUS, Expression, Identity, Pose, average_landmarks, build, gaze_vector
 
 POSES = [(0, 0, 0), (25, 0, 0), (-40, 10, 0), (10, -20, 30), (55, 15, -40)]
 ANGLES = ["yaw", "pitch", "roll"]
@@ -74,8 +74,8 @@ def test_gaze_is_the_cameras_whatever_the_head_does(eyeball, pose, gaze):
 
 def test_gaze_on_rendered_faces_of_others(tmp_path):
     """Calibrated on some people, tested on others, with the perspective that the calibration knows nothing of."""
-    root = synthetic.make(tmp_path, 120, seed=5, size=96, progress=False)
-    train, test = (synthetic.load(root, split).table for split in ("train", "test"))
+    root = rendered.make(tmp_path, 120, seed=5, size=96, progress=False)
+    train, test = (rendered.load(root, split).table for split in ("train", "test"))
     known = {s: train[[f"gaze_yaw_{s}", f"gaze_pitch_{s}"]].to_numpy() for s in ("right", "left")}
     model = calibrate(np.stack(train["landmarks"]), known, closed=0.12)
     use = test["yaw"].abs() < 45

@@ -23,13 +23,13 @@ import pytest
 import torch
 
 import retinalib.train as training
-from retinalib import ablation, workbook
+from retinalib import ablation, rendered, workbook
 from retinalib.batches import AugmentedPhotos
-from retinalib.datasets import synthetic
+from retinalib.config import TrainConfig
 from retinalib.files import only_process
 from retinalib.runs import Stopped, request_stop
-from retinalib.train import TrainConfig, run_folder, train
-from tests.rendered import rendered
+from retinalib.train import run_folder, train
+from tests.pictures import rendered_faces
 
 KILLS = int(os.environ.get("RETINALIB_KILLS", 3))  # of each kind, at moments drawn from a seed
 CONFIG = TrainConfig(image_size=64, epochs=3, batch_size=4, validate_every=2)
@@ -38,7 +38,7 @@ BASE = TrainConfig(image_size=64, epochs=2, batch_size=4, validate_every=1)  # o
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    return rendered(tmp_path_factory, 14, seed=1, size=96)
+    return rendered_faces(tmp_path_factory, 14, seed=1, size=96)
 
 
 @pytest.fixture(scope="module")
@@ -190,11 +190,11 @@ def test_killed_at_each_step_of_a_save(finished, sets, tmp_path):
 def test_rendering_killed_gives_the_same_files(tmp_path):
     arguments = {"images": 90, "seed": 3, "size": 96, "workers": 2, "progress": False}
     begin = time.monotonic()
-    wanted = contents(synthetic.make(tmp_path / "alone", **arguments))
+    wanted = contents(rendered.make(tmp_path / "alone", **arguments))
     duration = time.monotonic() - begin
     for number, moment in enumerate(moments(duration, max(1, KILLS // 3))):
-        killed(moment, synthetic.make, tmp_path / str(number), **arguments)
-        again = contents(synthetic.make(tmp_path / str(number), **arguments))
+        killed(moment, rendered.make, tmp_path / str(number), **arguments)
+        again = contents(rendered.make(tmp_path / str(number), **arguments))
         assert {n: c for n, c in again.items() if not n.startswith("parts/")} == wanted
 
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from retinalib.datasets.synthetic import render_face
 from retinalib.landmarks import SCHEMAS, WFLW_98, WIDER_5, Eye, LandmarkSchema
 from retinalib.pupils import pupil_offset
+from retinalib.rendered.dataset import render_face
 from tests.shared import SHARED, needs_shared
 
 

@@ -26,14 +26,14 @@ from retinalib.train import (
     train,
     training_step,
 )
-from tests.rendered import rendered
+from tests.pictures import rendered_faces
 
 CONFIG = TrainConfig(image_size=96, epochs=2, batch_size=4, validate_every=1)
 
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    return rendered(tmp_path_factory, 14, seed=1, size=160)
+    return rendered_faces(tmp_path_factory, 14, seed=1, size=160)
 
 
 @pytest.fixture(scope="module")

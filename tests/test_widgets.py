@@ -12,16 +12,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from retinalib import rendered
 from retinalib.anchors import AnchorConfig
-from retinalib.datasets import synthetic
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector, load_detector
 from retinalib.faces import Faces
 from retinalib.gaze import Eyeball
 from retinalib.landmarks import WIDER_5
 from retinalib.model import ModelConfig, RetinaFace
-from retinalib.reach import fitted, reach
 from retinalib.runs import Stopped
+from retinalib.studies.anchor_coverage import fitted, reach
 from retinalib.widgets.anchors import anchor_explorer, ladder
 from retinalib.widgets.dataset import dataset_browser
 from retinalib.widgets.detection import detection_explorer
@@ -34,8 +34,8 @@ EYEBALL = Eyeball((0.0, 0.0, -0.08), 0.13)
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    root = synthetic.make(tmp_path_factory.mktemp("faces"), 14, seed=2, size=160, workers=1, progress=False)
-    return synthetic.load(root, "train")
+    root = rendered.make(tmp_path_factory.mktemp("faces"), 14, seed=2, size=160, workers=1, progress=False)
+    return rendered.load(root, "train")
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_features_without_se(dataset, detector):
 
 
 def test_detections_of_two_detectors(dataset, detector, tmp_path):
-    three = synthetic.render_face(size=160)[1][[0, 0, 0]]
+    three = rendered.render_face(size=160)[1][[0, 0, 0]]
     three.scores = np.array([0.95, 0.5, 0.1], np.float32)
     real, given = Listening(detector), Listening(detector, three)
     explorer = detection_explorer({"real": real, "given": given}, dataset)
@@ -216,7 +216,7 @@ def test_detections_of_two_detectors(dataset, detector, tmp_path):
 def test_upload(dataset, detector):
     explorer = detection_explorer({"rendered98": detector}, dataset)
     before = explorer.picture.value
-    image = synthetic.render_face(size=160, person=4)[0]
+    image = rendered.render_face(size=160, person=4)[0]
     data = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
     explorer.controls["upload"].value = (_file("me.png", data[:200]),)
     assert explorer.sentence.value == "me.png is not an image that can be read (200 bytes)"
@@ -250,7 +250,7 @@ def test_pupils(detector):
 
 
 def test_pupils_of_a_detector_that_knows_the_truth_and_of_one_that_finds_nothing(detector):
-    _, truth = synthetic.render_face(gaze=(12, 0), size=256)
+    _, truth = rendered.render_face(gaze=(12, 0), size=256)
     explorer = pupil_explorer(Listening(detector, truth), EYEBALL)
     explorer.controls["gaze_yaw"].value = 12
     degrees = [float(d) for d in re.findall(r"([\d.]+)°", explorer.sentence.value)]

@@ -19,7 +19,7 @@ from retinalib.faces import Faces
 from retinalib.plots.style import PALETTE, TRUTH, draw_faces
 
 KINDS = {"matched": PALETTE[0], "kept": PALETTE[1], "missed": PALETTE[7]}  # blue, amber, dark grey
-"""What can become of a face, and its colour: see :func:`retinalib.reach.reach`."""
+"""What can become of a face, and its colour: see :func:`retinalib.studies.anchor_coverage.reach`."""
 
 _LABELS = {"matched": "matched from the threshold on", "kept": "keeps its one best anchor", "missed": "missed: background"}
 
@@ -69,7 +69,7 @@ def layout_figure(image: np.ndarray, strides: Sequence[int], sizes: Sequence[Seq
 def best_iou_figure(curves: dict[str, pd.DataFrame], threshold: float, minimum: float, anchor_sizes: Sequence[int]) -> Figure:
     """The best IoU of a lone face by its size: median over positions, and the span from the 5th to the 95th percentile.
 
-    curves: name -> a table of :func:`retinalib.reach.best_iou_by_size`; anchor_sizes are marked on the axis.
+    curves: name -> a table of :func:`retinalib.studies.anchor_coverage.best_iou_by_size`; anchor_sizes are marked on the axis.
     """
     fig, ax = plt.subplots(figsize=(8.4, 3.8), layout="constrained")
     for (name, table), colour in zip(curves.items(), PALETTE, strict=False):
@@ -92,7 +92,7 @@ def best_iou_figure(curves: dict[str, pd.DataFrame], threshold: float, minimum: 
 def data_iou_figure(tables: dict[int, pd.DataFrame], threshold: float) -> Figure:
     """Best IoU of each face of the data by its size, a panel for each input size.
 
-    tables: input size in pixels -> a table of :func:`retinalib.reach.reach`.
+    tables: input size in pixels -> a table of :func:`retinalib.studies.anchor_coverage.reach`.
     """
     fig, axes = plt.subplots(
         1, len(tables), figsize=(2 + 2.6 * len(tables), 3.7), layout="constrained", sharey=True, squeeze=False
@@ -143,7 +143,7 @@ def positives_figure(tables: dict[int, pd.DataFrame]) -> Figure:
 
 
 def draw_coverage(ax: Axes, table: pd.DataFrame) -> None:
-    """Stacked bars of what becomes of the faces of each size class. table: of :func:`retinalib.reach.reach`."""
+    """Stacked bars of what becomes of the faces of each size class. table: of studies.anchor_coverage.reach."""
     classes = size_classes(table["size"])
     shares = pd.crosstab(classes, table["kind"], normalize="index").reindex(columns=list(KINDS), fill_value=0)
     bottom = np.zeros(len(shares))

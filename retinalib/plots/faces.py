@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from retinalib.faces import Faces
 from retinalib.landmarks import LandmarkSchema
 from retinalib.plots.style import PALETTE, draw_faces, region_colours, region_lines
-from retinalib.shapes import aligned_to
+from retinalib.studies.shapes import aligned_to
 
 Picture = tuple[np.ndarray, Faces]
 """An image (H, W, 3) uint8 and its faces."""
@@ -145,7 +145,7 @@ def odd_points_figure(described: pd.DataFrame) -> Figure:
 def shape_figure(shapes: np.ndarray, mean: np.ndarray, schema: LandmarkSchema, shown: int = 400) -> Figure:
     """The mean shape over the aligned faces, and how far each landmark strays from it.
 
-    shapes: (N, L, 2) complete landmarks; mean: (L, 2), as of :func:`retinalib.shapes.mean_shape`.
+    shapes: (N, L, 2) complete landmarks; mean: (L, 2), as of :func:`retinalib.studies.shapes.mean_shape`.
     """
     right, left = schema.inter_ocular
     unit = np.linalg.norm(mean[right] - mean[left])

@@ -18,7 +18,7 @@ from retinalib.datasets.describe import image_sizes
 from retinalib.datasets.table import FaceDataset
 from retinalib.faces import Faces
 from retinalib.plots.anchors import KINDS, draw_coverage, draw_match, look_closer
-from retinalib.reach import fitted, reach
+from retinalib.studies.anchor_coverage import fitted, reach
 from retinalib.widgets.explorer import Explorer, panels
 
 _MOST_FACES = 2000  # more would make the picture lag behind the hand

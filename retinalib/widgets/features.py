@@ -9,11 +9,11 @@ import torch
 from ipywidgets import Dropdown, IntSlider, ToggleButtons
 from matplotlib.figure import Figure
 
-from retinalib.anatomy import excitations
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector
 from retinalib.model import SqueezeExcitation
 from retinalib.plots.style import PALETTE
+from retinalib.studies.network_cost import excitations
 from retinalib.widgets.explorer import Explorer, panels
 
 _ORDERS = ("mean of all", "strongest first", "by number")

@@ -8,7 +8,6 @@ from ipywidgets import FloatSlider, IntSlider
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from retinalib.datasets.synthetic import render_face
 from retinalib.detect import Detector
 from retinalib.evaluate import match_faces
 from retinalib.faces import Faces
@@ -17,6 +16,7 @@ from retinalib.landmarks import WFLW_98
 from retinalib.plots.pupils import draw_level_eye
 from retinalib.plots.style import PREDICTION, TRUTH, draw_faces
 from retinalib.pupils import pupil_table
+from retinalib.rendered.dataset import render_face
 from retinalib.widgets.explorer import Explorer, panels
 
 _SCORE = 0.3

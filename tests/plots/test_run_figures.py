@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from retinalib.datasets.synthetic import render_face
 from retinalib.landmarks import WFLW_98
 from retinalib.plots import model, results, training
 from retinalib.plots.style import PALETTE, PREDICTION, TRUTH
+from retinalib.rendered.dataset import render_face
 
 
 @pytest.fixture(autouse=True)

@@ -4,17 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retinalib.faces import Faces
+from retinalib.faces import Faces, mean_landmarks_in_box, put_in_boxes
 from retinalib.landmarks import WFLW_98
-from retinalib.shapes import (
+from retinalib.studies.shapes import (
     aligned_to,
     components,
     left_by_components,
-    mean_landmarks_in_box,
     mean_shape,
     procrustes_distance,
     proportions,
-    put_in_boxes,
     residuals,
 )
 from tests.test_evaluate import scene

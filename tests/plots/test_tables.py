@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retinalib.tables import paper_form, with_intervals, write_table
+from retinalib.plots.tables import paper_form, with_intervals, write_table
 from retinalib.workspace import PROJECT
 
 

@@ -1,5 +1,5 @@
-"""What things cost: ``python -m retinalib.benchmark --json FILE`` times this library beside the plain ways of
-:mod:`retinalib.plain`, and the network beside onnxruntime.
+"""What things cost: ``python -m benchmarks.__main__ --json FILE`` times this library beside the plain ways of
+:mod:`benchmarks.plain`, and the network beside onnxruntime.
 
 The others run in a process of their own, as they would be run: what this library sets in its process does not help them. Both
 sides take turns, and the medians are compared. First runs, in which memory is asked for, are not counted.
@@ -31,10 +31,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from benchmarks.plain import plain_anchors, plain_augment, plain_detect, plain_loss, plain_step
+from retinalib import rendered
 from retinalib.anchors import anchor_grid
 from retinalib.augment import augment
 from retinalib.batches import AugmentedPhotos, Batches, reading, to_target
-from retinalib.datasets import synthetic
+from retinalib.config import TrainConfig
 from retinalib.detect import Detector, decode, for_inference, load_detector
 from retinalib.distributed import ALONE
 from retinalib.evaluate import detection_ap, evaluate_faces
@@ -44,9 +46,8 @@ from retinalib.landmarks import Eye, LandmarkSchema
 from retinalib.loss import Target, multi_task_loss
 from retinalib.memory import keep_freed_memory
 from retinalib.model import ModelConfig, Outputs, RetinaFace
-from retinalib.plain import plain_anchors, plain_augment, plain_detect, plain_loss, plain_step
 from retinalib.precision import native_bfloat16
-from retinalib.train import TrainConfig, for_training, make_optimiser, training_step
+from retinalib.train import for_training, make_optimiser, training_step
 
 _UNCOUNTED = 2  # first turns at each thing
 _REST = 0.02  # seconds between turns, in which the threads of the side before stop waiting for more
@@ -61,8 +62,8 @@ class Material:
         self.model = self.detector.model
         self.config = TrainConfig(image_size=size)
         self.anchors = anchor_grid(size, size)
-        root = synthetic.make(folder, batch + 2, size=round(1.6 * size), progress=False)  # 1,024 for crops of 640
-        self.photos = synthetic.load(root, "train")
+        root = rendered.make(folder, batch + 2, size=round(1.6 * size), progress=False)  # 1,024 for crops of 640
+        self.photos = rendered.load(root, "train")
         self.read = [self.photos[number] for number in range(len(self.photos))]
         drawn = [(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), faces) for image, faces in self.read]
         self.drawn = [(image, faces.transformed((1 / 1.6,) * 2)) for image, faces in drawn]
@@ -272,7 +273,7 @@ class Bench:
         truth, found = [faces for _, faces in drawn], self.material.detector.detect([image for image, _ in drawn])
         self.take_turns("evaluation", "errors of a batch", lambda: evaluate_faces(found, truth))
         self.take_turns("evaluation", "AP of a batch", lambda: detection_ap(found, truth))
-        self.take_turns("rendering", "a picture", lambda: synthetic.draw_picture(0, 0, size, (0, 9)))
+        self.take_turns("rendering", "a picture", lambda: rendered.draw_picture(0, 0, size, (0, 9)))
 
 
 def cost(
@@ -314,7 +315,7 @@ def peak_memory(kind: str, size: int, batch: int) -> float:
     NaN outside of Linux, where it can't be told."""
     if not Path("/proc/self/status").is_file():
         return float("nan")
-    code = f"from retinalib.benchmark import _one_step; _one_step({kind!r}, {size}, {batch})"
+    code = f"from benchmarks.__main__ import _one_step; _one_step({kind!r}, {size}, {batch})"
     return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
@@ -354,7 +355,7 @@ def hardware() -> dict:
 
 def main() -> None:
     """Times detection, training, data, evaluation and rendering on the CPU, beside plain ways of them."""
-    parser = argparse.ArgumentParser(prog="python -m retinalib.benchmark", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.__main__", description=main.__doc__)
     parser.add_argument("--json", type=Path, help="file for the numbers, with hardware and versions")
     parser.add_argument("--quick", action="store_true", help="small pictures, few repeats: whether it runs, not how fast")
     parser.add_argument("--cpu", action="store_true", help="processor time instead of the clock's: on a busy machine, 1 thread")

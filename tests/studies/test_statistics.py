@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from retinalib.statistics import (
+from retinalib.studies.statistics import (
     cluster_bootstrap,
     cluster_interval,
     crossed_difference,

@@ -15,10 +15,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from retinalib.anatomy import excitations
 from retinalib.datasets.table import ATTRIBUTES, FaceDataset
 from retinalib.detect import Detector
 from retinalib.model import RetinaFace
+from retinalib.studies.network_cost import excitations
 
 SILENCED = 0.05  # a channel whose mean gate is less counts as silenced
 _AROUND = 1.6  # side of a crop in longer sides of the face's box

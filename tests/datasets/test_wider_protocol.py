@@ -2,15 +2,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retinalib import wider_protocol
-from retinalib.evaluate import wider_ap
-from retinalib.wider_protocol import (
+from retinalib.datasets import wider_protocol
+from retinalib.datasets.wider_protocol import (
     average_precision,
     read_detections,
     read_truth,
     wider_curves,
     write_detections,
 )
+from retinalib.evaluate import wider_ap
 from tests.shared import SHARED, needs_shared
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from retinalib.datasets.render import Light, Look, fill
 from retinalib.landmarks import WFLW_98 as SCHEMA
+from retinalib.rendered.render import Light, Look, fill
 
 
 def _line(picture: np.ndarray, start: np.ndarray, end: np.ndarray, colour: object, width: float) -> None:

@@ -1,5 +1,5 @@
 """The same said in the straightforward way: what the fast ways are held against, in tests for what they give and in
-:mod:`retinalib.benchmark` for what they cost.
+:mod:`benchmarks.__main__` for what they cost.
 
 The landmark head at every anchor, anchors made in loops for every image, NMS in NumPy, a loss that goes from image to image
 and encodes 98 points for every anchor, colours distorted in floating point on the whole photo.

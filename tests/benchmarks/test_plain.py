@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from retinalib import load_detector, plain
+from benchmarks import plain
+from retinalib import load_detector, rendered
 from retinalib.anchors import anchor_grid
-from retinalib.datasets import synthetic, wider
-from retinalib.datasets.synthetic import render_face
+from retinalib.config import TrainConfig
+from retinalib.datasets import wider
 from retinalib.distributed import ALONE
 from retinalib.loss import LossConfig, multi_task_loss
 from retinalib.model import RetinaFace
-from retinalib.train import TrainConfig, make_optimiser, training_step
+from retinalib.rendered.dataset import render_face
+from retinalib.train import make_optimiser, training_step
 from tests.shared import SHARED, needs_shared
 from tests.test_loss import random_batch
 
@@ -33,7 +35,7 @@ def assert_same_faces(detector, image, threshold):
 
 def test_fast_detection_is_the_plain_on_rendered_pictures(detector):
     found = [
-        assert_same_faces(detector, synthetic.draw_picture(3, number, size, (0, 9))[0], 0.5)
+        assert_same_faces(detector, rendered.draw_picture(3, number, size, (0, 9))[0], 0.5)
         for number, size in enumerate((320, 250, 401))
     ]
     assert sum(found) >= 3

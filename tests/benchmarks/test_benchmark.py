@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from retinalib import benchmark
+import benchmarks.__main__ as benchmark
 
 
 def test_cost_counts_what_it_was_asked(monkeypatch):

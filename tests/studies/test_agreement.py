@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from retinalib import consistency
 from retinalib.faces import Faces
 from retinalib.landmarks import WFLW_98
 from retinalib.model import ModelConfig, RetinaFace
 from retinalib.pupils import mean_offsets
+from retinalib.studies import agreement
 from tests.test_pupils import face
 
 PUPILS = list(WFLW_98.pupils)
@@ -41,34 +41,34 @@ def photos():
 
 
 def test_a_mirrored_photo_is_mirrored_back(photos):
-    looks = consistency.look(Painted(face(), 100), photos, 0.5)
+    looks = agreement.look(Painted(face(), 100), photos, 0.5)
     assert looks.photo.tolist() == [0] and looks.number.tolist() == [0]
     np.testing.assert_allclose(looks.mirrored, looks.predicted, atol=1e-4)
     np.testing.assert_allclose(looks.first[:, PUPILS] - looks.predicted[:, PUPILS], [[[2, 0], [2, 0]]], atol=1e-4)
-    signs = consistency.disagreement(looks.predicted, WFLW_98, looks.mirrored, looks.first)
+    signs = agreement.disagreement(looks.predicted, WFLW_98, looks.mirrored, looks.first)
     assert signs["mirrored photo disagrees"][0] == pytest.approx(0, abs=1e-5)
     assert signs["two looks disagree"][0] == pytest.approx(2 / 80)
     # a bias to the image's right shows as twice itself once the photo is mirrored
-    biased = consistency.look(Painted(face(), 100, wrong=3.0), photos, 0.5)
-    signs = consistency.disagreement(biased.predicted, WFLW_98, biased.mirrored)
+    biased = agreement.look(Painted(face(), 100, wrong=3.0), photos, 0.5)
+    signs = agreement.disagreement(biased.predicted, WFLW_98, biased.mirrored)
     assert signs["mirrored photo disagrees"][0] == pytest.approx(6 / 80, rel=1e-4)
 
 
 def test_the_second_look_is_put_back():
     detector = Painted(face(), 100)
     head = detector.model.eye_head = object()
-    assert len(consistency.first_look(detector, [np.full((9, 9, 3), 255, np.uint8)], 0.5)) == 1
+    assert len(agreement.first_look(detector, [np.full((9, 9, 3), 255, np.uint8)], 0.5)) == 1
     assert detector.model.eye_head is head
     asked = []
     detector.detect = lambda images, score_threshold, pyramid: asked.append(pyramid)
-    consistency.first_look(detector, [], 0.5)
-    consistency.first_look(detector, [], 0.5, pyramid=False)
+    agreement.first_look(detector, [], 0.5)
+    agreement.first_look(detector, [], 0.5, pyramid=False)
     assert asked == [True, False]
     detector.detect = lambda *_, **__: 1 / 0
     with pytest.raises(ZeroDivisionError):
-        consistency.first_look(detector, [], 0.5)
+        agreement.first_look(detector, [], 0.5)
     assert detector.model.eye_head is head
-    assert consistency.first_look(Painted(face(), 100, head=None), [], 0.5) is None
+    assert agreement.first_look(Painted(face(), 100, head=None), [], 0.5) is None
 
 
 def test_networks_say_whether_they_look_twice():
@@ -80,19 +80,19 @@ def test_networks_say_whether_they_look_twice():
 def test_methods_by_name(photos):
     usual = mean_offsets(face()[None], WFLW_98)
     images = [image for image, _ in photos]
-    found = consistency.look(Painted(face(), 100), photos, 0.5).methods(images, WFLW_98, usual)
+    found = agreement.look(Painted(face(), 100), photos, 0.5).methods(images, WFLW_98, usual)
     rivals = ["canthus midpoint", "lid centroid", "mean offset"]
     assert list(found) == ["network", "first look alone", *rivals, "network, refined"]
     assert {points.shape for points in found.values()} == {(1, 2, 2)}
     np.testing.assert_allclose(found["mean offset"], found["network"], atol=1e-4)
-    once = consistency.look(Painted(face(), 100, head=None), photos, 0.5)
+    once = agreement.look(Painted(face(), 100, head=None), photos, 0.5)
     assert once.first is None and "first look alone" not in once.methods(images, WFLW_98, usual)
 
 
 def test_eyes_that_disagree():
     points = np.stack([face((0.1, 0.05)), face((0.1, 0.05)), face((0.1, 0.05), 0.05)])
     points[1, WFLW_98.left_eye.pupil] += [6, -3]  # to the person's left, and up
-    signs = consistency.disagreement(points, WFLW_98)
+    signs = agreement.disagreement(points, WFLW_98)
     assert signs["eyes disagree across"].tolist() == pytest.approx([0.2, 0.0, np.nan], nan_ok=True, abs=1e-6)
     assert signs["eyes disagree in height"].tolist() == pytest.approx([0, 0.1, np.nan], nan_ok=True, abs=1e-6)
     assert list(signs) == ["eyes disagree across", "eyes disagree in height"]
@@ -100,9 +100,9 @@ def test_eyes_that_disagree():
 
 def test_nothing_at_all():
     none = np.zeros((0, 98, 2))
-    assert consistency.disagreement(none, WFLW_98, none, none).shape == (0, 4)
+    assert agreement.disagreement(none, WFLW_98, none, none).shape == (0, 4)
     empty = [(np.zeros((50, 50, 3), np.uint8), Faces.empty())]
-    looks = consistency.look(Painted(face(), 50), empty, 0.5)
+    looks = agreement.look(Painted(face(), 50), empty, 0.5)
     assert len(looks.photo) == 0 and looks.mirrored.shape == (0, 98, 2)
     usual = {"right": np.zeros(2), "left": np.zeros(2)}
     assert looks.methods([empty[0][0]], WFLW_98, usual)["network, refined"].shape == (0, 2, 2)

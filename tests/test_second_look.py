@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from retinalib import pupils
-from retinalib.datasets.synthetic import render_face
 from retinalib.detect import Detector
-from retinalib.eyes import (
+from retinalib.landmarks import WFLW_98, WIDER_5
+from retinalib.model import ModelConfig, RetinaFace
+from retinalib.rendered.dataset import render_face
+from retinalib.second_look import (
     EyeHead,
     _disturbed,
     _grid,
@@ -21,8 +23,6 @@ from retinalib.eyes import (
     sample_patches,
     second_looks,
 )
-from retinalib.landmarks import WFLW_98, WIDER_5
-from retinalib.model import ModelConfig, RetinaFace
 
 EYES = (WFLW_98.right_eye, WFLW_98.left_eye)
 

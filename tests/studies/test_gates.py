@@ -5,14 +5,14 @@ import torch
 
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector
-from retinalib.excitation import explained, face_and_background, gate_table, gates, with_constant_gates
 from retinalib.model import ModelConfig, RetinaFace
-from tests.rendered import rendered
+from retinalib.studies.gates import explained, face_and_background, gate_table, gates, with_constant_gates
+from tests.pictures import rendered_faces
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    return rendered(tmp_path_factory, 14, seed=2, size=160)[0]
+    return rendered_faces(tmp_path_factory, 14, seed=2, size=160)[0]
 
 
 def detector(**config):

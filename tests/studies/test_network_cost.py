@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from retinalib import anatomy
-from retinalib.anatomy import cost_by_part, costs_side_by_side, excitations, field_width, receptive_field, shapes
 from retinalib.anchors import anchor_grid
 from retinalib.detect import for_inference
 from retinalib.model import ModelConfig, RetinaFace
+from retinalib.studies import network_cost
+from retinalib.studies.network_cost import cost_by_part, costs_side_by_side, excitations, field_width, receptive_field, shapes
 
 
 def build(se_reduction=None):
@@ -78,7 +78,7 @@ def test_costs_side_by_side():
 def test_costs_are_those_of_detections_copies(monkeypatch):
     """The eye head, which looks at faces alone, costs parameters and nothing else."""
     made = []
-    monkeypatch.setattr(anatomy, "for_inference", lambda model: made.append(for_inference(model)) or made[-1])
+    monkeypatch.setattr(network_cost, "for_inference", lambda model: made.append(for_inference(model)) or made[-1])
     models = {"plain": build(), "eyes": RetinaFace(ModelConfig(eye_head=True))}
     table = costs_side_by_side(models, 64, rounds=1)
     assert len(made) == 2 and table["gflop"].nunique() == 1 and table["latency_iqr_ms"].tolist() == [0, 0]

@@ -3,13 +3,11 @@ sees no face."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from retinalib.faces import Faces
 from retinalib.landmarks import WFLW_98, LandmarkSchema
 
 
@@ -103,25 +101,3 @@ def proportions(landmarks: np.ndarray, schema: LandmarkSchema = WFLW_98) -> pd.D
     extent = np.ptp(landmarks, axis=1)
     opening = gaps.mean(1) / np.linalg.norm(lips[:, 0] - lips[:, half], axis=-1)
     return pd.DataFrame({"mouth_opening": opening, "aspect": extent[:, 1] / extent[:, 0]})
-
-
-def mean_landmarks_in_box(faces: Sequence[Faces]) -> np.ndarray:
-    """(L, 2) mean position of each landmark in its face's box, fractions of width and height: what a predictor that sees
-    nothing but the box would say. Boxes of no area don't count; a landmark that no face has is NaN. Raises ValueError without
-    any photo."""
-    if not len(faces):
-        raise ValueError("mean_landmarks_in_box needs at least one photo")
-    boxes = np.concatenate([f.boxes for f in faces])[:, None]
-    points = np.concatenate([f.landmarks for f in faces])
-    sound = (boxes[..., 2:] > boxes[..., :2]).all((1, 2))
-    boxes, points = boxes[sound], points[sound]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
-        return np.nanmean((points - boxes[..., :2]) / (boxes[..., 2:] - boxes[..., :2]), axis=0)
-
-
-def put_in_boxes(shape: np.ndarray, faces: Faces) -> Faces:
-    """The same faces with the landmarks of ``shape`` (see :func:`mean_landmarks_in_box`) put into their boxes."""
-    boxes = faces.boxes[:, None]
-    points = boxes[..., :2] + shape * (boxes[..., 2:] - boxes[..., :2])
-    return Faces(faces.boxes, points, None, faces.scores, faces.attributes, faces.schema)

@@ -5,7 +5,7 @@ import torch
 from retinalib.anchors import AnchorConfig, anchor_grid, match
 from retinalib.evaluate import box_iou
 from retinalib.faces import Faces
-from retinalib.reach import best_iou_by_size, fitted, reach, size_reaching
+from retinalib.studies.anchor_coverage import best_iou_by_size, fitted, reach, size_reaching
 
 CONFIG = AnchorConfig()
 

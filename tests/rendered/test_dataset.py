@@ -9,14 +9,15 @@ import pandas as pd
 import pytest
 from scipy.stats import ks_2samp
 
-from retinalib.datasets import synthetic, wflw
-from retinalib.datasets.head import IRIS_RADIUS, Expression, Identity, Pose, gaze_vector
-from retinalib.datasets.render import Light, Look, camera, landmarks_2d
+from retinalib.datasets import wflw
 from retinalib.datasets.table import ATTRIBUTES, BOX
 from retinalib.gaze import head_pose
 from retinalib.landmarks import WFLW_98
 from retinalib.pupils import openness, pupil_offset
-from retinalib.shapes import mean_shape, procrustes_distance, proportions
+from retinalib.rendered import dataset as rendered
+from retinalib.rendered.head import IRIS_RADIUS, Expression, Identity, Pose, gaze_vector
+from retinalib.rendered.render import Light, Look, camera, landmarks_2d
+from retinalib.studies.shapes import mean_shape, procrustes_distance, proportions
 from tests.shared import SHARED, needs_shared
 
 
@@ -26,13 +27,13 @@ def digests(folder):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return synthetic.make(tmp_path_factory.mktemp("faces"), 90, seed=3, size=128, workers=2, progress=False)
+    return rendered.make(tmp_path_factory.mktemp("faces"), 90, seed=3, size=128, workers=2, progress=False)
 
 
 def test_the_same_to_the_byte_whatever_the_processes(made, tmp_path):
-    alone = synthetic.make(tmp_path, 90, seed=3, size=128, workers=1, progress=False)
+    alone = rendered.make(tmp_path, 90, seed=3, size=128, workers=1, progress=False)
     assert digests(alone) == digests(made) and alone.name == made.name
-    other = synthetic.make(tmp_path, 90, seed=4, size=128, workers=1, progress=False)
+    other = rendered.make(tmp_path, 90, seed=4, size=128, workers=1, progress=False)
     assert other != alone and digests(other) != digests(made)
 
 
@@ -40,21 +41,21 @@ def test_an_interrupted_rendering_goes_on(made, tmp_path, monkeypatch):
     class Interrupted(Exception):
         pass
 
-    written = synthetic._write_lists
+    written = rendered._write_lists
 
     def interrupt(*_):
         raise Interrupted
 
-    monkeypatch.setattr(synthetic, "_write_lists", interrupt)
+    monkeypatch.setattr(rendered, "_write_lists", interrupt)
     with pytest.raises(Interrupted):
-        synthetic.make(tmp_path, 90, seed=3, size=128, workers=1, progress=False)
+        rendered.make(tmp_path, 90, seed=3, size=128, workers=1, progress=False)
     folder = tmp_path / made.name
     assert not (folder / "config.json").exists()
     (folder / "parts" / "000040.json").unlink()  # as if killed before this chunk was done
     (folder / "parts" / "000000.json").write_text("")  # as a power cut may leave it
     (folder / "parts" / "000080.json").write_text("[]")  # a finished chunk is not drawn again: this one stays empty
-    monkeypatch.setattr(synthetic, "_write_lists", written)
-    again = synthetic.make(tmp_path, 90, seed=3, size=128, workers=1, progress=False)
+    monkeypatch.setattr(rendered, "_write_lists", written)
+    again = rendered.make(tmp_path, 90, seed=3, size=128, workers=1, progress=False)
     whole, partly = pd.read_csv(made / "truth.csv"), pd.read_csv(again / "truth.csv")
     pd.testing.assert_frame_equal(partly, whole[~whole["image"].isin(set(whole["image"]) - set(partly["image"]))])
     assert 0 < len(whole) - len(partly) < 40
@@ -62,7 +63,7 @@ def test_an_interrupted_rendering_goes_on(made, tmp_path, monkeypatch):
 
 def test_a_finished_data_set_is_used_again(made):
     before = {p: p.stat().st_mtime_ns for p in made.rglob("*")}
-    assert synthetic.make(made.parent, 90, seed=3, size=128, progress=False) == made
+    assert rendered.make(made.parent, 90, seed=3, size=128, progress=False) == made
     assert {p: p.stat().st_mtime_ns for p in made.rglob("*")} == before
 
 
@@ -72,11 +73,9 @@ def test_the_layout_is_wflws(made):
     assert all((made / wflw.IMAGES / name).is_file() for name in [*train["image"], *test["image"]])
     lines = (made / wflw.LISTS.format(split="train")).read_text().splitlines()
     assert {len(line.split()) for line in lines} == {207}
-    dataset = synthetic.load(made, "test")
-    assert (
-        dataset.complete and set(synthetic.TRUTH) <= set(dataset.table) and dataset.table[synthetic.TRUTH].notna().all().all()
-    )
-    people = [set(synthetic.load(made, s).table["identity"]) for s in ("train", "test")]
+    dataset = rendered.load(made, "test")
+    assert dataset.complete and set(rendered.TRUTH) <= set(dataset.table) and dataset.table[rendered.TRUTH].notna().all().all()
+    people = [set(rendered.load(made, s).table["identity"]) for s in ("train", "test")]
     assert not people[0] & people[1]
     image, faces = dataset[0]
     assert image.shape == (128, 128, 3) and set(ATTRIBUTES) <= set(faces.attributes)
@@ -84,13 +83,13 @@ def test_the_layout_is_wflws(made):
 
 def test_some_faces_can_be_left_out_of_the_lists(made, tmp_path):
     """As in WFLW: the pictures are the same, the lists name fewer faces, and WIDER's lists have all boxes."""
-    partly = synthetic.make(tmp_path, 90, seed=3, size=128, unlabelled=0.4, workers=1, progress=False)
+    partly = rendered.make(tmp_path, 90, seed=3, size=128, unlabelled=0.4, workers=1, progress=False)
     assert partly.name != made.name
     for split in ("train", "test"):
-        all_faces, some = synthetic.load(made, split), synthetic.load(partly, split)
+        all_faces, some = rendered.load(made, split), rendered.load(partly, split)
         known = some.table[np.isfinite(np.stack(some.table["landmarks"])).all((1, 2))]
         assert some.complete and not wflw.load(partly, split).complete
-        assert 0.4 < len(known) / len(all_faces.table) < 0.8 and known[synthetic.TRUTH].notna().all().all()
+        assert 0.4 < len(known) / len(all_faces.table) < 0.8 and known[rendered.TRUTH].notna().all().all()
         photos = all_faces.table[all_faces.table["image"].isin(known["image"])]
         order = ["image", "x1", "y1"]
         ours, theirs = (t.sort_values(order)[["x1", "y1", "x2", "y2"]].to_numpy() for t in (some.table, photos))
@@ -102,7 +101,7 @@ def test_some_faces_can_be_left_out_of_the_lists(made, tmp_path):
 
 
 def test_a_face_that_is_set_aside_does_not_move_the_truth_of_others(made, tmp_path):
-    whole = synthetic.load(made, "train").table
+    whole = rendered.load(made, "train").table
     folder = shutil.copytree(made, tmp_path / "changed")
     path = folder / wflw.LISTS.format(split="train")
     lines = path.read_text().splitlines()
@@ -110,12 +109,12 @@ def test_a_face_that_is_set_aside_does_not_move_the_truth_of_others(made, tmp_pa
     columns = lines[row].split(" ")
     columns[198:200] = columns[196:198]  # a box of no area
     path.write_text("\n".join([*lines[:row], " ".join(columns), *lines[row + 1 :]]))
-    left = synthetic.load(folder, "train").table
+    left = rendered.load(folder, "train").table
     pd.testing.assert_frame_equal(left, whole.drop(index=row).reset_index(drop=True))
 
 
 def test_boxes_hold_their_landmarks(made):
-    table = synthetic.load(made, "train").table
+    table = rendered.load(made, "train").table
     points = np.stack(table["landmarks"])
     low, high = table[["x1", "y1"]].to_numpy()[:, None], table[["x2", "y2"]].to_numpy()[:, None]
     assert ((points >= low - 1) & (points <= high + 1)).mean() > 0.999
@@ -130,9 +129,9 @@ def test_the_labelled_pupil_is_the_middle_of_the_drawn_iris(yaw, pitch, gaze):
     """
     look, light = Look(iris=(0, 220, 0)), Light(ambient=1.0, key=0.0, gloss=0.0)
     wide = Expression(lids=(2.4, 2.4))
-    person = synthetic.Person(Identity(), look, wide, Pose(yaw, pitch), (gaze, gaze), light, 9.0)
+    person = rendered.Person(Identity(), look, wide, Pose(yaw, pitch), (gaze, gaze), light, 9.0)
     image = np.full((640, 640, 3), 190, np.uint8)
-    landmarks, _ = synthetic.place_head(image, person, 200.0, (320.0, 280.0), np.random.default_rng(0))
+    landmarks, _ = rendered.place_head(image, person, 200.0, (320.0, 280.0), np.random.default_rng(0))
     red, green, blue = np.moveaxis(image.astype(int), -1, 0)
     for x, y in landmarks[list(WFLW_98.pupils)]:
         rows, columns = np.nonzero(green > np.maximum(red, blue) + 30)
@@ -144,13 +143,13 @@ def test_the_labelled_pupil_is_the_middle_of_the_drawn_iris(yaw, pitch, gaze):
 
 def test_gaze_and_lids_move_what_they_should():
     right, left = WFLW_98.right_eye, WFLW_98.left_eye
-    offsets = [pupil_offset(synthetic.render_face(gaze=(g, 0), size=64)[1].landmarks, right)[0, 0] for g in (-20, 0, 20)]
+    offsets = [pupil_offset(rendered.render_face(gaze=(g, 0), size=64)[1].landmarks, right)[0, 0] for g in (-20, 0, 20)]
     assert offsets[0] < offsets[1] - 0.1 < offsets[2] - 0.2  # to the image's right is towards the nose of the right eye
-    up = [pupil_offset(synthetic.render_face(gaze=(0, g), size=64)[1].landmarks, left)[0, 1] for g in (-12, 12)]
+    up = [pupil_offset(rendered.render_face(gaze=(0, g), size=64)[1].landmarks, left)[0, 1] for g in (-12, 12)]
     assert up[0] < up[1] - 0.1
-    lids = [openness(synthetic.render_face(lids=o, size=64)[1].landmarks, right)[0] for o in (0.0, 0.5, 1.0)]
+    lids = [openness(rendered.render_face(lids=o, size=64)[1].landmarks, right)[0] for o in (0.0, 0.5, 1.0)]
     assert lids[0] < 0.06 < lids[1] < lids[2]
-    truth = synthetic.render_face(30, -10, 5, gaze=(12, 3))[1].attributes.iloc[0]
+    truth = rendered.render_face(30, -10, 5, gaze=(12, 3))[1].attributes.iloc[0]
     assert (truth["yaw"], truth["pitch"], truth["roll"], truth["gaze_yaw_right"], truth["gaze_pitch_left"]) == (
         30,
         -10,
@@ -169,7 +168,7 @@ def test_gaze_vectors_are_unit_and_point_where_they_say():
 def test_the_hidden_contour_follows_the_outline():
     """At strong yaw no contour point lies far inside the face's outline on the side that is turned away."""
     for yaw in (-60, 60):
-        faces = synthetic.render_face(yaw, size=256)[1]
+        faces = rendered.render_face(yaw, size=256)[1]
         contour = faces.landmarks[0, list(WFLW_98.regions["contour"])]
         nose = faces.landmarks[0, WFLW_98.regions["nose"][1], 0]
         far = contour[:10] if yaw < 0 else contour[-10:]
@@ -178,7 +177,7 @@ def test_the_hidden_contour_follows_the_outline():
 
 
 def people(count):
-    return [synthetic.draw_person(0, number, np.random.default_rng([1, number])) for number in range(count)]
+    return [rendered.draw_person(0, number, np.random.default_rng([1, number])) for number in range(count)]
 
 
 def landmarks_of(person):
@@ -196,13 +195,13 @@ def test_lips_meet_and_never_cross():
 
 def test_attributes_are_about_as_frequent_as_wflws():
     """Pose 13 %, expression 13 % of its test faces."""
-    attributes = pd.DataFrame([synthetic._attributes(p, False, 0.0, 100.0) for p in people(3000)])
+    attributes = pd.DataFrame([rendered._attributes(p, False, 0.0, 100.0) for p in people(3000)])
     shares = attributes.mean()
     assert shares[["pose", "expression"]].between(0.1, 0.18).all() and 0.2 < shares["illumination"] < 0.36
 
 
 def test_faces_are_small_and_large():
-    heights = [row[BOX[3]] - row[BOX[1]] for n in range(60) for row in synthetic.draw_picture(0, n, 320, (0, 9))[1]]
+    heights = [row[BOX[3]] - row[BOX[1]] for n in range(60) for row in rendered.draw_picture(0, n, 320, (0, 9))[1]]
     assert min(heights) < 20 and max(heights) > 240
 
 
@@ -223,7 +222,7 @@ def test_the_mean_shape_is_that_of_real_faces():
 
 def test_bad_wishes_are_refused(tmp_path):
     with pytest.raises(ValueError, match="unlabelled must be a share"):
-        synthetic.make(tmp_path, 10, unlabelled=1.0)
+        rendered.make(tmp_path, 10, unlabelled=1.0)
     with pytest.raises(ValueError, match="leave nothing to train or to test with"):
-        synthetic.make(tmp_path, 1)
+        rendered.make(tmp_path, 1)
     assert json.dumps([p.name for p in tmp_path.iterdir()]) == "[]"

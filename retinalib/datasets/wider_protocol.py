@@ -1,6 +1,6 @@
 """WIDER FACE's own evaluation (Yang et al., CVPR 2016): its truth, its text files of detections, its curves and AP.
 
-``python -m retinalib.wider_protocol detections/ ground_truth/`` gives AP of anybody's detections, with ``--figure`` their
+``python -m retinalib.datasets.wider_protocol detections/ ground_truth/`` gives AP of any detections, with ``--figure`` their
 curves, and with ``--detector`` makes them first.
 
 Detections are ``{"event/name": (N, 5) x y w h score}`` in pixels, names with or without ``.jpg``.
@@ -164,7 +164,7 @@ def _read_detections(path: Path) -> np.ndarray:
 
 def main() -> None:
     """AP of the detections in a folder of WIDER FACE's text files, and the figure of precision and recall."""
-    parser = argparse.ArgumentParser(prog="python -m retinalib.wider_protocol", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m retinalib.datasets.wider_protocol", description=main.__doc__)
     parser.add_argument("detections", type=Path, help="folder of event/name.txt")
     parser.add_argument("truth", type=Path, help="folder of the official wider_{easy,medium,hard,face}_val.mat")
     parser.add_argument(

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from retinalib.datasets.head import EYE_RADIUS, IRIS_RADIUS, RINGS, Head, height, silhouette
 from retinalib.landmarks import WFLW_98 as SCHEMA
+from retinalib.rendered.head import EYE_RADIUS, IRIS_RADIUS, RINGS, Head, height, silhouette
 
 _SHIFT = 4  # fractional bits of OpenCV's drawing
 _INNER_RINGS = 5  # rings of the surface around the middle of the face, which tell outside from inside

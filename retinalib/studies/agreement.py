@@ -62,7 +62,7 @@ def look(detector: Detector, photos: Sequence[tuple[np.ndarray, Faces]], score_t
 def first_look(
     detector: Detector, images: Sequence[np.ndarray], score_threshold: float, pyramid: bool = True
 ) -> list[Faces] | None:
-    """The same faces in the same order as :func:`look` finds, without the second look at each eye (see :mod:`retinalib.eyes`);
+    """The same faces in the same order as :func:`look` finds, without the second look at each eye;
     None for a network that takes none. pyramid: as of :meth:`Detector.detect <retinalib.detect.Detector.detect>`, of whose own
     faces with the same setting these are the first look."""
     head = detector.model.eye_head

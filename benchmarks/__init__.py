@@ -1,0 +1,1 @@
+"""What things cost, timed side by side: ``python -m benchmarks --json FILE``."""

@@ -1,0 +1,113 @@
+"""All that decides what a run learns, and the profiles: how much work the workbook does."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+
+from retinalib.augment import AugmentConfig
+from retinalib.landmarks import WFLW_98, LandmarkSchema
+from retinalib.loss import LossConfig
+from retinalib.model import ModelConfig
+
+_FEW_LANDMARKS = 20  # of more, the sum over coordinates would drown the other parts of the loss: they weigh a quarter
+_NEAR = 0.15  # of the crops of large faces show a part from near, which is background
+_LEAST_NEGATIVES = 32  # as of a face with four or five positive anchors; without them crops without faces teach nothing
+_PUPIL_WEIGHT = 5.0  # so that the place of the pupil in the eye, what this workbook is about, is felt at all
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All that decides what a run learns. Two equal configurations on equal data and hardware give equal weights."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    image_size: int = 256  # pixels a side of a training crop
+    epochs: int = 30
+    batch_size: int = 16
+    optimiser: str = "adamw"  # or "sgd" (Nesterov momentum 0.9)
+    learning_rate: float = 2e-3  # at its highest
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"  # to zero; or "step": a tenth from 70 % and again from 90 % of the steps after the warm-up on
+    warmup: float = 0.05  # share of the steps in which the rate rises from zero
+    ema_decay: float = 0.99  # of the averaged weights, a step
+    clip_norm: float = 10.0  # gradients are scaled down to this norm
+    precision: str = "float32"  # or "bfloat16": autocast, for devices that have it
+    validate_every: int = 5  # epochs; the last epoch is always validated
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        choices = {"optimiser": ("adamw", "sgd"), "schedule": ("cosine", "step"), "precision": ("float32", "bfloat16")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got '{getattr(self, name)}'")
+        if self.epochs < 1 or self.batch_size < 1 or self.image_size < 32:
+            raise ValueError("training needs at least one epoch, one image a batch and 32 pixels a side")
+        if self.batch_size == 1 and self.image_size == 32:
+            raise ValueError("a single image of 32 pixels leaves batch norms one value: take more images, or larger ones")
+        if self.validate_every < 1 or self.seed < 0:
+            raise ValueError(f"validate_every must be from 1 on and the seed from 0, got {self.validate_every} and {self.seed}")
+
+    def to_dict(self) -> dict:
+        """Plain values only, for JSON."""
+        return {**asdict(self), "model": self.model.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> TrainConfig:
+        """The inverse of :meth:`to_dict`. Raises ValueError for an unknown parameter."""
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown training parameters: {', '.join(sorted(unknown))}")
+        parts = {"model": ModelConfig.from_dict, "loss": lambda v: LossConfig(**v), "augment": _augment_config}
+        return cls(**{k: parts[k](v) if k in parts else v for k, v in values.items()})
+
+
+def _augment_config(values: dict) -> AugmentConfig:
+    return AugmentConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much work the notebooks do."""
+
+    images: int  # rendered pictures, training and test together
+    epochs: int  # of one training run
+    seeds: int  # training runs of each arm
+    image_size: int  # pixels a side of a training crop
+    batch_size: int
+    learning_rate: float
+    eye_head: bool = False  # a second look at each eye, see retinalib.second_look
+
+    def train_config(
+        self,
+        se_reduction: int | None = None,
+        seed: int = 0,
+        epochs: int | None = None,
+        schema: LandmarkSchema = WFLW_98,
+    ) -> TrainConfig:
+        """The training run of this profile, with or without SE, for the landmarks of ``schema``."""
+        epochs = self.epochs if epochs is None else epochs
+        config = TrainConfig(
+            image_size=self.image_size,
+            epochs=epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            validate_every=max(1, min(5, epochs // 5)),
+            loss=LossConfig(
+                landmark_weight=1.0 if schema.count <= _FEW_LANDMARKS else 0.25,
+                pupil_weight=_PUPIL_WEIGHT,
+                least_negatives=_LEAST_NEGATIVES,
+            ),
+            augment=AugmentConfig(near=_NEAR),
+            seed=seed,
+        )
+        eye_head = self.eye_head and bool(schema.right_eye.lids)
+        return replace(config, model=replace(config.model, schema=schema, se_reduction=se_reduction, eye_head=eye_head))
+
+
+PROFILES = {
+    "quick": Profile(images=160, epochs=24, seeds=2, image_size=128, batch_size=4, learning_rate=4e-3),
+    "standard": Profile(images=2500, epochs=10, seeds=3, image_size=160, batch_size=16, learning_rate=6e-3),
+    "shipped": Profile(images=8000, epochs=36, seeds=1, image_size=160, batch_size=16, learning_rate=6e-3, eye_head=True),
+    "full": Profile(images=12000, epochs=60, seeds=5, image_size=320, batch_size=32, learning_rate=6e-3, eye_head=True),
+}
