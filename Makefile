@@ -1,10 +1,11 @@
+# make quick      set up, run all notebooks with little work, about five minutes: into build/quick/ and figures/synthetic-quick/
 # make workbook   set up, run all notebooks on rendered faces, write figures/
 # make test       set up, run the tests (the notebooks at their quick profile among them; in a browser, too, where Chromium is:
 #                 apt-get install chromium, or its path as make test CHROMIUM=/path/to/chrome)
 # make test-oldest  the tests but for the notebooks, in an environment of its own with the oldest versions that pyproject.toml allows
 # make coverage   which lines and branches of retinalib the tests run, without the notebooks
 # make lab        set up, open JupyterLab on this machine
-# make lint       ruff on code and notebooks
+# make lint       ruff on code and notebooks, import-linter on who imports whom
 # make clean      remove what was generated: environment, rendered faces, runs
 
 PYTHON ?= python3
@@ -14,8 +15,11 @@ INSTALLED := $(VENV)/.installed
 PYTEST := -m pytest -n auto --maxprocesses 4 --no-loadscope-reorder
 FAST := --ignore=tests/test_notebooks.py --ignore=tests/test_workbook.py
 
-.PHONY: workbook test test-oldest coverage lab lint clean
+.PHONY: quick workbook test test-oldest coverage lab lint clean
 .DELETE_ON_ERROR:
+
+quick: $(INSTALLED)
+	$(BIN)/python -m retinalib.workbook --profile quick
 
 workbook: $(INSTALLED)
 	$(BIN)/python -m retinalib.workbook
@@ -40,6 +44,7 @@ lab: $(INSTALLED)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 # The stamp is made last: an interrupted installation is taken up again.
 $(INSTALLED): pyproject.toml
@@ -49,4 +54,4 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest build data/synthetic data/runs .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info
+	rm -rf $(VENV) $(VENV)-oldest build data/synthetic data/runs figures/synthetic-*/ .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info
