@@ -6,7 +6,6 @@ run's best averaged weights, the faces of each run are kept in its folder as ``t
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -314,57 +313,52 @@ def detections_of(runs: pd.DataFrame, folder: Path) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def main() -> None:
-    """Trains and measures arms with several seeds. What is done already is found again, so that a scheduler can run one arm or
-    one seed a job, and a last call with all of them puts the tables together."""
-    from retinalib.config import PROFILES
+def report(
+    arms: Sequence[str],
+    seeds: Sequence[int] = (),
+    dataset: str = "synthetic",
+    data_root: str | None = None,
+    profile: str = "standard",
+    epochs: int | None = None,
+    runs: Path | None = None,
+    device: str | None = None,
+    processes: int | None = None,
+    out: Path | None = None,
+) -> None:
+    """Trains and measures arms, prints what they give, and writes the tables to ``out``; see ``retinalib ablation --help``.
 
-    parser = argparse.ArgumentParser(prog="python -m retinalib.ablation", description=main.__doc__)
-    parser.add_argument("--arms", nargs="+", default=["no-se", "se16"], choices=list(ARMS), help="the first is the baseline")
-    parser.add_argument("--seeds", nargs="+", type=int, help="by default as many as the profile has")
-    parser.add_argument("--dataset", default="synthetic", help="synthetic, wflw or wider")
-    parser.add_argument("--data-root", help="folder of the data set, by default below data/")
-    parser.add_argument("--profile", default="standard", choices=list(PROFILES))
-    parser.add_argument("--epochs", type=int, help="by default those of the profile")
-    parser.add_argument("--runs", type=Path, help="where runs are kept, by default data/runs")
-    parser.add_argument("--device")
-    parser.add_argument("--processes", type=int, help="runs side by side on a CPU, by default one a core")
-    parser.add_argument("--out", type=Path, help="folder for the tables, by default they are only printed")
-    try:
-        _report(parser.parse_args())
-    except (OSError, ValueError, FloatingPointError, Stopped) as error:
-        raise SystemExit(str(error)) from error
-
-
-def _report(arguments: argparse.Namespace) -> None:
+    seeds: by default as many as the profile has. Raises what :func:`run` raises.
+    """
     from retinalib.config import PROFILES
     from retinalib.workspace import open_dataset, runs_folder
 
-    profile = PROFILES[arguments.profile]
-    place = (arguments.dataset, arguments.data_root, arguments.profile, 0)
-    sets = [open_dataset(*place, split) for split in ("train", "validation", "test")]
-    seeds = range(profile.seeds) if arguments.seeds is None else arguments.seeds
-    runs_at = runs_folder(arguments.runs)
-    base = profile.train_config(epochs=arguments.epochs, schema=sets[0].schema)
-    faces, runs = run(arguments.arms, seeds, base, *sets, runs_at, arguments.device, arguments.processes)
+    sets = [open_dataset(dataset, data_root, profile, 0, split) for split in ("train", "validation", "test")]
+    seeds = seeds or range(PROFILES[profile].seeds)
+    runs_at = runs_folder(runs)
+    base = PROFILES[profile].train_config(epochs=epochs, schema=sets[0].schema)
+    faces, runs = run(arms, seeds, base, *sets, runs_at, device, processes)
     by_run = summary(faces, ["arm", "seed"]).join(runs.set_index(["arm", "seed"])["ap"])
     print(by_run.reset_index().to_markdown(index=False, floatfmt=".4f"))
     tables, printed = {"runs": by_run}, {}
-    if len(arguments.arms) > 1 and len(seeds) > 1:
-        differences = compare(faces, detections_of(runs, runs_at), arguments.arms)
+    if len(arms) > 1 and len(seeds) > 1:
+        differences = compare(faces, detections_of(runs, runs_at), arms)
         tables["differences"] = differences.set_index(["arm", "measure"])
         printed["differences"] = paper_form(differences)
-        print(verdict(differences, arguments.arms[0]))
-    if arguments.out:
+        print(verdict(differences, arms[0]))
+    if out:
         caption = (
-            f"{len(sets[2])} {arguments.dataset} test photos, {len(seeds)} seeds, {base.epochs} epochs on {len(sets[0])} "
+            f"{len(sets[2])} {dataset} test photos, {len(seeds)} seeds, {base.epochs} epochs on {len(sets[0])} "
             f"photos, crops of {base.image_size} px; NME over the distance of the outer canthi; found: IoU ≥ 0.5, "
             f"score ≥ {SCORE_THRESHOLD}; failure and AUC at 10 %, a miss is a failure"
         )
         for name, table in tables.items():
-            against = f"Against {arguments.arms[0]}. " if name == "differences" else ""
-            write_table(table, arguments.out / name, against + caption, printed.get(name))
+            against = f"Against {arms[0]}. " if name == "differences" else ""
+            write_table(table, out / name, against + caption, printed.get(name))
 
 
 if __name__ == "__main__":
-    main()
+    import sys
+
+    from retinalib.cli import main
+
+    main(["ablation", *sys.argv[1:]], "retinalib")

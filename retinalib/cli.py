@@ -1,6 +1,7 @@
-"""The command ``retinalib``: faces in photos, data sets, checkpoints.
+"""The command ``retinalib``: find faces, train and compare networks, make and check data sets, run the notebooks.
 
 What goes wrong is said in one sentence, with exit code 2 if nothing was done, and 1 if something was found wrong on the way.
+``python -m retinalib.train``, ``.ablation``, ``.export`` and ``.workbook`` are the subcommands of these names.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from retinalib.datasets import wflw, wider
 from retinalib.datasets.describe import describe_faces, faults
 from retinalib.datasets.table import ATTRIBUTES, BOX, FaceDataset, read_image
 from retinalib.faces import Faces
-from retinalib.files import write_bytes, write_text
+from retinalib.files import replacing, write_bytes, write_text
 
 PICTURE = ".faces.png"  # ends the names of the pictures that are written
 PHOTO_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -51,9 +53,171 @@ class _Group(click.Group):
             raise _Failure(_sentence(error)) from error
 
 
+class _SeveralValues(click.Command):
+    """Options that can be repeated also take several values at once: ``--seeds 0 1 2``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        repeated = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
+        words, option = [], None
+        for word, following in zip(args, [*args[1:], "--"], strict=True):
+            if word.startswith("-"):
+                option = word if word in repeated and not following.startswith("-") else None
+            if word != option:
+                words += [option, word] if option else [word]
+        return super().parse_args(ctx, words)
+
+
+@contextmanager
+def _training() -> Iterator[None]:
+    """Says in a sentence why a training ended early."""
+    from retinalib.runs import Stopped
+
+    try:
+        yield
+    except (FloatingPointError, Stopped) as error:
+        raise click.ClickException(_sentence(error)) from error
+
+
+def _training_options(command: Callable) -> Callable:
+    """The options that a training and an ablation share."""
+    for option in (
+        click.option("--device", help="cpu, cuda or mps; by default a GPU if there is one."),
+        click.option("--epochs", type=click.IntRange(min=1), help="By default those of the profile."),
+        click.option("--profile", default="standard", show_default=True, help="quick, standard, shipped or full."),
+        click.option("--data-root", help="Folder of the data set, by default below data/."),
+        click.option("--dataset", default="synthetic", show_default=True, help="synthetic, wflw (98 landmarks), wider (5)."),
+    ):
+        command = option(command)
+    return command
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 def main() -> None:
     """RetinaFace with 98 landmarks: finds faces and measures their pupils."""
+
+
+@main.command()
+@click.argument("folder", type=_FOLDER)
+@_training_options
+@click.option("--se-reduction", type=click.IntRange(min=1), help="SE blocks with this reduction; without: no SE.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of weights, order and crops.")
+@click.option("--data-seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of rendered faces.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=0), help="Processes that make the crops.")
+def train(
+    folder: Path,
+    dataset: str,
+    data_root: str | None,
+    profile: str,
+    epochs: int | None,
+    device: str | None,
+    se_reduction: int | None,
+    seed: int,
+    data_seed: int,
+    workers: int,
+) -> None:
+    """Trains the run in FOLDER, or goes on with it.
+
+    In N processes under torchrun --nproc-per-node=N -m retinalib.train.
+    """
+    from retinalib.config import PROFILES
+    from retinalib.distributed import Processes, process_group
+    from retinalib.train import train
+    from retinalib.workspace import open_dataset
+
+    with _training(), process_group(device):
+        sets = [open_dataset(dataset, data_root, profile, data_seed, split) for split in ("train", "validation")]
+        config = PROFILES[profile].train_config(se_reduction, seed, epochs, schema=sets[0].schema)
+        history = train(config, *sets, folder, device, workers)
+        if Processes.here().rank == 0:
+            click.echo(history.tail(1).to_string(index=False))
+
+
+@main.command(cls=_SeveralValues)
+@_training_options
+@click.option("--arms", multiple=True, default=["no-se", "se16"], show_default=True, help="The first is the baseline.")
+@click.option("--seeds", multiple=True, type=click.IntRange(min=0), help="By default as many as the profile has.")
+@click.option("--runs", type=_FOLDER, help="Where runs are kept, by default data/runs.")
+@click.option("--processes", type=click.IntRange(min=1), help="Runs side by side on a CPU, by default one a core.")
+@click.option("--out", type=_FOLDER, help="Folder for the tables, by default they are only printed.")
+def ablation(**options: object) -> None:
+    """Trains and measures arms with several seeds, and compares them.
+
+    Finished runs are reused: a scheduler can run one arm or one seed a job, and a last call with all of them puts the tables
+    together.
+    """
+    from retinalib.ablation import report
+
+    with _training():
+        report(**options)
+
+
+@main.command()
+@click.argument("checkpoint")
+@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--what", default="detector", show_default=True, type=click.Choice(["detector", "network"]))
+@click.option("--score-threshold", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Fixed in the file.")
+@click.option("--nms-threshold", default=0.4, show_default=True, type=click.FloatRange(0, 1), help="Fixed in the file.")
+def export(checkpoint: str, out: Path, what: str, score_threshold: float, nms_threshold: float) -> None:
+    """Writes a CHECKPOINT (a shipped name, a run folder or a file) to OUT.onnx: the whole detector, or the network alone."""
+    from retinalib.detect import load_detector
+
+    model = load_detector(checkpoint, "cpu").model
+    try:
+        from retinalib.export import OUTPUTS, export
+
+        export(model, out, what, score_threshold, nms_threshold)
+    except ImportError as error:
+        raise _Failure(f"{_sentence(error)}: exporting needs ONNX, pip install -e '.[export]'") from error
+    size = out.stat().st_size / 1e6
+    click.echo(f"{out} ({size:.1f} MB): images (B, H, W, 3) uint8 RGB to {', '.join(OUTPUTS[what])}")
+    if model.eye_head is not None:
+        click.echo("Landmarks are those of the first look: the second look has no fixed graph.")
+
+
+@main.command()
+@click.argument("notebooks", nargs=-1)
+@click.option("--profile", default="standard", show_default=True, help="quick, standard, shipped or full.")
+def workbook(notebooks: tuple[str, ...], profile: str) -> None:
+    """Runs the NOTEBOOKS whose names begin so, such as 01 05, by default all.
+
+    In place at the standard profile, at another one into build/PROFILE/.
+    """
+    from retinalib.workbook import make
+
+    make(notebooks, profile)
+
+
+@main.command("wider-ap")
+@click.argument("detections", type=_FOLDER)
+@click.argument("truth", type=_FOLDER)
+@click.option("--detector", help="Writes the detections first: a shipped name, run folder or checkpoint.")
+@click.option("--images", default="data/wider/WIDER_val/images", show_default=True, type=_FOLDER, help="Photos for --detector.")
+@click.option("--figure", type=click.Path(path_type=Path, dir_okay=False), help="Where the figure goes (.png or .pdf).")
+def wider_ap(detections: Path, truth: Path, detector: str | None, images: Path, figure: Path | None) -> None:
+    """AP of DETECTIONS, a folder of event/name.txt, by WIDER FACE's own evaluation.
+
+    TRUTH is the folder of the official wider_{easy,medium,hard,face}_val.mat.
+    """
+    from retinalib.datasets import wider_protocol as protocol
+
+    faces = protocol.read_truth(truth)
+    if detector:
+        from retinalib.detect import load_detector
+
+        network = load_detector(detector)
+        for name in tqdm(faces["image"].unique(), desc="detecting", disable=None):
+            found = network.detect(read_image(images / f"{name}.jpg"), protocol.LEAST_SCORE, pyramid=False)
+            boxes = np.column_stack([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2], found.scores])
+            protocol.write_detections({name: boxes}, detections)
+    predictions = protocol.read_detections(detections)
+    areas = protocol.wider_ap(predictions, faces)
+    click.echo(f"{len(predictions)} photos: " + ", ".join(f"{subset} {area:.4f}" for subset, area in areas.items()))
+    if figure:
+        from retinalib.plots.results import wider_figure
+
+        with replacing(figure) as temporary:
+            drawn = wider_figure(protocol.wider_curves(predictions, faces), areas)
+            drawn.savefig(temporary, format=figure.suffix.removeprefix("."))
 
 
 @main.command()
@@ -256,6 +420,17 @@ def official_lists(root: Path) -> list[tuple[Path, Callable[[Path], pd.DataFrame
     if any(images == photos for _, _, images in there):  # further photos of WIDER FACE's lists are no fault
         there += [(path, partial(wider.read_boxes, below=photos), photos) for path in wider.box_lists(root)]
     return there or known[:1]
+
+
+@datasets.command()
+@click.argument("dataset", type=click.Choice(["wflw", "wider"]))
+@click.argument("root", type=_FOLDER)
+def extract(dataset: str, root: Path) -> None:
+    """Extracts the official archives that lie in ROOT, such as data/wflw, and counts their faces."""
+    from retinalib.datasets.archives import prepare
+
+    counts = prepare(dataset, root)
+    click.echo("complete: " + ", ".join(f"{count:,} {split} faces" for split, count in counts.items()))
 
 
 @datasets.command()

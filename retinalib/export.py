@@ -1,4 +1,4 @@
-"""A network or a whole detector as ONNX: ``python -m retinalib.export CHECKPOINT OUT.onnx``.
+"""A network or a whole detector as ONNX: ``retinalib export CHECKPOINT OUT.onnx``.
 
 The file takes photos as they come, ``images`` (B, H, W, 3) uint8 RGB, for any B, H and W; normalisation is inside. It gives
 
@@ -14,7 +14,6 @@ eye to eye as faces are found, which makes no fixed graph.
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from inspect import unwrap
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from retinalib.anchors import anchor_grid, decode_boxes, decode_landmarks
-from retinalib.detect import for_inference, load_detector
+from retinalib.detect import for_inference
 from retinalib.files import replacing
 from retinalib.model import RetinaFace
 
@@ -105,27 +104,9 @@ def export(
         program.save(temporary)
 
 
-def main() -> None:
-    """Exports a network to ONNX and says what the file takes and gives."""
-    parser = argparse.ArgumentParser(prog="python -m retinalib.export", description=main.__doc__)
-    parser.add_argument("checkpoint", help="a shipped name, a run folder, one of our checkpoints or a reference checkpoint")
-    parser.add_argument("out", type=Path, help="the .onnx file to write")
-    parser.add_argument("--what", default="detector", choices=list(OUTPUTS), help="the whole detector, or the network alone")
-    parser.add_argument("--score-threshold", type=float, default=0.5, help="fixed in the detector's file")
-    parser.add_argument("--nms-threshold", type=float, default=0.4, help="fixed in the detector's file")
-    arguments = parser.parse_args()
-    try:
-        model = load_detector(arguments.checkpoint, "cpu").model
-        export(model, arguments.out, arguments.what, arguments.score_threshold, arguments.nms_threshold)
-    except ImportError as error:
-        raise SystemExit(f"{error}: exporting needs ONNX, pip install -e '.[export]'") from error
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
-    size = arguments.out.stat().st_size / 1e6
-    print(f"{arguments.out} ({size:.1f} MB): images (B, H, W, 3) uint8 RGB to {', '.join(OUTPUTS[arguments.what])}")
-    if model.eye_head is not None:
-        print("Landmarks are those before the second look at the eyes, which has no fixed graph.")
-
-
 if __name__ == "__main__":
-    main()
+    import sys
+
+    from retinalib.cli import main
+
+    main(["export", *sys.argv[1:]], "retinalib")

@@ -8,7 +8,6 @@ works in it at a time, or several that torchrun started together, of which the f
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import math
@@ -29,7 +28,7 @@ from retinalib.checkpoint import save_atomically
 from retinalib.config import TrainConfig
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector
-from retinalib.distributed import Processes, process_group, share_batch_norms
+from retinalib.distributed import Processes, share_batch_norms
 from retinalib.evaluate import auc, detection_ap, evaluate_faces
 from retinalib.faces import Faces, mean_landmarks_in_box
 from retinalib.files import write_bytes
@@ -292,37 +291,9 @@ def _recipe(config: TrainConfig, train_set: FaceDataset) -> dict:
     return json.loads(json.dumps(description))
 
 
-def main() -> None:
-    """``python -m retinalib.train``: one run from the command line; in N processes under ``torchrun --nproc-per-node=N -m``."""
-    from retinalib.config import PROFILES
-    from retinalib.workspace import open_dataset
-
-    parser = argparse.ArgumentParser(prog="python -m retinalib.train", description=main.__doc__)
-    parser.add_argument("folder", type=Path, help="the run's folder; an interrupted run goes on")
-    parser.add_argument("--dataset", default="synthetic", help="synthetic, wflw (98 landmarks) or wider (five)")
-    parser.add_argument("--data-root", help="folder of the data set, by default below data/")
-    parser.add_argument("--profile", default="standard", choices=list(PROFILES))
-    parser.add_argument("--se-reduction", type=int, help="SE blocks with this reduction; without: no SE")
-    parser.add_argument("--epochs", type=int, help="by default those of the profile")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and crops")
-    parser.add_argument("--data-seed", type=int, default=0, help="of rendered faces")
-    parser.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
-    parser.add_argument("--workers", type=int, default=1, help="processes that make the crops")
-    arguments = parser.parse_args()
-    place = (arguments.dataset, arguments.data_root, arguments.profile, arguments.data_seed)
-    try:
-        with process_group(arguments.device):
-            sets = [open_dataset(*place, split) for split in ("train", "validation")]
-            config = PROFILES[arguments.profile].train_config(
-                arguments.se_reduction, arguments.seed, arguments.epochs, schema=sets[0].schema
-            )
-            history = train(config, *sets, arguments.folder, arguments.device, arguments.workers)
-            first = Processes.here().rank == 0
-    except (OSError, ValueError, FloatingPointError, Stopped) as error:
-        raise SystemExit(str(error)) from error
-    if first:
-        print(history.tail(1).to_string(index=False))
-
-
 if __name__ == "__main__":
-    main()
+    import sys
+
+    from retinalib.cli import main
+
+    main(["train", *sys.argv[1:]], "retinalib")

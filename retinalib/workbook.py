@@ -1,14 +1,14 @@
-"""Runs the notebooks in their order: ``python -m retinalib.workbook``, which is what ``make workbook`` does.
+"""Runs the notebooks in their order: ``retinalib workbook``, which is what ``make workbook`` does.
 
 Each notebook is executed into ``build/`` and takes its place in ``notebooks/`` only when it is finished, so that an
-interruption leaves the notebooks as they were. Rendered faces and finished training runs are found again.
+interruption leaves the notebooks as they were. Rendered faces and finished training runs are reused.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
@@ -70,7 +70,7 @@ def run(notebook: Path, output: Path, parameters: dict | None = None) -> None:
         ) from error
     except DeadKernelError as error:
         raise SystemExit(
-            f"{notebook.name}: its kernel died, as where memory runs out; start again, what was finished is found again\n"
+            f"{notebook.name}: its kernel died, as where memory runs out; start again, what was finished is reused\n"
             f"The notebook as far as it went: {partial}"
         ) from error
     nbformat.write(clean(nbformat.read(partial, as_version=4)), partial)
@@ -78,23 +78,22 @@ def run(notebook: Path, output: Path, parameters: dict | None = None) -> None:
     os.replace(partial, output)
 
 
-def main() -> None:
-    """Executes the workbook's notebooks in place, or at another profile into a folder of their own."""
-    parser = argparse.ArgumentParser(prog="python -m retinalib.workbook", description=main.__doc__)
-    parser.add_argument("notebooks", nargs="*", help="beginnings of names such as 01 05; by default all")
-    parser.add_argument("--profile", default="standard", choices=list(PROFILES))
-    arguments = parser.parse_args()
+def make(names: Sequence[str] = (), profile: str = "standard") -> None:
+    """Executes the workbook's notebooks whose names begin with one of ``names``, by default all: in place at the standard
+    profile, at another one into ``build/<profile>/``."""
+    if profile not in PROFILES:
+        raise ValueError(f"the profile must be one of {', '.join(PROFILES)}; got '{profile}'")
     chosen = sorted((PROJECT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    if arguments.notebooks:
-        chosen = [path for path in chosen if path.name.startswith(tuple(arguments.notebooks))]
     if not chosen:
-        raise SystemExit(f"no notebook's name begins with {' or '.join(arguments.notebooks)}")
-    standard = arguments.profile == "standard"
-    begin = time.monotonic()
+        raise FileNotFoundError(f"there are no notebooks in {PROJECT / 'notebooks'}: they run in a copy of the whole project")
+    chosen = [path for path in chosen if path.name.startswith(tuple(names) or "")]
+    if not chosen:
+        raise ValueError(f"no notebook's name begins with {' or '.join(names)}")
+    standard, begin = profile == "standard", time.monotonic()
     for notebook in chosen:
         start = time.monotonic()
-        output = PROJECT / "build" / arguments.profile / notebook.name
-        run(notebook, output, None if standard else {"PROFILE": arguments.profile})
+        output = PROJECT / "build" / profile / notebook.name
+        run(notebook, output, None if standard else {"PROFILE": profile})
         if standard:
             os.replace(output, notebook)
         print(f"{notebook.name}: {time.monotonic() - start:.0f} s", flush=True)
@@ -102,4 +101,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    import sys
+
+    from retinalib.cli import main
+
+    main(["workbook", *sys.argv[1:]], "retinalib")

@@ -1,12 +1,11 @@
 """The official archives: extracted safely, counted, and plainly missed.
 
 The archives are downloaded by hand, since their licences ask for it; :func:`prepare` does the rest:
-``python -m retinalib.datasets.archives wflw data/wflw``.
+``retinalib datasets extract wflw data/wflw``.
 """
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import os
 import shutil
@@ -128,18 +127,9 @@ def prepare(dataset: str, root: str | Path) -> dict[str, int]:
     return counts
 
 
-def main() -> None:
-    """Extracts and counts the official archives of a data set."""
-    parser = argparse.ArgumentParser(prog="python -m retinalib.datasets.archives", description=main.__doc__)
-    parser.add_argument("dataset", choices=list(ARCHIVES))
-    parser.add_argument("root", type=Path, help="the folder that holds the archives, such as data/wflw")
-    arguments = parser.parse_args()
-    try:
-        counts = prepare(arguments.dataset, arguments.root)
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
-    print("complete: " + ", ".join(f"{count:,} {split} faces" for split, count in counts.items()))
-
-
 if __name__ == "__main__":
-    main()
+    import sys
+
+    from retinalib.cli import main
+
+    main(["datasets", "extract", *sys.argv[1:]], "retinalib")

@@ -1,28 +1,26 @@
 """WIDER FACE's own evaluation (Yang et al., CVPR 2016): its truth, its text files of detections, its curves and AP.
 
-``python -m retinalib.datasets.wider_protocol detections/ ground_truth/`` gives AP of any detections, with ``--figure`` their
-curves, and with ``--detector`` makes them first.
+``retinalib wider-ap detections/ ground_truth/`` gives AP of any detections, with ``--figure`` their curves, and with
+``--detector`` makes them first.
 
 Detections are ``{"event/name": (N, 5) x y w h score}`` in pixels, names with or without ``.jpg``.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.io import loadmat
-from tqdm import tqdm
 
-from retinalib.datasets.table import BOX, numbers, read_image, read_lines, safe_relative
+from retinalib.datasets.table import BOX, numbers, read_lines, safe_relative
 from retinalib.faces import box_iou
-from retinalib.files import replacing, write_text
+from retinalib.files import write_text
 
 SUBSETS = ("easy", "medium", "hard")
 _IOU = 0.5
-_LEAST_SCORE = 0.02  # of the detections that --detector writes, as the reference does
+LEAST_SCORE = 0.02  # of the detections that --detector writes, as the reference does
 _STEPS = 1000  # score thresholds of the reference's curve
 
 
@@ -160,38 +158,3 @@ def _read_detections(path: Path) -> np.ndarray:
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: x y w h score belong here, not '{' '.join(columns)[:80]}'") from error
     return found
-
-
-def main() -> None:
-    """AP of the detections in a folder of WIDER FACE's text files, and the figure of precision and recall."""
-    parser = argparse.ArgumentParser(prog="python -m retinalib.datasets.wider_protocol", description=main.__doc__)
-    parser.add_argument("detections", type=Path, help="folder of event/name.txt")
-    parser.add_argument("truth", type=Path, help="folder of the official wider_{easy,medium,hard,face}_val.mat")
-    parser.add_argument(
-        "--detector", help="a shipped name, run folder or checkpoint: makes the text files, at the photos' own size"
-    )
-    parser.add_argument("--images", type=Path, default=Path("data/wider/WIDER_val/images"), help="photos for --detector")
-    parser.add_argument("--figure", type=Path, help="where the figure goes (.png or .pdf)")
-    arguments = parser.parse_args()
-    truth = read_truth(arguments.truth)
-    if arguments.detector:
-        from retinalib.detect import load_detector  # reading others' detections needs no network
-
-        detector = load_detector(arguments.detector)
-        for name in tqdm(truth["image"].unique(), desc="detecting"):
-            faces = detector.detect(read_image(arguments.images / f"{name}.jpg"), score_threshold=_LEAST_SCORE)
-            rows = np.column_stack([faces.boxes[:, :2], faces.boxes[:, 2:] - faces.boxes[:, :2], faces.scores])
-            write_detections({name: rows}, arguments.detections)
-    predictions = read_detections(arguments.detections)
-    areas = wider_ap(predictions, truth)
-    print(f"{len(predictions)} photos: " + ", ".join(f"{subset} {area:.4f}" for subset, area in areas.items()))
-    if arguments.figure:
-        from retinalib.plots.results import wider_figure
-
-        with replacing(arguments.figure) as temporary:
-            figure = wider_figure(wider_curves(predictions, truth), areas)
-            figure.savefig(temporary, format=arguments.figure.suffix.removeprefix("."))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
+from retinalib import cli
 from retinalib.datasets import wider_protocol
 from retinalib.datasets.wider_protocol import (
     average_precision,
@@ -154,7 +156,7 @@ def test_text_files_of_others(tmp_path):
 
 
 @needs_shared
-def test_from_the_command_line(tmp_path, monkeypatch, capsys):
+def test_from_the_command_line(tmp_path, monkeypatch):
     """A detector on three photos that WIDER FACE's validation and the test folder share, then its text files alone."""
     images = SHARED / "real_faces/WFLW_images"
     truth = read_truth(SHARED / "reference/wider_ground_truth")
@@ -164,9 +166,9 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     weights = str(SHARED / "reference/mobilenet0.25_Final.pth")
 
     def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["wider_protocol", str(tmp_path / "found"), "truth", *arguments])
-        wider_protocol.main()
-        return capsys.readouterr().out
+        done = CliRunner().invoke(cli.main, ["wider-ap", str(tmp_path / "found"), str(tmp_path), *arguments])
+        assert done.exit_code == 0, done.output
+        return done.stdout
 
     said = call("--detector", weights, "--images", str(images), "--figure", str(tmp_path / "curves.png"))
     assert len(some) == 3 and said.startswith("3 photos: easy ") and call() == said
