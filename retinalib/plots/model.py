@@ -145,7 +145,7 @@ def second_look_figure(image: np.ndarray, eyes: Sequence[Eye], truth: Faces, fir
 def scaling_figure(costs: pd.DataFrame) -> Figure:
     """Time of detection against the number of faces, a line for each number of landmarks.
 
-    costs: columns points, faces, milliseconds, as from :func:`benchmarks.__main__.cost`.
+    costs: columns points, faces, milliseconds, as from :func:`retinalib.studies.network_cost.cost_of_landmarks`.
     """
     fig, ax = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
     table = costs.assign(landmarks=costs["points"].astype(str))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,9 @@ from scipy.stats import iqr
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from retinalib.detect import for_inference
-from retinalib.model import RetinaFace, SqueezeExcitation
+from retinalib.detect import decode, for_inference
+from retinalib.landmarks import Eye, LandmarkSchema
+from retinalib.model import ModelConfig, Outputs, RetinaFace, SqueezeExcitation
 
 PARTS = {
     "backbone": "backbone",
@@ -68,6 +70,37 @@ def costs_side_by_side(models: Mapping[str, RetinaFace], size: int = 640, rounds
     rows = [(*row, np.median(times[name]), iqr(times[name])) for name, row in rows.items()]
     table = pd.DataFrame(rows, list(models), ["parameters", "gflop", "latency_ms", "latency_iqr_ms"])
     return table.astype({"parameters": int, "gflop": float, "latency_ms": float, "latency_iqr_ms": float})
+
+
+@torch.inference_mode()
+def cost_of_landmarks(points: Sequence[int], faces: Sequence[int], size: int = 640, repeats: int = 9) -> pd.DataFrame:
+    """Time of detection with a number of landmarks and of faces: columns points, faces, milliseconds (median of ``repeats``).
+
+    The networks are untrained; ``faces`` anchors far enough from each other are made to pass for faces. Raises ValueError if an
+    image of ``size`` × ``size`` pixels holds fewer.
+    """
+    spread = torch.arange(0, size // 8, 4)  # a small anchor in every fourth cell of the finest level
+    spots = (2 * (spread[:, None] * (size // 8) + spread)).flatten()
+    networks = {}
+    for count in points:
+        eyes = dict.fromkeys(("right_eye", "left_eye"), Eye(0))
+        schema = LandmarkSchema(f"any{count}", count, {"all": tuple(range(count))}, tuple(range(count)), **eyes)
+        networks[count] = for_inference(RetinaFace(ModelConfig(schema=schema)))
+    image = torch.zeros(1, 3, size, size).contiguous(memory_format=torch.channels_last)
+    times: dict[tuple[int, int], list[float]] = {key: [] for key in product(points, faces)}
+    for _ in range(1 + repeats):  # the first is not counted
+        for key, taken in times.items():
+            start = time.perf_counter()
+            outputs = networks[key[0]](image)
+            logits = torch.zeros_like(outputs.logits)
+            logits[..., 0] = 9.0
+            logits[0, spots[: key[1]], 1] = 18.0
+            found = decode(networks[key[0]], image, Outputs(logits, torch.zeros_like(outputs.boxes), outputs.features))
+            taken.append(1000 * (time.perf_counter() - start))
+            if len(found[0]) != key[1]:
+                raise ValueError(f"{size} pixels hold no {key[1]} faces apart from each other: take fewer, or a larger size")
+    rows = [(*key, np.median(taken[1:])) for key, taken in times.items()]
+    return pd.DataFrame(rows, columns=["points", "faces", "milliseconds"])
 
 
 def _blank(height: int, width: int, model: RetinaFace) -> Tensor:
