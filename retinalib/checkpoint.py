@@ -6,21 +6,31 @@ import io
 import os
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from retinalib.datasets.table import warn
 from retinalib.files import replacing
 from retinalib.landmarks import SCHEMAS
-from retinalib.model import REFERENCE_NORMALISATION, ModelConfig, RetinaFace
+from retinalib.model import REFERENCE_NORMALISATION, ModelConfig, Normalisation, RetinaFace, TrainedOn
 
 _FORMAT = "retinalib-1"
+_NORMALISATIONS = {"imagenet": Normalisation(), "reference": REFERENCE_NORMALISATION}
+_REFERENCE_TRAINED_ON = TrainedOn(smallest=10, largest=640, turns=30)  # WIDER FACE in crops of 640 pixels
+_SMALLEST, _TURNS = 12, 30  # of our own networks before checkpoints said it
+_NOT_WEIGHTS = (
+    (rb"\s*<(!doctype|html|\?xml)", "is a web page, not weights: download the file itself"),
+    (rb"version https://git-lfs", "is a Git LFS pointer, not the weights it stands for: run git lfs pull"),
+)
 
 # the reference implementation's parameter names, and ours
 _RENAMED = (
-    (r"^module\.", ""),
+    (r"^((module|model|_orig_mod)\.)+", ""),  # DistributedDataParallel, Lightning, torch.compile
     (r"^body\.", "backbone."),
+    (r"^(stage\d|conv1|bn1|layer\d|fc)\.", r"backbone.\1."),  # a backbone alone, of ImageNet
     (r"^fpn\.output(\d)\.", lambda m: f"fpn.lateral.{int(m[1]) - 1}."),
     (r"^fpn\.merge(\d)\.", lambda m: f"fpn.merge.{int(m[1]) - 1}."),
     (r"^ssh(\d)\.", lambda m: f"ssh.{int(m[1]) - 1}."),
@@ -55,6 +65,11 @@ def read(path: str | Path) -> dict:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
+    with open(path, "rb") as file:
+        beginning = file.read(200).lower()
+    for pattern, what in _NOT_WEIGHTS:
+        if re.match(pattern, beginning):
+            raise ValueError(f"{path} {what}")
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as file:
@@ -64,6 +79,11 @@ def read(path: str | Path) -> dict:
     except PermissionError:
         raise
     except Exception as error:  # what is no pickle may raise anything
+        if refused := re.search(r"GLOBAL (\S+)", str(error)):
+            raise ValueError(
+                f"{path} holds a {refused[1]}, not only tensors and plain values, and is not read, since it could run any "
+                "program: whoever made it can save its state_dict() alone"
+            ) from error
         raise ValueError(f"{path} is damaged or not a checkpoint of tensors alone: {_line(error, 0)}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}, not a checkpoint")
@@ -76,22 +96,78 @@ def save_model(model: RetinaFace, path: str | Path, before: str | Path | None = 
     save_atomically({"format": _FORMAT, "config": model.config.to_dict(), "model": model.state_dict(), **more}, path, before)
 
 
-def load_model(path: str | Path) -> RetinaFace:
+def load_model(path: str | Path, normalisation: Normalisation | str | None = None) -> RetinaFace:
     """The network of one of our checkpoints or of a reference checkpoint, in evaluation mode.
 
     A reference checkpoint is a public five-point RetinaFace, or one in the predecessor's layout with 98 points and SE; its
-    backbone, number of landmarks and SE reduction are read from names and shapes. Raises FileNotFoundError or ValueError,
-    naming the file and what is wrong with it.
+    backbone, number of landmarks and SE reduction are read from names and shapes. normalisation: what the weights were trained
+    with, where that is known better: "imagenet" (RGB, mean and deviation of ImageNet), "reference" (BGR minus a mean) or a
+    ``Normalisation``. What weights do not say is guessed, with a warning. Raises FileNotFoundError or ValueError, naming the
+    file and what is wrong with it.
     """
+    if not (normalisation is None or isinstance(normalisation, Normalisation) or normalisation in _NORMALISATIONS):
+        known = " or ".join(f"'{name}'" for name in _NORMALISATIONS)
+        raise ValueError(f"normalisation must be {known} or a Normalisation, got {normalisation!r}")
     values = read(path)
-    if values.get("format") != _FORMAT:
-        return _from_reference(values, path)
+    model = (_from_ours if values.get("format") == _FORMAT else _from_names)(values, path)
+    if normalisation is not None:
+        model.config = replace(model.config, normalisation=_NORMALISATIONS.get(normalisation, normalisation))
+    elif model.config.normalisation.assumed:
+        _say_what_is_assumed(path, model.config.normalisation)
+    return model.eval()
+
+
+def _say_what_is_assumed(path: str | Path, guess: Normalisation) -> None:
+    order = "BGR" if guess.bgr else "RGB"
+    warn(
+        f"{path} does not say what input it was trained with: {order}, minus {guess.mean}, over {guess.std} is assumed. If "
+        "faces are missed or landmarks are off, try normalisation='imagenet' or 'reference'; saying it ends this warning"
+    )
+
+
+def _from_ours(values: dict, path: str | Path) -> RetinaFace:
     try:
         model = RetinaFace(ModelConfig.from_dict(values["config"]))
         model.load_state_dict(values["model"])
+        if model.config.trained_on is None and "recipe" in values:  # of a version that did not say
+            config = values["recipe"]["config"]
+            turns = min(_TURNS + config["augment"].get("turn", 0.0), 180.0)
+            learned = TrainedOn(_SMALLEST, config["image_size"], turns)
+            model.config = replace(model.config, trained_on=learned)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is one of our checkpoints, but damaged or of another version: {_line(error, 1)}") from error
-    return model.eval()
+    return model
+
+
+def start_from(model: RetinaFace, path: str | Path) -> tuple[list[str], list[str]]:
+    """Fills those layers of ``model`` that a file has under the same name and in the same shapes.
+
+    path: what :func:`load_model` reads, also with other landmarks, or a backbone's ImageNet weights: the reference's
+    ``mobilenetV1X0.25_pretrain.tar``, torchvision's ``resnet50-0676ba61.pth``. The model takes over the normalisation that a
+    detector's weights were trained with. Returns the names of the layers that were filled, and of those that either side has
+    alone or in another shape. Raises FileNotFoundError, or ValueError if the file holds no weights or nothing fits.
+    """
+    values, normalisation = read(path), None
+    if values.get("format") == _FORMAT:
+        theirs, normalisation = values["model"], _from_ours(values, path).config.normalisation
+    else:
+        theirs, guess = _named(values, path)
+        if "class_head.0.weight" in theirs:
+            _say_what_is_assumed(path, guess)
+            normalisation = guess
+    fits, left, own = {}, {}, model.state_dict()
+    for name in {**own, **theirs}:
+        layer = name.rpartition(".")[0]
+        fitting = name in own and name in theirs and own[name].shape == theirs[name].shape
+        (fits if fitting else left)[layer] = None
+    fits = [layer for layer in fits if layer not in left]
+    chosen = {name: value for name, value in theirs.items() if name.rpartition(".")[0] in fits}
+    if not any(value.ndim > 1 for value in chosen.values()):
+        raise ValueError(f"nothing in {path} fits a network with the backbone {model.config.backbone}")
+    model.load_state_dict(chosen, strict=False)
+    if normalisation is not None:  # from now on it is what the network is trained with
+        model.config = replace(model.config, normalisation=replace(normalisation, assumed=False))
+    return fits, list(left)
 
 
 def _line(error: Exception, number: int) -> str:
@@ -100,14 +176,25 @@ def _line(error: Exception, number: int) -> str:
     return f"{type(error).__name__}: {lines[min(number, len(lines) - 1)].strip()}"
 
 
-def _from_reference(values: dict, path: str | Path) -> RetinaFace:
-    state, entries = {}, values.get("state_dict", values)
-    if not isinstance(entries, dict) or not all(isinstance(n, str) and isinstance(v, Tensor) for n, v in entries.items()):
+def _named(values: dict, path: str | Path) -> tuple[dict[str, Tensor], Normalisation]:
+    """The tensors of a checkpoint that is not ours, under our names, without its classifier of ImageNet; and a guess at what a
+    detector's input was: as in the reference if its names are the reference's, else as in ours."""
+    for wrapper in ("state_dict", "model"):
+        values = values[wrapper] if isinstance(values.get(wrapper), dict) else values
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in values.items()):
         raise ValueError(f"{path} is neither one of our checkpoints nor a reference RetinaFace, which are named tensors")
-    for name, value in entries.items():
+    state = {}
+    for name, value in values.items():
         for pattern, ours in _RENAMED:
             name = re.sub(pattern, ours, name)
         state[name] = value
+    guess = REFERENCE_NORMALISATION if any("ClassHead" in name for name in values) else Normalisation()
+    kept = {name: value for name, value in state.items() if not name.startswith("backbone.fc.")}
+    return kept, replace(guess, assumed=True)
+
+
+def _from_names(values: dict, path: str | Path) -> RetinaFace:
+    state, guess = _named(values, path)
     if "landmark_head.0.weight" not in state:
         raise ValueError(f"{path} is neither one of our checkpoints nor a reference RetinaFace: it has no landmark head")
     # the reference has two anchors a cell, each with x and y of every landmark
@@ -120,12 +207,12 @@ def _from_reference(values: dict, path: str | Path) -> RetinaFace:
         backbone="mobilenet0.25" if "backbone.stage1.0.0.weight" in state else "resnet50",
         schema=schema,
         se_reduction=None if squeeze is None else squeeze.shape[1] // squeeze.shape[0],
-        normalisation=REFERENCE_NORMALISATION,
+        normalisation=guess,
+        trained_on=_REFERENCE_TRAINED_ON if guess == REFERENCE_NORMALISATION else None,
     )
     model = RetinaFace(config)
-    state = {name: value for name, value in state.items() if not name.startswith("backbone.fc.")}
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit RetinaFace with {config.backbone}: {_line(error, 1)}") from error
-    return model.eval()
+    return model

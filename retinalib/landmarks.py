@@ -6,7 +6,7 @@ This is the only place where an index such as 60, 72, 96 or 97 is written; every
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,10 @@ class Eye:
 
     ``lids`` runs around the eye: outer canthus, along the upper lid, inner canthus, back along the lower lid.
     ``upper[i]`` lies across from ``lower[i]``, both ordered from the outer to the inner canthus.
-    A schema without lid points has empty ``lids``, ``upper`` and ``lower``. ``left`` is set by the schema.
+    What a schema does not have is None or empty. ``left`` is set by the schema.
     """
 
-    pupil: int
+    pupil: int | None = None
     outer: int | None = None
     inner: int | None = None
     lids: tuple[int, ...] = ()
@@ -32,32 +32,74 @@ class Eye:
         upper lid of an upright face lies, 1 for its left."""
         return -1 if self.left else 1
 
+    @property
+    def middle(self) -> tuple[int, ...]:
+        """The landmarks whose mean is the middle of the eye: its pupil, else its lids, else its canthi."""
+        return (self.pupil,) if self.pupil is not None else self.lids or (self.outer, self.inner)
+
+    def points(self) -> list[int | None]:
+        """All its numbers, in the same order for both eyes."""
+        return [self.pupil, self.outer, self.inner, *self.lids, *self.upper, *self.lower]
+
 
 @dataclass(frozen=True, repr=False)
 class LandmarkSchema:
-    """A numbering of facial landmarks.
+    """A numbering of landmarks, of a face or of anything that has points of its own.
 
     ``flip_order[i]`` is the landmark of the original picture that becomes landmark ``i`` of the mirrored one; it is an
-    involution. ``regions`` partitions ``range(count)``; a region's points are in drawing order, and those named in
-    ``closed_regions`` form closed outlines. ``rigid`` are points that hardly move with expression or gaze, for head pose.
+    involution, and exchanges the eyes. ``regions`` partitions ``range(count)``; a region's points are in drawing order, and
+    those named in ``closed_regions`` form closed outlines; "right x" and "left x" are exchanged by the flip. Both eyes or
+    neither. ``rigid`` are points that hardly move with expression or gaze, for head pose.
+
+    Raises ValueError naming what does not agree.
     """
 
     name: str
     count: int
     regions: dict[str, tuple[int, ...]]
     flip_order: tuple[int, ...]
-    right_eye: Eye
-    left_eye: Eye
+    right_eye: Eye | None = None
+    left_eye: Eye | None = None
     closed_regions: frozenset[str] = frozenset()
     rigid: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if sorted(i for points in self.regions.values() for i in points) != list(range(self.count)):
-            raise ValueError(f"schema {self.name}: the regions must hold each of the {self.count} landmarks exactly once")
-        if len(self.flip_order) != self.count or any(self.flip_order[j] != i for i, j in enumerate(self.flip_order)):
-            raise ValueError(f"schema {self.name}: flip_order must be an involution of {self.count} landmarks")
-        object.__setattr__(self, "right_eye", replace(self.right_eye, left=False))
-        object.__setattr__(self, "left_eye", replace(self.left_eye, left=True))
+        everything = list(range(self.count))
+        self._need(
+            sorted(i for points in self.regions.values() for i in points) == everything,
+            f"the regions must hold each of the {self.count} landmarks exactly once",
+        )
+        order = dict(enumerate(self.flip_order))
+        involution = sorted(order.values()) == everything and all(order[j] == i for i, j in order.items())
+        self._need(involution, f"flip_order must be an involution of {self.count} landmarks")
+        known = self.closed_regions <= set(self.regions) and set(self.rigid) <= set(everything)
+        self._need(known, "closed_regions must name regions, and rigid landmarks")
+        exchanged = "flip_order must exchange {}, as a mirror does"
+        for right, points in self.regions.items():
+            left = self.regions.get(right.replace("right", "left"), ())
+            either = {order[i] for i in points} == set(left) or not right.startswith("right") or not left
+            self._need(either, exchanged.format(f"{right} and its counterpart"))
+        self._need((self.right_eye is None) == (self.left_eye is None), "both eyes are given, or neither")
+        if self.right_eye is None:
+            return
+        for side in ("right", "left"):
+            eye = replace(getattr(self, f"{side}_eye"), left=side == "left")
+            self._check_eye(f"the {side} eye", eye)
+            object.__setattr__(self, f"{side}_eye", eye)
+        mirrored = [order.get(number) for number in self.right_eye.points()]
+        self._need(mirrored == self.left_eye.points(), exchanged.format("the two eyes, point by point"))
+
+    def _check_eye(self, name: str, eye: Eye) -> None:
+        known = {number for number in eye.points() if number is not None}
+        self._need(known <= set(range(self.count)), f"{name} has a landmark beyond the {self.count}, counted from 0")
+        self._need((eye.outer is None) == (eye.inner is None) and known, f"{name} needs a pupil, or both canthi, or all three")
+        lids = {eye.outer, eye.inner, *eye.upper, *eye.lower} <= set(eye.lids) and len(eye.upper) == len(eye.lower)
+        bare = not (eye.lids + eye.upper + eye.lower)
+        self._need(lids or bare, f"{name} has lids without canthi, or not as many upper as lower points among them")
+
+    def _need(self, holds: object, what: str) -> None:
+        if not holds:
+            raise ValueError(f"schema {self.name}: {what}")
 
     def __repr__(self) -> str:
         return f"<LandmarkSchema {self.name}: {self.count} landmarks>"
@@ -66,14 +108,25 @@ class LandmarkSchema:
         return hash((self.name, self.count))
 
     @property
+    def has_pupils(self) -> bool:
+        """Whether both eyes have canthi, lids and a pupil: what is said about pupils needs them."""
+        eyes = () if self.right_eye is None else (self.right_eye, self.left_eye)
+        return bool(eyes) and all(eye.lids and eye.pupil is not None for eye in eyes)
+
+    @property
     def pupils(self) -> tuple[int, int]:
-        """The right and the left pupil (or eye centre, in schemas that have no more)."""
+        """The right and the left pupil (or eye centre, in schemas that have no more). Raises ValueError without any."""
+        if self.right_eye is None or self.right_eye.pupil is None:
+            raise ValueError(f"schema {self.name} has no pupils")
         return self.right_eye.pupil, self.left_eye.pupil
 
     @property
     def inter_ocular(self) -> tuple[int, int]:
-        """The landmarks whose distance normalises NME: the outer canthi, or the eye centres where there are no canthi."""
-        if self.right_eye.outer is None or self.left_eye.outer is None:
+        """The landmarks whose distance normalises NME: the outer canthi, or the eye centres where there are no canthi. Raises
+        ValueError without eyes."""
+        if self.right_eye is None:
+            raise ValueError(f"schema {self.name} has no eyes, so no inter-ocular distance: normalise by 'box', or by lengths")
+        if self.right_eye.outer is None:
             return self.pupils
         return self.right_eye.outer, self.left_eye.outer
 
@@ -81,6 +134,24 @@ class LandmarkSchema:
         """The region's name of each landmark, ``count`` strings."""
         names = {i: name for name, points in self.regions.items() for i in points}
         return [names[i] for i in range(self.count)]
+
+    def to_dict(self) -> dict:
+        """Plain values only, for JSON and checkpoints."""
+        return {**asdict(self), "closed_regions": sorted(self.closed_regions)}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> LandmarkSchema:
+        """The inverse of :meth:`to_dict`. Raises ValueError or TypeError for other values."""
+        values = as_tuples(values)
+        eyes = {side: values[side] and Eye(**values[side]) for side in ("right_eye", "left_eye")}
+        return cls(**{**values, **eyes, "closed_regions": frozenset(values["closed_regions"])})
+
+
+def as_tuples(value: object) -> object:
+    """JSON's lists back to the tuples they were."""
+    if isinstance(value, dict):
+        return {name: as_tuples(v) for name, v in value.items()}
+    return tuple(as_tuples(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
 def _flip_order(count: int, pairs: list[tuple[int, int]]) -> tuple[int, ...]:

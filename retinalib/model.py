@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
-from pathlib import Path
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
-from torchvision.models import ResNet50_Weights, resnet50
-from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models import resnet50
 from torchvision.ops import Conv2dNormActivation
 
 from retinalib.anchors import AnchorConfig
-from retinalib.landmarks import SCHEMAS, WFLW_98, LandmarkSchema
+from retinalib.landmarks import SCHEMAS, WFLW_98, WIDER_5, LandmarkSchema, as_tuples
 from retinalib.second_look import EyeHead, look_again, second_looks
 
 
@@ -25,12 +25,14 @@ from retinalib.second_look import EyeHead, look_again, second_looks
 class Normalisation:
     """What stands between 8-bit RGB pixels and the network: ``(pixel - mean) / std`` by channel, in RGB or BGR order.
 
-    ``mean`` and ``std`` are in the network's channel order and on the scale 0 to 255.
+    ``mean`` and ``std`` are in the network's channel order and on the scale 0 to 255. ``assumed``: a guess, for weights that
+    do not say what they were trained with.
     """
 
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     bgr: bool = False
+    assumed: bool = field(default=False, compare=False)
 
     def apply(self, images: Tensor) -> Tensor:
         """(..., 3, H, W) RGB pixels, 0 to 255 of any dtype, to float32 network input."""
@@ -43,14 +45,17 @@ class Normalisation:
         levels = torch.arange(256).expand(3, 1, 256)
         return self.apply(levels).permute(1, 2, 0).contiguous().numpy()
 
-    def invert(self, images: Tensor) -> Tensor:
-        """Network input back to (..., 3, H, W) RGB pixels, float32."""
-        mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (self.mean, self.std))
-        pixels = images * std + mean
-        return pixels.flip(-3) if self.bgr else pixels
-
 
 REFERENCE_NORMALISATION = Normalisation(mean=(104.0, 117.0, 123.0), std=(1.0, 1.0, 1.0), bgr=True)
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """Which faces a network has learned, as it saw them in training: what is beyond needs another scale, or a turn."""
+
+    smallest: float  # longer side of a face's box, pixels of the network's input
+    largest: float
+    turns: float  # degrees that faces are rolled either way
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class ModelConfig:
     eye_head: bool = False  # a second look at each eye, see eyes; learns beside the rest and does not change it
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
     normalisation: Normalisation = field(default_factory=Normalisation)
+    trained_on: TrainedOn | None = None  # None: not known
 
     def __post_init__(self) -> None:
         if self.backbone not in _BACKBONES:
@@ -85,8 +91,14 @@ class ModelConfig:
             second_looks(self.schema)
 
     def to_dict(self) -> dict:
-        """Plain values only, for JSON and checkpoints; the schema by its name."""
-        return {**asdict(self), "schema": self.schema.name}
+        """Plain values only, for JSON and checkpoints; of the schemas that every version has the name, of others all."""
+        values = asdict(self)
+        values["schema"] = self.schema.name if self.schema in (WFLW_98, WIDER_5) else self.schema.to_dict()
+        if not self.normalisation.assumed:
+            del values["normalisation"]["assumed"]
+        if self.trained_on is None:
+            del values["trained_on"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict) -> ModelConfig:
@@ -94,21 +106,15 @@ class ModelConfig:
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"unknown model parameters: {', '.join(sorted(unknown))}")
-        values = dict(values)
-        if "schema" in values:
-            if values["schema"] not in SCHEMAS:
-                raise ValueError(f"unknown landmark schema '{values['schema']}': this version knows {', '.join(SCHEMAS)}")
-            values["schema"] = SCHEMAS[values["schema"]]
-        values["se_strides"] = _tuples(values.get("se_strides"))
-        for name, kind in (("anchors", AnchorConfig), ("normalisation", Normalisation)):
+        values = as_tuples(values)
+        schema = values.get("schema", WFLW_98.name)
+        if not isinstance(schema, dict) and schema not in SCHEMAS:
+            raise ValueError(f"unknown landmark schema '{schema}': this version knows {', '.join(SCHEMAS)}")
+        values["schema"] = LandmarkSchema.from_dict(schema) if isinstance(schema, dict) else SCHEMAS[schema]
+        for name, kind in (("anchors", AnchorConfig), ("normalisation", Normalisation), ("trained_on", TrainedOn)):
             if name in values:
-                values[name] = kind(**{k: _tuples(v) for k, v in values[name].items()})
+                values[name] = kind(**values[name])
         return cls(**values)
-
-
-def _tuples(value: object) -> object:
-    """JSON's lists back to the tuples they were."""
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
 class _Backbone(NamedTuple):
@@ -152,6 +158,19 @@ class MobileNetV1(nn.Module):
         eight = self.stage1(images)
         sixteen = self.stage2(eight)
         return {"8": eight, "16": sixteen, "32": self.stage3(sixteen)}
+
+
+class ResNet50(nn.Sequential):
+    """torchvision's ResNet50 (He et al., CVPR 2016) without its classifier: features at strides 8, 16, 32."""
+
+    def __init__(self) -> None:
+        super().__init__(OrderedDict(islice(resnet50().named_children(), 8)))  # up to layer4
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        features = {}
+        for name, layer in self.named_children():
+            features[name] = images = layer(images)
+        return {"8": features["layer2"], "16": features["layer3"], "32": features["layer4"]}
 
 
 class FeaturePyramid(nn.Module):
@@ -241,10 +260,7 @@ class RetinaFace(nn.Module):
         self.config = config = config or ModelConfig()
         levels, channels = _BACKBONES[config.backbone]
         slope = 0.1 if channels <= 64 else 0.0
-        if config.backbone == "mobilenet0.25":
-            self.backbone = MobileNetV1()
-        else:
-            self.backbone = IntermediateLayerGetter(resnet50(), {"layer2": "8", "layer3": "16", "layer4": "32"})
+        self.backbone = MobileNetV1() if config.backbone == "mobilenet0.25" else ResNet50()
         self.fpn = FeaturePyramid(levels, channels, slope)
         self.ssh = nn.ModuleList(SSH(channels, slope) for _ in levels)
         k = config.anchors.per_cell
@@ -321,34 +337,13 @@ class RetinaFace(nn.Module):
         return logits, boxes, self._flat(self.landmark_head, features, 2 * self.config.schema.count)
 
 
-def load_imagenet_backbone(model: RetinaFace, path: str | Path | None = None) -> None:
-    """Puts ImageNet weights into the backbone.
-
-    ``path``: for mobilenet0.25 the reference's ``mobilenetV1X0.25_pretrain.tar``; for resnet50 torchvision's file, or None
-    to let torchvision find or download its own. Raises FileNotFoundError or ValueError saying what to get.
-    """
-    if path is None and model.config.backbone == "resnet50":
-        try:
-            state = ResNet50_Weights.IMAGENET1K_V1.get_state_dict(progress=True)
-        except OSError as error:
-            raise FileNotFoundError(
-                f"torchvision's ImageNet weights for resnet50 are neither on disk nor to be downloaded ({error}); "
-                "download resnet50-0676ba61.pth elsewhere and give its path, or train from scratch"
-            ) from error
-    elif path is None or not Path(path).is_file():
-        ours = "mobilenetV1X0.25_pretrain.tar from the reference implementation"
-        wanted = ours if model.config.backbone == "mobilenet0.25" else "torchvision's resnet50-0676ba61.pth"
-        raise FileNotFoundError(f"no ImageNet weights at {path}: give the path of {wanted}, or train from scratch")
-    else:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # what is no pickle may raise anything
-            raise ValueError(f"{path} is damaged or holds more than tensors: download it again") from error
-    state = {name.removeprefix("module."): value for name, value in state.get("state_dict", state).items()}
-    wanted = model.backbone.state_dict()
-    missing = [name for name in wanted if name not in state or state[name].shape != wanted[name].shape]
-    if missing:
+def pick_device(device: str | torch.device | None = None) -> torch.device:
+    """The device of that name, by default a GPU if there is one. Raises ValueError if it can't be used here."""
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch's build decides which
         raise ValueError(
-            f"{path} does not fit the backbone {model.config.backbone}: {len(missing)} weights such as {missing[0]}"
-        )
-    model.backbone.load_state_dict({name: state[name] for name in wanted})
+            f"device '{device}' can't be used here: choose cpu, or cuda or mps where torch finds one"
+        ) from error
+    return chosen
