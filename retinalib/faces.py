@@ -104,8 +104,8 @@ class Faces:
 
 def mean_landmarks_in_box(faces: Sequence[Faces]) -> np.ndarray:
     """(L, 2) mean position of each landmark in its face's box, fractions of width and height: what a predictor that sees
-    nothing but the box would say. Boxes of no area don't count; a landmark that no face has is NaN. Raises ValueError without
-    any photo."""
+    nothing but the box would say. Boxes of no area don't count, nor do points over five widths or heights outside their box,
+    which are slips; a landmark that no face has is NaN. Raises ValueError without any photo."""
     if not len(faces):
         raise ValueError("mean_landmarks_in_box needs at least one photo")
     boxes = np.concatenate([f.boxes for f in faces])[:, None]
@@ -114,7 +114,8 @@ def mean_landmarks_in_box(faces: Sequence[Faces]) -> np.ndarray:
     boxes, points = boxes[sound], points[sound]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
-        return np.nanmean((points - boxes[..., :2]) / (boxes[..., 2:] - boxes[..., :2]), axis=0)
+        place = (points - boxes[..., :2]) / (boxes[..., 2:] - boxes[..., :2])
+        return np.nanmean(np.where((np.abs(place - 0.5) < 5.5).all(-1, keepdims=True), place, np.nan), axis=0)
 
 
 def put_in_boxes(shape: np.ndarray, faces: Faces) -> Faces:

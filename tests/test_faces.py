@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retinalib.faces import Faces
+from retinalib.faces import Faces, mean_landmarks_in_box
 from retinalib.landmarks import WFLW_98, WIDER_5
 
 
@@ -84,3 +84,12 @@ def test_shapes_that_disagree_are_named(change, message):
 def test_a_tuple_chooses_as_a_list_does():
     faces = Faces(np.arange(12.0).reshape(3, 4), np.zeros((3, 98, 2)))
     np.testing.assert_array_equal(faces[(0, 2)].boxes, faces[[0, 2]].boxes)
+
+
+def test_the_mean_shape_does_not_feel_slips():
+    """An infinite point, one 1e30 pixels off, and a box of hardly any width."""
+    points = np.random.default_rng(0).uniform(10, 50, (4, 98, 2))
+    boxes = np.tile([10.0, 10.0, 50.0, 50.0], (4, 1))
+    expected = mean_landmarks_in_box([Faces(boxes[:1], points[:1]), Faces(boxes[1:2], points[1:2])])
+    points[2], points[3], boxes[3, 2] = np.inf, 1e30, 10.001
+    np.testing.assert_allclose(mean_landmarks_in_box([Faces(boxes, points)]), expected)

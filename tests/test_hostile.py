@@ -196,7 +196,8 @@ def crowd(count, span=4000.0, seed=0):
     rng = np.random.default_rng(seed)
     corner = rng.uniform(0, span, (count, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(3, 40, (count, 2))], 1)
-    return Faces(boxes, boxes[:, None, :2] + rng.uniform(0, 40, (count, 98, 2)), scores=rng.random(count))
+    size = boxes[:, None, 2:] - boxes[:, None, :2]
+    return Faces(boxes, boxes[:, None, :2] + rng.random((count, 98, 2)) * size, scores=rng.random(count))
 
 
 def test_thousands_of_faces(tmp_path):
@@ -204,7 +205,7 @@ def test_thousands_of_faces(tmp_path):
     table = evaluate_faces([faces], [faces])
     assert len(table) == 1000 and summary(table).loc["all", "recall"] > 0.99 and detection_ap([faces], [faces]) > 0.99
     assert len(pupil_table(faces)) == 1000
-    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 64, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4100, 4100, 3), np.uint8))
     rows = pd.DataFrame(faces.boxes, columns=["x1", "y1", "x2", "y2"]).assign(image="a.png", line=range(1000))
     rows["landmarks"] = list(faces.landmarks)
     described = describe_faces(FaceDataset(rows, tmp_path))

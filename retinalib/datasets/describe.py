@@ -15,12 +15,6 @@ _SAME_POINT = 0.01  # pixels: two landmarks closer than that are one point label
 _SAME_FACE = 0.05  # mean distance of the landmarks, in box sizes: closer than that, one face is labelled twice
 
 
-def image_sizes(dataset: FaceDataset) -> np.ndarray:
-    """(N, 2) int height and width of each photo, from the files' headers. Raises FileNotFoundError, or ValueError."""
-    headers = [read_header(dataset.images_root / name, name) for name in dataset.names]
-    return np.array([(header.height, header.width) for header in headers], int).reshape(-1, 2)
-
-
 def faults(table: pd.DataFrame, images_root: Path, seen: Callable[[], object] = lambda: None) -> list[str]:
     """What is wrong with a list that could be read and with its photos, sentences that begin with the line.
 
@@ -55,7 +49,7 @@ def describe_faces(dataset: FaceDataset) -> pd.DataFrame:
     outside the box, or on another landmark of the face), twin (bool, another face of the photo has the same landmarks).
     """
     rows = []
-    for photo, ((height, width), where) in enumerate(zip(image_sizes(dataset), dataset.rows, strict=True)):
+    for photo, ((height, width), where) in enumerate(zip(dataset.sizes, dataset.rows, strict=True)):
         faces = dataset.faces(photo)
         points, boxes = faces.landmarks.astype(float), faces.boxes.astype(float)
         known = np.isfinite(points).all(-1)

@@ -1,7 +1,9 @@
-"""Tables of faces (a row per face) and what they become: images with their ``Faces``."""
+"""Tables of faces, a row per face; the one policy for what is bad in them; and images with their ``Faces`` made of them."""
 
 from __future__ import annotations
 
+import copy
+import inspect
 import io
 import os
 import warnings
@@ -20,13 +22,19 @@ from retinalib.landmarks import WFLW_98, LandmarkSchema
 ATTRIBUTES = ("pose", "expression", "illumination", "make_up", "occlusion", "blur")
 """WFLW's six attributes, boolean columns of its tables."""
 
+PHOTO_SUFFIXES = frozenset(".apng .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split())
+"""How names of photos that :func:`read_image` reads end, in lower case: Pillow's extensions of ``_FORMATS``."""
+
 BOX = ["x1", "y1", "x2", "y2"]
 MISSING = "its photo is missing"
 FARTHEST = 100_000.0  # pixels: wider photos are refused, so a coordinate beyond is a slip
+_FAR = 5.0  # box sizes (longer side) that a landmark may lie outside its box
+_UNKNOWN = -1.0  # both coordinates of a point that WIDER FACE's labels, and many own ones, do not know
 _MOST_PIXELS = 89_000_000  # a larger photo is refused before it is decoded, as Pillow warns of: its float copy takes 1 GB
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _NO_COLOURS = ("F", "LAB", "HSV")  # Pillow's names of values that are neither grey levels nor RGB; OpenCV takes them for such
 _ORIENTATION = 0x0112  # the EXIF tag
+_PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
 class Header(NamedTuple):
@@ -107,16 +115,12 @@ def safe_relative(text: str) -> str:
     characters."""
     text = text.replace("\\", "/")
     path = PurePosixPath(text)
+    shown = ascii(text[:80]) if not text.isprintable() else f"'{text[:80]}'"
     if not path.name or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-        raise ValueError(f"the image path {_quoted(text)} leads out of the images' folder, or names nothing in it")
+        raise ValueError(f"the image path {shown} leads out of the images' folder, or names nothing in it")
     if not all(ord(c) >= 32 and c != "\x7f" for c in text):
-        raise ValueError(f"the image path {_quoted(text)} holds control characters")
+        raise ValueError(f"the image path {shown} holds control characters")
     return str(path)
-
-
-def _quoted(text: str) -> str:
-    """The beginning of a text as it may be shown."""
-    return ascii(text[:80]) if not text.isprintable() else f"'{text[:80]}'"
 
 
 def read_lines(path: Path, remedy: str) -> list[str]:
@@ -141,16 +145,18 @@ def numbers(columns: Sequence[str]) -> np.ndarray:
     return np.array(columns, float)
 
 
-def known_points(points: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
-    """(N, L, 2) points as float32 with NaN for what is no place; and of the faces that lost points by that, why.
+def known_points(points: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+    """(N, L, 2) points of the faces in (N, 4) boxes as float32, NaN where they are no place; and why, by the face's number.
 
-    Points that are not finite or over ``FARTHEST`` pixels away are unknown, and so are all points of a face that lie in one
-    place. Points that are NaN already were unknown before, and are no reason.
+    No place: (-1, -1); a point that is not finite, over ``FARTHEST`` pixels away, or more than five times the longer side of
+    its face's box outside of that box; and all points of a face that lie in one place. NaN and (-1, -1) are no reason to tell.
     """
-    points = np.asarray(points, float)
-    known = (np.abs(points) <= FARTHEST).all(-1)
-    lost = ~known & ~np.isnan(points).all(-1)
-    why = {int(n): f"{count} landmarks that are no place are unknown" for n, count in enumerate(lost.sum(1)) if count}
+    points, boxes = np.asarray(points, float), np.asarray(boxes, float)[:, None]
+    unknown = np.isnan(points).all(-1) | (points == _UNKNOWN).all(-1)
+    outside = np.maximum(boxes[..., :2] - points, points - boxes[..., 2:]).max(-1)
+    near = outside <= _FAR * (boxes[..., 2:] - boxes[..., :2]).max(-1)
+    known = (np.abs(points) <= FARTHEST).all(-1) & near & ~unknown
+    why = {int(n): f"{k} landmarks that are no place are unknown" for n, k in enumerate((~known & ~unknown).sum(1)) if k}
     low, high = (np.where(known[..., None], points, fill) for fill in (np.inf, -np.inf))
     alike = (known.sum(1) > 1) & (high.max(1, initial=-np.inf) <= low.min(1, initial=np.inf)).all(1)
     why |= {int(n): "its landmarks all lie in one place and are unknown" for n in np.flatnonzero(alike)}
@@ -171,64 +177,72 @@ def set_aside_counts(table: pd.DataFrame) -> str:
     return ", ".join(f"{count} ({reason})" for reason, count in reasons.items())
 
 
-def usable(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows whose box has corners in reach and an area, each face once; the others are set aside, see :func:`set_aside`."""
+def usable(table: pd.DataFrame, schema: LandmarkSchema) -> pd.DataFrame:
+    """The rows that can be learned and measured, as far as a table tells without its photos.
+
+    Set aside, see :func:`set_aside`: a box that is not finite, out of reach or of no area, and the same face again. Landmarks
+    that are no place become NaN, see :func:`known_points`; ``attrs["repaired"]`` lists (line, reason). A table without the
+    column line gets one, the rows' numbers from 0. Raises ValueError for missing columns or landmarks of another shape.
+    """
+    if lacking := [name for name in ("image", *BOX, "landmarks") if name not in table]:
+        raise ValueError(f"a table of faces needs the columns image, {', '.join(BOX)} and landmarks; {lacking} are missing")
+    wrong = {np.shape(points) for points in table["landmarks"]} - {(schema.count, 2)}
+    if wrong:
+        raise ValueError(f"landmarks of shape {wrong.pop()}, where schema {schema.name} has {(schema.count, 2)}")
+    if "line" not in table:
+        table = table.assign(line=np.arange(len(table)))
     table = set_aside(table, ~np.isfinite(table[BOX].to_numpy(float)).all(1), "box that is not finite")
     table = set_aside(table, (table[BOX].abs() > FARTHEST).any(axis=1), f"box over {FARTHEST:,.0f} pixels away")
     corners = table[BOX].to_numpy(np.float32)
     table = set_aside(table, (corners[:, 2:] <= corners[:, :2]).any(1), "box of no area")
-    again = table.assign(points=[np.asarray(p).tobytes() for p in table["landmarks"]]).duplicated(["image", *BOX, "points"])
+    points = np.array(table["landmarks"].to_list(), float).reshape(-1, schema.count, 2)
+    points, why = known_points(points, table[BOX].to_numpy(float))
+    table = table.assign(landmarks=list(points))
+    repaired = [(int(table["line"].iloc[row]), reason) for row, reason in sorted(why.items())]
+    table.attrs["repaired"] = [*table.attrs.get("repaired", []), *repaired]
+    again = table.assign(points=[p.tobytes() for p in points]).duplicated(["image", *BOX, "points"])
     return set_aside(table, again, "the same face again")
 
 
-def with_photos(
-    table: pd.DataFrame, images_root: str | Path, remedy: str, bare: Iterable[str] = ()
-) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The faces whose photos are there and show them, judged by the photos' headers; the others are set aside.
-
-    bare: photos without faces that belong to the data set. Also returns the photos that are missing or no images, and why.
-    Photos that viewers would turn are warned of, since boxes are taken to be of the stored pixels. Raises FileNotFoundError,
-    ending in ``remedy``, if no photo is there.
-    """
+def _headers(names: Iterable[str], images_root: Path, remedy: str) -> tuple[dict[str, Header], dict[str, str]]:
+    """The photos' headers; and of those that are missing or no images, why. Raises FileNotFoundError, ending in ``remedy``, if
+    all are missing."""
     headers, gone = {}, {}
-    for name in dict.fromkeys([*table["image"], *bare]):
+    for name in names:
         try:
-            headers[name] = read_header(Path(images_root) / name, name)
+            headers[name] = read_header(images_root / name, name)
         except FileNotFoundError:
             gone[name] = MISSING
         except ValueError:
-            gone[name] = MISSING if not os.path.isfile(Path(images_root) / name) else "its photo is no image that can be read"
-    if gone and set(gone.values()) == {MISSING} and not headers:
+            gone[name] = MISSING if not os.path.isfile(images_root / name) else "its photo is no image that can be read"
+    if set(gone.values()) == {MISSING} and not headers:
         raise FileNotFoundError(f"none of the {len(gone)} photos is below {images_root}: {remedy}")
-    for reason in sorted(set(gone.values()), reverse=True):
-        table = set_aside(table, table["image"].map(gone.get) == reason, reason)
-    sizes = np.array([headers[name][:2] for name in table["image"]], float).reshape(-1, 2)
-    corners = table[BOX].to_numpy(float)
-    middle = (corners[:, :2] + corners[:, 2:]) / 2
-    table = set_aside(table, ((middle < 0) | (middle > sizes)).any(1), "its box lies outside its photo")
-    if turned := [name for name, header in headers.items() if header.turned]:
-        warnings.warn(
-            f"viewers turn {len(turned)} photos as their EXIF orientation says, such as {min(turned)}: boxes and landmarks are "
-            "taken to be of the pixels as they are stored",
-            stacklevel=3,
-        )
-    return table, gone
+    return headers, gone
 
 
-def to_faces(rows: pd.DataFrame, schema: LandmarkSchema = WFLW_98) -> Faces:
-    """The faces of the rows, of one image as a rule; columns other than image, box and landmarks become attributes."""
-    landmarks = np.stack(rows["landmarks"].to_list()) if len(rows) else np.zeros((0, schema.count, 2))
-    attributes = rows.drop(columns=["image", "landmarks", *BOX]).copy()  # in one block a type, of which rows are taken faster
-    return Faces(rows[BOX].to_numpy(np.float32), landmarks, attributes=attributes, schema=schema)
+def warn(text: str) -> None:
+    """A warning of the first caller outside of this package."""
+    files = [frame.filename for frame in inspect.stack(0)]
+    warnings.warn(text, stacklevel=next((n for n, file in enumerate(files, 1) if not file.startswith(_PACKAGE)), 1))
 
 
 class FaceDataset(Sequence):
     """The photos of a table: ``dataset[i]`` is (image RGB uint8 (H, W, 3), its ``Faces``).
 
-    complete: False if the photos hold faces that nobody labelled. names: the photos in order, those without any face among
-    them; by default those of the table, in order of first appearance. ``names[i]`` is a photo's path below ``images_root``,
-    ``rows[i]`` its rows in the table. Landmarks are visible where they are known and within the image. Raises ValueError if
-    names lack a photo of the table; reading a photo raises what :func:`read_image` raises.
+    table: a row a face, with image (the photo's path below ``images_root``), x1 y1 x2 y2 and landmarks ((L, 2), x y, NaN where
+    unknown), all in pixels; further columns become attributes of the faces. complete: False if the photos hold faces that
+    nobody labelled. names: the photos in order, those without any face among them; by default those of the table, in order of
+    first appearance.
+
+    Every table meets the same checks, whether it was read or made by hand: :func:`usable`, and a face is set aside whose photo
+    is missing, no image, or does not show the middle of its box; a photo all of whose faces are set aside goes with them. One
+    warning counts them, and ``dataset.table.attrs["set_aside"]`` lists (line, reason). Another warning counts photos that
+    viewers would turn, since boxes are taken to be of the stored pixels. Headers are read, photos not decoded. Landmarks are
+    visible where they are known and within the image.
+
+    ``names[i]`` is a photo's path, ``sizes[i]`` its (height, width), ``rows[i]`` its rows in ``table``. Raises ValueError if no
+    face is left, or names lack a photo of the table; FileNotFoundError if no photo is there; and what :func:`usable` raises.
+    Reading a photo raises what :func:`read_image` raises.
     """
 
     def __init__(
@@ -239,15 +253,50 @@ class FaceDataset(Sequence):
         complete: bool = True,
         names: Iterable[str] | None = None,
     ) -> None:
-        self.table, self.images_root, self.schema, self.complete = table, Path(images_root), schema, complete
-        rows = table.groupby("image", sort=False).indices
-        self.names = list(rows if names is None else names)
-        if lacking := rows.keys() - set(self.names):
+        self.images_root, self.schema, self.complete = Path(images_root), schema, complete
+        sound, peopled = usable(table, schema), set(table["image"])
+        names = list(dict.fromkeys(table["image"] if names is None else names))
+        if lacking := peopled - set(names):
             raise ValueError(f"names lack {len(lacking)} photos of the table, such as {min(lacking)}")
+        headers, gone = _headers(names, self.images_root, table.attrs.get("remedy", "names are paths below that folder"))
+        for reason in sorted(set(gone.values()), reverse=True):
+            sound = set_aside(sound, sound["image"].map(gone.get) == reason, reason)
+        bare = {name: line for line, name in table.attrs.get("no_faces", [])}
+        sound.attrs["set_aside"] += [(bare.get(name, 0), gone[name]) for name in names if name in gone and name not in peopled]
+        corners, extent = sound[BOX].to_numpy(float), np.array([headers[name][:2] for name in sound["image"]]).reshape(-1, 2)
+        middle = (corners[:, :2] + corners[:, 2:]) / 2
+        sound = set_aside(sound, ((middle < 0) | (middle > extent)).any(1), "its box lies outside its photo")
+        left = set(sound["image"]) | (headers.keys() - peopled)
+        self._fill(sound, {name: (header.height, header.width) for name, header in headers.items() if name in left})
+        self._tell([name for name, header in headers.items() if header.turned])
+
+    def _tell(self, turned: list[str]) -> None:
+        """Raises or warns where faces were set aside or changed, or photos are turned by viewers."""
+        source = f"{self.table.attrs['source']}: " if "source" in self.table.attrs else ""
+        said, repaired = set_aside_counts(self.table), self.table.attrs["repaired"]
+        if said and not self.names:
+            raise ValueError(f"{source}no face is left, for all are set aside: {said}")
+        said = [f"set aside {said}"] if said else []
+        said += [f"{len(repaired)} faces have landmarks that are no place and count as unknown"] if repaired else []
+        if said:
+            warn(f"{source}{'; '.join(said)}; table.attrs['set_aside'] and ['repaired'] of the data set list them")
+        if turned:
+            warn(
+                f"viewers turn {len(turned)} photos as their EXIF orientation says, such as {min(turned)}: boxes and landmarks "
+                "are taken to be of the pixels as they are stored"
+            )
+
+    def _fill(self, table: pd.DataFrame, sizes: dict[str, tuple[int, int]]) -> None:
+        """Takes a table that was checked, and its photos with their heights and widths."""
+        self.table, self._sizes, self.names = table, sizes, list(sizes)
+        rows = table.groupby("image", sort=False).indices
         self.rows = [rows.get(name, np.zeros(0, int)) for name in self.names]
-        bare = table.copy(deep=False)
-        bare.attrs = {}  # pandas would copy them with every photo
-        self._faces = to_faces(bare, schema)
+        landmarks = np.array(table["landmarks"].to_list(), np.float32).reshape(-1, self.schema.count, 2)
+        attributes = table.drop(
+            columns=["image", "landmarks", *BOX]
+        ).copy()  # in one block a type, of which rows are taken faster
+        attributes.attrs = {}  # pandas would copy them with every photo
+        self._faces = Faces(table[BOX].to_numpy(np.float32), landmarks, attributes=attributes, schema=self.schema)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -257,13 +306,27 @@ class FaceDataset(Sequence):
         inside = ((faces.landmarks >= 0) & (faces.landmarks <= [image.shape[1], image.shape[0]])).all(-1)
         return image, Faces(faces.boxes, faces.landmarks, inside, faces.scores, faces.attributes, self.schema)
 
+    @property
+    def sizes(self) -> np.ndarray:
+        """(N, 2) int height and width of each photo."""
+        return np.array(list(self._sizes.values()), int).reshape(-1, 2)
+
     def faces(self, number: int) -> Faces:
         """The faces of a photo without reading it; landmarks out of the image count as visible."""
         return self._faces[self.rows[number]]
 
     def subset(self, names: Iterable[str]) -> FaceDataset:
-        """The same with these photos only, in the order of the data set."""
+        """The same with these photos only, in the order of the data set. Raises ValueError for a name that it does not have."""
         wanted = set(names)
+        if unknown := wanted - self._sizes.keys():
+            raise ValueError(f"{len(unknown)} of {len(wanted)} names are no photos of the data set, such as {min(unknown)}")
+        part = copy.copy(self)
         table = self.table[self.table["image"].isin(wanted)].reset_index(drop=True)
-        kept = [name for name in self.names if name in wanted]
-        return FaceDataset(table, self.images_root, self.schema, self.complete, kept)
+        part._fill(table, {name: size for name, size in self._sizes.items() if name in wanted})
+        return part
+
+    def without_attributes(self) -> FaceDataset:
+        """The same with faces that have boxes and landmarks only, which are faster to take."""
+        part = copy.copy(self)
+        part._fill(self.table[["image", "landmarks", *BOX]], self._sizes)
+        return part

@@ -1,14 +1,12 @@
 """WFLW (Wu et al., "Look at Boundary", CVPR 2018): 98 landmarks, six attributes, 7,500 training and 2,500 test faces.
 
-What happens to bad rows: a line with another number of columns than 207, with letters where numbers belong, or with an
-attribute other than 0 and 1 stops the reading with file and line, since such a file is damaged; a row that can be read but
-has a box of no area, or whose photo is missing or does not show it, is set aside and counted in ``table.attrs["set_aside"]``,
-with one warning from :func:`load`. Landmarks that are no place become NaN, and ``table.attrs["repaired"]`` says where.
+A line with another number of columns than 207, with letters where numbers belong, or with an attribute other than 0 and 1
+stops the reading with file and line, since such a file is damaged; for all else that is bad, see
+:class:`retinalib.datasets.table.FaceDataset`.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,19 +15,7 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from retinalib.datasets import wider
-from retinalib.datasets.table import (
-    ATTRIBUTES,
-    BOX,
-    FaceDataset,
-    known_points,
-    numbers,
-    read_lines,
-    safe_relative,
-    set_aside,
-    set_aside_counts,
-    usable,
-    with_photos,
-)
+from retinalib.datasets.table import ATTRIBUTES, BOX, FaceDataset, numbers, read_lines, safe_relative, set_aside, usable, warn
 from retinalib.faces import box_iou
 from retinalib.files import write_text
 from retinalib.landmarks import WFLW_98
@@ -48,7 +34,7 @@ def read_annotations(path: str | Path) -> pd.DataFrame:
     Windows line ends, a byte order mark, tabs and blank lines are accepted. Rows whose box has no area are set aside, see
     :func:`retinalib.datasets.table.usable`. Raises FileNotFoundError, or ValueError naming file and line.
     """
-    return usable(_parse(Path(path)))
+    return usable(_parse(Path(path)), WFLW_98)
 
 
 def _parse(path: Path) -> pd.DataFrame:
@@ -71,12 +57,11 @@ def _parse(path: Path) -> pd.DataFrame:
     if not values:
         raise ValueError(f"{path} lists no faces")
     values = np.stack(values)
-    points, why = known_points(values[:, : 2 * _COUNT].reshape(-1, _COUNT, 2))
     table = pd.DataFrame({"image": images, "line": where})
     table[BOX] = values[:, 2 * _COUNT : 2 * _COUNT + 4]
     table[list(ATTRIBUTES)] = values[:, 2 * _COUNT + 4 :] != 0
-    table["landmarks"] = list(points)
-    table.attrs["repaired"] = [(where[row], reason) for row, reason in sorted(why.items())]
+    table["landmarks"] = list(values[:, : 2 * _COUNT].reshape(-1, _COUNT, 2))
+    table.attrs |= {"source": str(path), "remedy": f"get WFLW_images.tar.gz from {HOME}"}
     return table
 
 
@@ -116,51 +101,28 @@ def load(root: str | Path, split: str, wider_boxes: str | Path | Sequence[str | 
     Training photos that the test list also names are set aside, so that no test photo is ever trained on. wider_boxes: the
     official WIDER FACE box lists with the same photos; every box is then a face, those that WFLW labels with their landmarks
     (and WIDER's box), and the data set is complete if the lists know all its photos. Without them it is not: WFLW labels
-    only some faces of a photo. Boxes of no area or outside of their photo in WIDER's lists are left out, and a box that several
-    lists have counts once. Photos are not decoded, but their headers read. Raises FileNotFoundError saying what is missing and
-    where to get it, and ValueError if no face is left.
+    only some faces of a photo. A box that several lists have counts once. Raises FileNotFoundError saying what is missing, and
+    ValueError if no face is left.
     """
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got '{split}'")
     root = Path(root)
-    path, images = root / LISTS.format(split=split), root / IMAGES
-    table, test_list = read_annotations(path), root / LISTS.format(split="test")
+    table, test_list = read_annotations(root / LISTS.format(split=split)), root / LISTS.format(split="test")
     if split == "train" and test_list.is_file():
         shared = shared_images(table, _parse(test_list))
         table = set_aside(table, table["image"].isin(shared), "its photo is in the test list")
-    _some(table, path)
-    table, _ = with_photos(table, images, f"get WFLW_images.tar.gz from {HOME}")
-    _some(table, path)
-    aside = table.attrs["set_aside"]
-    if aside:
-        said = set_aside_counts(table)
-        warnings.warn(f"{split} faces set aside: {said}; table.attrs['set_aside'] lists them", stacklevel=2)
-    complete = wider_boxes is not None
-    if wider_boxes is not None:
-        lists = [wider_boxes] if isinstance(wider_boxes, (str, Path)) else wider_boxes
-        read = [wider.read_boxes(path) for path in lists]
-        listed = {name for part in read for name in part.attrs["photos"]}
-        boxes = pd.concat(read, ignore_index=True).drop_duplicates(["image", *BOX], ignore_index=True)
-        unknown = set(table["image"]) - listed
-        complete = not unknown
-        if unknown:
-            warnings.warn(
-                f"{len(unknown)} of {table['image'].nunique()} photos are not in the WIDER FACE lists "
-                f"(the first: {min(unknown)}): the data set counts as labelled in part",
-                stacklevel=2,
-            )
-        boxes = boxes[boxes["image"].isin(set(table["image"]))].reset_index(drop=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of turned photos there was one
-            boxes, _ = with_photos(boxes, images, "")
-        table = join_wider(table, boxes)
-    table.attrs["set_aside"] = aside
-    return FaceDataset(table, images, WFLW_98, complete)
-
-
-def _some(table: pd.DataFrame, path: Path) -> None:
-    if not len(table):
-        raise ValueError(f"{path}: no face is left, for all are set aside: {set_aside_counts(table)}")
+    if wider_boxes is None:
+        return FaceDataset(table, root / IMAGES, WFLW_98, complete=False)
+    read = [wider.read_boxes(path) for path in ([wider_boxes] if isinstance(wider_boxes, (str, Path)) else wider_boxes)]
+    boxes = pd.concat(read, ignore_index=True).drop_duplicates(["image", *BOX], ignore_index=True)
+    dataset = FaceDataset(join_wider(table, boxes), root / IMAGES, WFLW_98)
+    if unknown := set(dataset.names) - {name for part in read for name in part.attrs["photos"]}:
+        dataset.complete = False
+        warn(
+            f"{len(unknown)} of {len(dataset)} photos are not in the WIDER FACE lists (the first: {min(unknown)}): the data "
+            "set counts as labelled in part"
+        )
+    return dataset
 
 
 def join_wider(table: pd.DataFrame, boxes: pd.DataFrame, iou: float = 0.3) -> pd.DataFrame:
@@ -181,6 +143,9 @@ def join_wider(table: pd.DataFrame, boxes: pd.DataFrame, iou: float = 0.3) -> pd
         added.append(theirs.drop(theirs.index[[b for _, b in pairs]]))
     table[BOX] = corners
     rest = pd.concat(added, ignore_index=True) if added else boxes.iloc[:0]
-    rest = rest[["image", "line", *BOX]].assign(**dict.fromkeys(ATTRIBUTES, False))
-    rest["landmarks"] = [np.full((_COUNT, 2), np.nan, np.float32)] * len(rest)
-    return pd.concat([table, rest], ignore_index=True) if len(rest) else table
+    if len(rest):
+        rest = rest[["image", "line", *BOX]].assign(**dict.fromkeys(ATTRIBUTES, False))
+        rest["landmarks"] = [np.full((_COUNT, 2), np.nan, np.float32)] * len(rest)
+        table, attrs = pd.concat([table, rest], ignore_index=True), table.attrs
+        table.attrs = attrs
+    return table

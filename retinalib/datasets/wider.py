@@ -1,31 +1,18 @@
 """WIDER FACE (Yang et al., CVPR 2016): the official box lists, and the five landmarks that RetinaFace added to them.
 
-What happens to bad rows: a line that is not what its place in the file asks for stops the reading with file and line; a box
-of no area (the official lists have some), and a face whose photo is missing or does not show it, is set aside and counted in
-``table.attrs["set_aside"]``, with one warning from :func:`load`. Landmarks that are no place become NaN. A
-photo that has no face at all is kept: every detection on it is a mistake.
+A line that is not what its place in the file asks for stops the reading with file and line; for all else that is bad, see
+:class:`retinalib.datasets.table.FaceDataset`. A photo that has no face at all is kept: every detection on it is a mistake.
 """
 
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from retinalib.datasets.table import (
-    BOX,
-    FaceDataset,
-    known_points,
-    numbers,
-    read_lines,
-    safe_relative,
-    set_aside_counts,
-    usable,
-    with_photos,
-)
+from retinalib.datasets.table import BOX, FaceDataset, numbers, read_lines, safe_relative, usable, warn
 from retinalib.files import write_text
 from retinalib.landmarks import WIDER_5
 
@@ -57,13 +44,12 @@ def _table(
         rows = [row for row in rows if row[0] in photos]
     table = pd.DataFrame({"image": [r[0] for r in rows], "line": [r[1] for r in rows]})
     corners = np.array([r[2] for r in rows], float).reshape(-1, 4)
-    with np.errstate(over="ignore"):  # set aside below
+    with np.errstate(over="ignore"):  # set aside by usable
         table[BOX] = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], 1)
-    points, why = known_points(np.array([r[3] for r in rows]).reshape(-1, WIDER_5.count, 2))
-    table["landmarks"] = list(points)
-    table.attrs["repaired"] = [(rows[row][1], reason) for row, reason in sorted(why.items())]
+    table["landmarks"] = [r[3] for r in rows]
     peopled = set(table["image"])
-    table = usable(table)
+    table = usable(table, WIDER_5)
+    table.attrs |= {"source": str(path), "remedy": f"get WIDER_train.zip and WIDER_val.zip from {HOME}"}
     table.attrs["no_faces"] = [(line, name) for name, line in photos.items() if name not in peopled]
     table.attrs["photos"] = list(photos)
     return table
@@ -90,7 +76,10 @@ def read_boxes(path: str | Path, below: Path | None = None) -> pd.DataFrame:
             raise ValueError(f"{path}, line {named}: {error}") from error
         counted, count = lines[at + 1] if at + 1 < len(lines) else (named + 1, "")
         if not (count.isascii() and count.isdigit() and len(count) < 10):
-            raise ValueError(f"{path}, line {counted}: the number of faces of {image[:80]} belongs here, not '{count[:40]}'")
+            hint = "; it looks like RetinaFace's label.txt, which read_labels reads" if text.startswith("#") else ""
+            raise ValueError(
+                f"{path}, line {counted}: the number of faces of {image[:80]} belongs here, not '{count[:40]}'{hint}"
+            )
         photos.setdefault(image, named)
         faces = max(int(count), 1)  # a photo of none still has a line of zeros
         if int(count) == 0 and (at + 2 >= len(lines) or set(lines[at + 2][1].split()) != {"0"}):
@@ -138,7 +127,7 @@ def read_labels(path: str | Path) -> pd.DataFrame:
             photos.setdefault(image, line)
             continue
         if image is None:
-            raise ValueError(f"{path}, line {line}: a face before any photo was named ('# path')")
+            raise ValueError(f"{path}, line {line}: a photo ('# path') belongs here first; or is it a box list for read_boxes?")
         values = _numbers(path, line, text, (4, 4 + 3 * WIDER_5.count, 5 + 3 * WIDER_5.count))
         points = np.full((WIDER_5.count, 2), np.nan)
         if len(values) > 4:
@@ -148,26 +137,21 @@ def read_labels(path: str | Path) -> pd.DataFrame:
     return _table(rows, photos, path)
 
 
-def load(annotations: str | Path, images_root: str | Path) -> FaceDataset:
-    """The photos of a box list (``*_bbx_gt.txt``) or of a ``label.txt`` with five landmarks, in its order.
+def read(path: str | Path) -> pd.DataFrame:
+    """A box list or a ``label.txt``, told by what is in it: see :func:`read_boxes` and :func:`read_labels`."""
+    lines = read_lines(Path(path), f"WIDER FACE is to be had from {HOME}, five landmarks from {LABELS_HOME}")
+    return (read_labels if any(line.lstrip().startswith("#") for line in lines) else read_boxes)(path)
 
-    Every face is labelled with a box, so the data set is complete, and photos without faces belong to it; a photo all of whose
-    faces were set aside does not. Raises FileNotFoundError if no photo is there, ValueError if no photo is left.
+
+def load(annotations: str | Path, images_root: str | Path) -> FaceDataset:
+    """The photos of a box list (``*_bbx_gt.txt``) or of a ``label.txt`` with five landmarks, whatever its name, in its order.
+
+    Every face is labelled with a box, so the data set is complete, and photos without faces belong to it. Raises what
+    :func:`read` and :class:`FaceDataset` raise.
     """
-    path = Path(annotations)
-    table = (read_labels if path.name == "label.txt" else read_boxes)(path)
-    bare = table.attrs["no_faces"]
-    table, gone = with_photos(
-        table, images_root, f"get WIDER_train.zip and WIDER_val.zip from {HOME}", (name for _, name in bare)
-    )
-    table.attrs["set_aside"] += [(line, gone[name]) for line, name in bare if name in gone]
-    bare = [(line, name) for line, name in bare if name not in gone]
-    if not len(table) and not bare:
-        raise ValueError(f"{path}: no face is left, for all are set aside: {set_aside_counts(table)}")
-    if table.attrs["set_aside"]:
-        warnings.warn(f"{path.name}: set aside {set_aside_counts(table)}; table.attrs['set_aside'] lists them", stacklevel=2)
-    lines = [*zip(table["line"], table["image"], strict=True), *bare]
-    return FaceDataset(table, images_root, WIDER_5, names=dict.fromkeys(name for _, name in sorted(lines)))
+    table = read(annotations)
+    lines = [*zip(table["line"], table["image"], strict=True), *table.attrs["no_faces"]]
+    return FaceDataset(table, images_root, WIDER_5, names=[name for _, name in sorted(lines)])
 
 
 def load_split(root: str | Path, split: str) -> FaceDataset:
@@ -189,5 +173,5 @@ def load_split(root: str | Path, split: str) -> FaceDataset:
             "data/README.md says where they belong"
         )
     if split == "train":
-        warnings.warn(f"{labels} is missing: boxes only, no landmarks are trained; see data/README.md", stacklevel=2)
+        warn(f"{labels} is missing: boxes only, no landmarks are trained; see data/README.md")
     return load(boxes, root / IMAGES.format(split=folder))

@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retinalib.datasets.describe import describe_faces, image_sizes
+from retinalib.datasets.describe import describe_faces
 from retinalib.datasets.table import FaceDataset
 
 
@@ -30,13 +30,6 @@ def dataset(tmp_path):
         table[column] = [float(r[index]) for r in rows]
     table["landmarks"] = [r[3] for r in rows]
     return FaceDataset(table, tmp_path)
-
-
-def test_sizes_from_headers(dataset):
-    assert image_sizes(dataset).tolist() == [[120, 200], [50, 80]]
-    (dataset.images_root / "b.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"b\.png"):
-        image_sizes(dataset)
 
 
 def test_a_row_a_face(dataset):

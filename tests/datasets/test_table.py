@@ -1,11 +1,15 @@
+import warnings
+
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
+from retinalib.datasets import table as module
 from retinalib.datasets.table import (
     BOX,
+    PHOTO_SUFFIXES,
     FaceDataset,
     known_points,
     numbers,
@@ -13,11 +17,14 @@ from retinalib.datasets.table import (
     safe_relative,
     set_aside,
     set_aside_counts,
-    to_faces,
     usable,
-    with_photos,
 )
+from retinalib.evaluate import evaluate_faces, summary
+from retinalib.faces import Faces, mean_landmarks_in_box
+from retinalib.landmarks import WFLW_98, WIDER_5
 from retinalib.workspace import PROJECT
+
+UNKNOWN = np.full((98, 2), np.nan, np.float32)
 
 
 @pytest.fixture
@@ -25,6 +32,16 @@ def picture():
     image = np.zeros((20, 30, 3), np.uint8)
     image[:, :15] = (255, 0, 0)  # red at the left
     return image
+
+
+def rows(names, boxes, landmarks=None):
+    table = pd.DataFrame(np.array(boxes, float).reshape(-1, 4), columns=BOX)
+    table.insert(0, "image", names)
+    table["landmarks"] = list(landmarks) if landmarks is not None else [UNKNOWN] * len(table)
+    return table
+
+
+# ------------------------------------------------------------------------------------------------------------------- photos
 
 
 def test_every_kind_of_file_becomes_rgb(tmp_path, picture):
@@ -43,28 +60,51 @@ def test_every_kind_of_file_becomes_rgb(tmp_path, picture):
         assert image[0, 0].tolist() == ([255, 255, 255] if name == "grey.png" else [255, 0, 0]), name
 
 
-def test_exif_turns_only_where_asked(tmp_path, picture):
-    coded = cv2.imencode(".jpg", picture[..., ::-1])[1].tobytes()
-    tiff = b"MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00"
-    body = b"Exif\x00\x00" + tiff
-    turned = coded[:2] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body + coded[2:]
-    (tmp_path / "turned.jpg").write_bytes(turned)
+def test_the_photo_formats_are_those_that_can_be_read(tmp_path, picture):
+    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in module._FORMATS}
+    assert known - {".pfm"} == PHOTO_SUFFIXES  # of PFM, no values are colours
+    for suffix in PHOTO_SUFFIXES:
+        Image.fromarray(picture).convert({".pbm": "1", ".pgm": "L"}.get(suffix, "RGB")).save(tmp_path / f"photo{suffix}")
+        assert read_image(tmp_path / f"photo{suffix}").shape == (20, 30, 3)
+
+
+@pytest.mark.parametrize(("brightest", "kind"), [(255, "u1"), (100, "u1"), (4095, ">u2"), (65535, ">u2")])
+@pytest.mark.parametrize("magic", [b"P5", b"P6"])
+def test_the_brightest_value_of_a_ppm_is_white(tmp_path, magic, brightest, kind):
+    """Scientific cameras write 10 or 12 bits so."""
+    values = np.array([0, brightest // 2, brightest]).repeat(3 if magic == b"P6" else 1).astype(kind)
+    (tmp_path / "a.ppm").write_bytes(magic + b"\n# by a camera\n3 1\n%d\n" % brightest + values.tobytes())
+    image = read_image(tmp_path / "a.ppm")
+    assert image.shape == (1, 3, 3) and image[0, 0].tolist() == [0] * 3 and image[0, 2].tolist() == [255] * 3
+    assert abs(image[0, 1].astype(int) - 127).max() <= 1
+
+
+def test_exif_turns_only_where_asked_and_the_data_set_warns(tmp_path, picture):
+    for name, orientation in (("plain.jpg", 1), ("turned.jpg", 6)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(picture).save(tmp_path / name, exif=exif)
     assert read_image(tmp_path / "turned.jpg").shape == (20, 30, 3)  # as annotated
     assert read_image(tmp_path / "turned.jpg", honour_exif=True).shape == (30, 20, 3)  # as viewers show it
+    table = rows(["plain.jpg", "turned.jpg", "turned.jpg"], [[20, 5, 29, 9], [20, 5, 29, 9], [5, 22, 9, 29]])
+    with pytest.warns(UserWarning) as said:
+        dataset = FaceDataset(table, tmp_path)
+    assert "viewers turn 1 photos as their EXIF orientation says, such as turned.jpg" in str(said[1].message)
+    assert dataset.table["line"].tolist() == [0, 1]  # the third fits the turned picture only
 
 
 def test_what_is_no_image_is_named(tmp_path):
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "text.jpg").write_text("no picture")
-    for name, error in (
-        ("none.jpg", FileNotFoundError),
-        ("folder.jpg", IsADirectoryError),
-        ("empty.jpg", ValueError),
-        ("text.jpg", ValueError),
-    ):
-        with pytest.raises(error, match=name):
+    (tmp_path / "half.ppm").write_bytes(b"P6\n3 1\n255\n12345678")
+    kinds = {"none.jpg": FileNotFoundError, "folder.jpg": IsADirectoryError}
+    for name in ("none.jpg", "folder.jpg", "empty.jpg", "text.jpg", "half.ppm"):
+        with pytest.raises(kinds.get(name, ValueError), match=name):
             read_image(tmp_path / name)
+
+
+# -------------------------------------------------------------------------------------------------------------- words of lists
 
 
 @pytest.mark.parametrize("path", ["../a.jpg", "/a.jpg", "a/../../b.jpg", "C:/a.jpg", "", "..\\a.jpg"])
@@ -73,58 +113,37 @@ def test_paths_stay_below_their_folder(path):
         safe_relative(path)
 
 
-def test_photos_group_their_faces(tmp_path, picture):
-    for name in ("b.png", "a.png"):
-        cv2.imwrite(str(tmp_path / name), picture[..., ::-1])
-    points = np.full((98, 2), 5.0, np.float32)
-    points[0] = (31, 5)
-    points[1] = np.nan
-    table = pd.DataFrame(
-        {"image": ["b.png", "a.png", "b.png"], "line": [1, 2, 3], "x1": [1.0, 2, 3], "y1": 0.0, "x2": 9.0, "y2": 9.0}
-    )
-    table["landmarks"] = [points] * 3
-    dataset = FaceDataset(table, tmp_path)
-    assert dataset.names == ["b.png", "a.png"] and len(dataset) == 2
-    image, faces = dataset[0]
-    assert (
-        image[0, 0].tolist() == [255, 0, 0]
-        and faces.boxes[:, 0].tolist() == [1, 3]
-        and faces.attributes["line"].tolist() == [1, 3]
-    )
-    assert faces.visible[0].tolist() == [False, False] + [True] * 96
-    assert len(list(dataset)) == 2
+def test_numbers_are_plain():
+    assert numbers(["1", "-2.5", "1e3", "nan"])[:3].tolist() == [1, -2.5, 1000]
+    for wrong in ("1_000", "\u0661", "1,5", "0x1", "1j", ""):
+        with pytest.raises(ValueError, match=r"digits 0 to 9|could not convert"):
+            numbers([wrong])
 
 
-def test_no_rows():
-    columns = ["image", "line", "x1", "y1", "x2", "y2", "landmarks"]
-    empty = pd.DataFrame(columns=columns)
-    assert len(FaceDataset(empty, ".")) == 0 and len(to_faces(empty)) == 0
-    assert len(usable(empty.astype(dict.fromkeys(BOX, float)))) == 0 and set_aside_counts(empty) == ""
+# ------------------------------------------------------------------------------------------------------------------- bad data
 
 
-def test_own_annotations_as_the_data_page_says(tmp_path, picture, monkeypatch):
-    code = (PROJECT / "data/README.md").read_text(encoding="utf-8").split("```python")[1].split("```")[0]
-    (tmp_path / "data/mine/photos").mkdir(parents=True)
-    for name in ("one", "empty"):
-        assert cv2.imwrite(str(tmp_path / f"data/mine/photos/{name}.jpg"), picture)
-    monkeypatch.chdir(tmp_path)
-    values = {}
-    exec(code, values)
-    assert [len(faces) for _, faces in values["dataset"]] == [1, 0] and values["faces"].landmarks.shape == (1, 5, 2)
-
-
-def rows(names, boxes):
-    table = pd.DataFrame(np.array(boxes, float).reshape(-1, 4), columns=BOX)
-    table.insert(0, "image", names)
-    table.insert(1, "line", range(1, len(table) + 1))
-    table["landmarks"] = [np.zeros((98, 2), np.float32)] * len(table)
-    return table
+def test_points_that_are_no_place_are_unknown():
+    points = np.random.default_rng(0).uniform(0, 99, (8, 5, 2))
+    points[1, 2] = np.nan  # unknown before
+    points[2, :2] = np.inf, np.nan
+    points[3, 0, 1] = -1e6
+    points[4] = 50, 60
+    points[5] = np.nan
+    points[6, 3:] = -1  # as WIDER FACE's labels write what is unknown
+    points[7, 0] = 50, 5000  # of a face of 100 pixels
+    found, why = known_points(points, [[0, 0, 100, 100]] * 8)
+    assert found.dtype == np.float32 and np.isnan(found).all(-1).sum(1).tolist() == [0, 1, 2, 1, 5, 5, 2, 1]
+    assert np.isfinite(found).all(-1).sum(1).tolist() == [5, 4, 3, 4, 0, 0, 3, 4]
+    place = "its landmarks all lie in one place and are unknown"
+    assert why == {4: place} | {n: f"{k} landmarks that are no place are unknown" for n, k in ((2, 2), (3, 1), (7, 1))}
+    assert known_points(np.zeros((0, 98, 2)), np.zeros((0, 4)))[0].shape == (0, 98, 2)
 
 
 def test_what_is_set_aside_says_why():
     table = rows(list("abcde"), [[0, 0, 9, 9], [0, 0, np.nan, 9], [5, 0, 5, 9], [0, 9, 9, 3], [0, 0, np.inf, 9]])
-    more = rows(["a", "f"], [[0, 0, 9, 9], [0, 0, 9, 100_001]]).assign(line=[6, 7])
-    kept = usable(pd.concat([table, more], ignore_index=True))
+    more = rows(["a", "f"], [[0, 0, 9, 9], [0, 0, 9, 100_001]])
+    kept = usable(pd.concat([table, more], ignore_index=True).assign(line=range(1, 8)), WFLW_98)
     assert kept["image"].tolist() == ["a"] and kept.index.tolist() == [0]
     assert kept.attrs["set_aside"] == [
         (2, "box that is not finite"),
@@ -139,6 +158,60 @@ def test_what_is_set_aside_says_why():
     assert set_aside_counts(none).startswith("2 (box that is not finite), 1 (box over 100,000 pixels away), 2 (box of no area)")
 
 
+@pytest.fixture
+def hand_made(tmp_path):
+    """Six photos with a face of 60 pixels each, whose landmarks lie on a grid in its box; and the true faces."""
+    grid = np.stack(np.meshgrid(np.linspace(22, 78, 14), np.linspace(22, 78, 7)), -1).reshape(98, 2)
+    names = [f"{n}.png" for n in range(6)]
+    for name in names:
+        cv2.imwrite(str(tmp_path / name), np.zeros((100, 100, 3), np.uint8))
+    boxes = np.tile([20.0, 20.0, 80.0, 80.0], (6, 1))
+    return names, boxes, np.tile(grid, (6, 1, 1)), [Faces(boxes[:1], grid[None])] * 6
+
+
+@pytest.mark.parametrize("wrong", [-1, np.inf, -np.inf, 1e30, 5000, np.nan])
+def test_a_table_made_by_hand_meets_the_same_checks_in_its_landmarks(tmp_path, hand_made, wrong):
+    """Nothing of a wrong landmark is learned, measured or averaged: perfect predictions score 0."""
+    names, boxes, points, perfect = hand_made
+    points[2, 5] = points[3, :40] = wrong
+    table = rows(names, boxes, points)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        dataset = FaceDataset(table, tmp_path)
+    told = ["2 faces have landmarks that are no place" in str(warning.message) for warning in said]
+    assert told == ([] if wrong == -1 or np.isnan(wrong) else [True])  # both of which say that a point is unknown
+    faces = [dataset.faces(n) for n in range(6)]
+    assert [int(f.visible.sum()) for f in faces] == [98, 98, 97, 58, 98, 98]
+    np.testing.assert_allclose(mean_landmarks_in_box(faces), (points[0] - 20) / 60, atol=1e-6)
+    assert summary(evaluate_faces(perfect, faces)).loc["all", "mean_nme"] == 0
+    assert table["landmarks"][2][5][0] == wrong or np.isnan(wrong)  # the caller's table stays as it was
+
+
+def test_a_table_made_by_hand_meets_the_same_checks_in_its_boxes(tmp_path, hand_made):
+    names, boxes, points, perfect = hand_made
+    boxes[0] += 5000
+    boxes[1, 2] = np.inf
+    boxes[2] = -1
+    boxes[3] = 20, 20, 1e30, 80
+    points[0] += 5000
+    with pytest.warns(
+        UserWarning, match=r"^set aside 1 \(box that is not finite\), 1 \(box over .*\), 1 \(box of no area\), 1 "
+    ):
+        dataset = FaceDataset(rows(names, boxes, points), tmp_path)
+    assert dataset.names == ["4.png", "5.png"] and dataset.table.attrs["set_aside"][-1] == (0, "its box lies outside its photo")
+    assert summary(evaluate_faces(perfect[:2], [dataset.faces(n) for n in range(2)])).loc["all", "mean_nme"] == 0
+    with pytest.raises(ValueError, match=r"no face is left, for all are set aside: 1 \(box of no area\)"):
+        FaceDataset(rows(["4.png"], [[-1, -1, -1, -1]]), tmp_path)
+
+
+def test_a_table_of_another_shape_is_refused(tmp_path):
+    table = rows(["a.png"], [[0, 0, 9, 9]])
+    with pytest.raises(ValueError, match=r"landmarks of shape \(98, 2\), where schema wider5 has \(5, 2\)"):
+        FaceDataset(table, tmp_path, WIDER_5)
+    with pytest.raises(ValueError, match=r"needs the columns image, x1, y1, x2, y2 and landmarks; \['y2'\] are missing"):
+        FaceDataset(table.drop(columns="y2"), tmp_path)
+
+
 def test_photos_are_looked_at_before_they_are_needed(tmp_path, picture):
     for name in ("good.png", "bare.png"):
         cv2.imwrite(str(tmp_path / name), picture)
@@ -149,54 +222,43 @@ def test_photos_are_looked_at_before_they_are_needed(tmp_path, picture):
         ["good.png", "text.png", "gone.png", "folder.png", "good.png", "good.png"],
         [box, box, box, box, [25, 0, 37, 9], [-9, 0, 5, 9]],  # of a photo of 30 × 20 pixels
     )
-    kept, gone = with_photos(table, tmp_path, "get it", ["bare.png", "away.png"])
-    assert kept["line"].tolist() == [1] and set(gone) == {"text.png", "gone.png", "folder.png", "away.png"}
-    assert sorted(kept.attrs["set_aside"]) == [
-        (2, "its photo is no image that can be read"),
+    with pytest.warns(UserWarning, match="set aside"):
+        dataset = FaceDataset(table, tmp_path, names=[*table["image"], "bare.png", "away.png"])
+    assert dataset.names == ["good.png", "bare.png"] and dataset.table["line"].tolist() == [0]
+    assert sorted(dataset.table.attrs["set_aside"]) == [
+        (0, "its photo is missing"),  # a photo without faces has no line
+        (1, "its photo is no image that can be read"),
+        (2, "its photo is missing"),
         (3, "its photo is missing"),
-        (4, "its photo is missing"),
+        (4, "its box lies outside its photo"),
         (5, "its box lies outside its photo"),
-        (6, "its box lies outside its photo"),
     ]
-    assert with_photos(table[:0], tmp_path, "get it")[1] == {}
-    with pytest.raises(FileNotFoundError, match=r"none of the 1 photos is below .*: get it"):
-        with_photos(rows(["b.png", "b.png"], [box, box]), tmp_path, "get it")
+    with pytest.raises(FileNotFoundError, match=r"none of the 1 photos is below .*: names are paths below that folder"):
+        FaceDataset(rows(["b.png", "b.png"], [box, [1, 1, 9, 9]]), tmp_path)
 
 
-def test_a_photo_that_viewers_turn_is_warned_of(tmp_path, picture):
-    for name, orientation in (("plain.jpg", 1), ("turned.jpg", 6)):
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        Image.fromarray(picture).save(tmp_path / name, exif=exif)
-    table = rows(["plain.jpg", "turned.jpg", "turned.jpg"], [[20, 5, 29, 9], [20, 5, 29, 9], [5, 22, 9, 29]])
-    with pytest.warns(UserWarning, match=r"viewers turn 1 photos .* such as turned\.jpg: .* as they are stored"):
-        kept, _ = with_photos(table, tmp_path, "get it")
-    assert kept["line"].tolist() == [1, 2]  # the third fits the turned picture only
+# ------------------------------------------------------------------------------------------------------------------- data sets
 
 
-def test_numbers_are_plain():
-    assert numbers(["1", "-2.5", "1e3", "nan"])[:3].tolist() == [1, -2.5, 1000]
-    for wrong in ("1_000", "\u0661", "1,5", "0x1", "1j", ""):
-        with pytest.raises(ValueError, match=r"digits 0 to 9|could not convert"):
-            numbers([wrong])
+def test_photos_group_their_faces(tmp_path, picture):
+    for name in ("b.png", "a.png"):
+        cv2.imwrite(str(tmp_path / name), picture[..., ::-1])
+    points = np.full((98, 2), 5.0, np.float32)
+    points[0] = (31, 5)
+    points[1] = np.nan
+    table = rows(["b.png", "a.png", "b.png"], [[1, 0, 9, 9], [2, 0, 9, 9], [3, 0, 9, 9]], [points] * 3).assign(line=[1, 2, 3])
+    dataset = FaceDataset(table, tmp_path)
+    assert dataset.names == ["b.png", "a.png"] and len(list(dataset)) == 2 and dataset.sizes.tolist() == [[20, 30]] * 2
+    image, faces = dataset[0]
+    assert image[0, 0].tolist() == [255, 0, 0] and faces.boxes[:, 0].tolist() == [1, 3]
+    assert faces.attributes["line"].tolist() == [1, 3] and dataset.without_attributes()[0][1].attributes.shape == (2, 0)
+    assert faces.visible[0].tolist() == [False, False] + [True] * 96
 
 
-def test_points_that_are_no_place_are_unknown():
-    points = np.random.default_rng(0).uniform(0, 99, (6, 5, 2))
-    points[1, 2] = np.nan  # unknown before
-    points[2, :2] = np.inf, np.nan
-    points[3, 0, 1] = -1e6
-    points[4] = 50, 60
-    points[5] = np.nan
-    found, why = known_points(points)
-    assert found.dtype == np.float32 and np.isnan(found).all(-1).sum(1).tolist() == [0, 1, 2, 1, 5, 5]
-    assert np.isfinite(found).all(-1).sum(1).tolist() == [5, 4, 3, 4, 0, 0]
-    assert why == {
-        2: "2 landmarks that are no place are unknown",
-        3: "1 landmarks that are no place are unknown",
-        4: "its landmarks all lie in one place and are unknown",
-    }
-    assert known_points(np.zeros((0, 98, 2)))[0].shape == (0, 98, 2)
+def test_no_rows():
+    empty = pd.DataFrame(columns=["image", "line", *BOX, "landmarks"])
+    assert len(FaceDataset(empty, ".")) == 0 and FaceDataset(empty, ".").sizes.shape == (0, 2)
+    assert len(usable(empty.astype(dict.fromkeys(BOX, float)), WFLW_98)) == 0 and set_aside_counts(empty) == ""
 
 
 def test_photos_without_faces_stay(tmp_path, picture):
@@ -213,17 +275,16 @@ def test_photos_without_faces_stay(tmp_path, picture):
     assert len(dataset.subset([])) == 0
     with pytest.raises(ValueError, match=r"names lack 1 photos of the table, such as d\.png"):
         FaceDataset(table, tmp_path, names=["b.png"])
+    with pytest.raises(ValueError, match=r"1 of 2 names are no photos of the data set, such as photos/a\.png"):
+        dataset.subset(["a.png", "photos/a.png"])
 
 
-@pytest.mark.parametrize(("brightest", "kind"), [(255, "u1"), (100, "u1"), (4095, ">u2"), (65535, ">u2")])
-@pytest.mark.parametrize("magic", [b"P5", b"P6"])
-def test_the_brightest_value_of_a_ppm_is_white(tmp_path, magic, brightest, kind):
-    """Scientific cameras write 10 or 12 bits so."""
-    values = np.array([0, brightest // 2, brightest]).repeat(3 if magic == b"P6" else 1).astype(kind)
-    (tmp_path / "a.ppm").write_bytes(magic + b"\n# by a camera\n3 1\n%d\n" % brightest + values.tobytes())
-    image = read_image(tmp_path / "a.ppm")
-    assert image.shape == (1, 3, 3) and image[0, 0].tolist() == [0] * 3 and image[0, 2].tolist() == [255] * 3
-    assert abs(image[0, 1].astype(int) - 127).max() <= 1
-    (tmp_path / "a.ppm").write_bytes((tmp_path / "a.ppm").read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"a\.ppm is not an image that can be read"):
-        read_image(tmp_path / "a.ppm")
+def test_own_annotations_as_the_data_page_says(tmp_path, picture, monkeypatch):
+    code = (PROJECT / "data/README.md").read_text(encoding="utf-8").split("```python")[1].split("```")[0]
+    (tmp_path / "data/mine/photos").mkdir(parents=True)
+    for name in ("one", "empty"):
+        assert cv2.imwrite(str(tmp_path / f"data/mine/photos/{name}.jpg"), np.zeros((120, 120, 3), np.uint8))
+    monkeypatch.chdir(tmp_path)
+    values = {}
+    exec(code, values)
+    assert [len(faces) for _, faces in values["dataset"]] == [1, 0] and values["faces"].landmarks.shape == (1, 5, 2)

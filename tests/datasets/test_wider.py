@@ -77,11 +77,28 @@ def test_five_point_labels(tmp_path):
 
 @pytest.mark.parametrize(
     "text, message",
-    [("1 2 3 4\n", "line 1: a face before any photo"), ("# a.jpg\n1 2 3 4 5\n", "line 2: 5 numbers, where 4 or 19 or 20")],
+    [
+        ("1 2 3 4\n", r"line 1: a photo \('# path'\) belongs here first"),
+        ("# a.jpg\n1 2 3 4 5\n", "line 2: 5 numbers, where 4 or 19 or 20"),
+    ],
 )
 def test_damaged_labels_are_named(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         wider.read_labels(write(tmp_path, text))
+
+
+def test_a_list_is_told_by_its_content_whatever_its_name(tmp_path):
+    """And read by the other list's reader, it says which it looks like."""
+    boxes, labels = "a.jpg\n1\n10 20 30 40\n", "# a.jpg\n10 20 30 40\n"
+    photos(tmp_path, "a.jpg")
+    for text in (boxes, labels, "\n\n" + labels.replace("\n", "\r\n")):
+        for name in ("label.txt", "wider_face_val_bbx_gt.txt", "mine.txt"):
+            dataset = wider.load(write(tmp_path, text, name), tmp_path)
+            assert dataset.names == ["a.jpg"] and dataset.faces(0).boxes.tolist() == [[10, 20, 40, 60]]
+    with pytest.raises(ValueError, match=r"line 1: .* or is it a box list for read_boxes\?"):
+        wider.read_labels(write(tmp_path, boxes))
+    with pytest.raises(ValueError, match=r"line 2: .*; it looks like RetinaFace's label\.txt, which read_labels reads"):
+        wider.read_boxes(write(tmp_path, labels))
 
 
 def test_missing_and_empty(tmp_path):

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,24 +29,20 @@ def test_crops_of_faces_and_of_none(photos):
     np.testing.assert_array_equal(crops, face_and_background(photos, 64)[0])
 
 
-def test_backgrounds_hold_no_face_and_faces_do():
+def test_backgrounds_hold_no_face_and_faces_do(tmp_path):
     """A photo that is white where its face is and black elsewhere."""
     table = pd.DataFrame({"image": ["a.png"], "x1": [10.0], "y1": [60.0], "x2": [40.0], "y2": [90.0]})
-    table["landmarks"] = [np.zeros((98, 2), np.float32)]
+    table["landmarks"] = [np.full((98, 2), np.nan)]
     image = np.zeros((200, 150, 3), np.uint8)
     image[60:90, 10:40] = 255
-
-    class Photo(FaceDataset):
-        def __getitem__(self, number):
-            return image, self.faces(number)
-
-    crops, about = face_and_background(Photo(table, "."), 48)
+    assert cv2.imwrite(str(tmp_path / "a.png"), image)
+    crops, about = face_and_background(FaceDataset(table, tmp_path), 48)
     assert about["face"].tolist() == [True, False] and crops[1].max() == 0
     assert crops[0].mean() / 255 == pytest.approx((30 / 48) ** 2, abs=0.02)
     full = table.assign(x1=0.0, y1=0.0, x2=150.0, y2=200.0)
-    assert len(face_and_background(Photo(full, "."), 48)[0]) == 0  # no room for a background
+    assert len(face_and_background(FaceDataset(full, tmp_path), 48)[0]) == 0  # no room for a background
     with pytest.raises(ValueError, match="only in part"):
-        face_and_background(Photo(table, ".", complete=False), 48)
+        face_and_background(FaceDataset(table, tmp_path, complete=False), 48)
 
 
 def test_gates_are_those_of_the_network(photos):
