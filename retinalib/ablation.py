@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import cv2
@@ -37,15 +38,14 @@ from retinalib.evaluate import (
 from retinalib.faces import Faces
 from retinalib.files import end_with_parent, write_text
 from retinalib.plots.tables import paper_form, write_table
-from retinalib.runs import Stopped, stop_file
+from retinalib.runs import Stopped, request_stop, stop_file
 from retinalib.studies.statistics import Difference, crossed_difference, holm, paired_difference, photo_weights
 from retinalib.train import fingerprint, run_folder, train
 
 SCORE_THRESHOLD = 0.5  # a face found with less counts as missed; AP is over all scores from _AP_SCORE on
 _AP_SCORE = 0.02
-_PUPILS = "nme_pupils"
 
-ARMS: dict[str, dict[str, dict]] = {
+ARMS: dict[str, dict[str, dict | str]] = {
     "no-se": {},
     "se16": {"model": {"se_reduction": 16}},
     "se4": {"model": {"se_reduction": 4}},
@@ -55,8 +55,8 @@ ARMS: dict[str, dict[str, dict]] = {
     "wing": {"loss": {"landmark_loss": "wing"}},
     "no-pupil-loss": {"loss": {"pupil_weight": 0.0}},
     "eye-head": {"model": {"eye_head": True}},
-    "five-point-flip": {"augment": {"flip_order": "five-point"}},
-    "clamped-crops": {"augment": {"clamp_landmarks": True}},
+    "five-point-flip": {"fault": "five-point-flip"},
+    "clamped-crops": {"fault": "clamped-crops"},
 }
 """What each arm changes in the base configuration. ``bottleneck16`` has the parameters of ``se16`` and no attention: a gain
 that both share is not the gate's. The last two are faults of the predecessor, one each."""
@@ -66,7 +66,10 @@ def arm_config(arm: str, base: TrainConfig, seed: int) -> TrainConfig:
     """``base`` with the arm's change and the seed. Raises ValueError for an unknown arm."""
     if arm not in ARMS:
         raise ValueError(f"unknown arm '{arm}': choose from {', '.join(ARMS)}")
-    changes = {part: replace(getattr(base, part), **values) for part, values in ARMS[arm].items()}
+    changes = {
+        part: replace(getattr(base, part), **change) if isinstance(change, dict) else change
+        for part, change in ARMS[arm].items()
+    }
     return replace(base, seed=seed, **changes)
 
 
@@ -128,14 +131,14 @@ def _side_by_side(
     watch: Callable[[pd.DataFrame], None],
 ) -> None:
     """Trains the runs of ``missing`` folders; told to ``watch``, and counted, are all of ``configs``."""
-    others = set(multiprocessing.active_children())
+    before, table = set(multiprocessing.active_children()), progress(configs)
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
-    table = progress(configs)
     with (
         ProcessPoolExecutor(processes, context, _start_child) as pool,
         tqdm(total=int(table["of"].sum()), initial=int(table["epochs"].sum()), desc="epochs") as bar,
     ):
-        jobs = [pool.submit(train, configs[f], train_set, validation_set, f, "cpu", 0, False) for f in missing]
+        jobs = [pool.submit(_train_in_child, configs[folder], train_set, validation_set, folder) for folder in missing]
+        children = set(multiprocessing.active_children()) - before
         try:
             waiting = set(jobs)
             while waiting:
@@ -151,24 +154,31 @@ def _side_by_side(
                 if epochs > bar.n:
                     watch(table)
                 bar.update(epochs - bar.n)
-        except BaseException as error:  # an interruption, too: the runs keep their finished epochs
-            pool.shutdown(wait=False, cancel_futures=True)
-            children = set(multiprocessing.active_children()) - others
-            for child in children:
-                child.terminate()
-            while any(child.is_alive() for child in children):  # the pool notes their ends, too
-                time.sleep(0.01)
+        except BaseException as error:  # an interruption, too: the others stop, and keep their finished epochs
+            while wait(jobs, timeout=0.5).not_done:
+                request_stop(missing)  # again and again: a run that begins takes an older wish away
             if isinstance(error, BrokenProcessPool):
-                raise ChildProcessError(
-                    "a run's process was killed, perhaps for want of memory; finished epochs are kept: start again to go on"
-                ) from error
+                raise ChildProcessError(_why_ended(children)) from error
             raise
+
+
+def _why_ended(children: Iterable[BaseProcess]) -> str:
+    kept = "finished epochs are kept: start again to go on"
+    if any(child.exitcode == -signal.SIGKILL for child in children):
+        return f"a run's process was killed, perhaps for want of memory; {kept}, with fewer processes if memory ran out"
+    return f"a run's process ended early; what it said stands above: mend that; {kept}"
 
 
 def _start_child() -> None:
     end_with_parent()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+
+
+def _train_in_child(config: TrainConfig, train_set: FaceDataset, validation_set: FaceDataset, folder: Path) -> None:
+    if stop_file(folder).exists():
+        raise Stopped(f"{folder.name} was not begun")
+    train(config, train_set, validation_set, folder, "cpu", 0, False)
 
 
 def detect_all(detector: Detector, dataset: FaceDataset) -> list[Faces]:
@@ -245,18 +255,16 @@ def compare(faces: pd.DataFrame, detections: pd.DataFrame, arms: Sequence[str]) 
     """
     planned: list[tuple] = []  # arm, measure, unit, better, and how the difference is found
     for arm in arms[1:]:
-        pair = faces[faces["arm"].isin([arms[0], arm])]
+        pair, both = (table[table["arm"].isin([arms[0], arm])] for table in (faces, detections))
         found = pair[pair.groupby(["seed", "image", "face"])["matched"].transform("all")]
-        measures = [
-            ("mean NME", "% of inter-ocular", found.assign(value=100 * found["nme"])),
-            ("failure rate", "% of faces", pair.assign(value=100.0 * ~(pair["nme"] <= THRESHOLD))),
-        ]
-        if _PUPILS in found:
-            measures.insert(1, ("mean pupil error", "% of inter-ocular", found.assign(value=100 * found[_PUPILS])))
-        for measure, unit, table in measures:
-            if _comparable(table):
+        measures = {
+            "mean NME": ("% of inter-ocular", found.assign(value=100 * found["nme"])),
+            "mean pupil error": ("% of inter-ocular", found.assign(value=100 * found.get("nme_pupils", np.nan))),
+            "failure rate": ("% of faces", pair.assign(value=100.0 * ~(pair["nme"] <= THRESHOLD))),
+        }
+        for measure, (unit, table) in measures.items():
+            if _comparable(table) and (measure != "mean pupil error" or "nme_pupils" in table):
                 planned.append((arm, measure, unit, "lower", partial(paired_difference, table, "value", arms[0], arm)))
-        both = detections[detections["arm"].isin([arms[0], arm])]
         if _comparable(both):
             planned.append((arm, "AP", "", "higher", partial(_ap_difference, both, arms[0], arm)))
     rows = [(*said, *difference(comparisons=len(planned))) for *said, difference in planned]

@@ -1,11 +1,11 @@
-"""(image, Faces) to (image, Faces): square crop, expansion, flip, photometric distortion; and the letterbox.
+"""(image, Faces) to (image, Faces): square crop, expansion, turn, flip, distortion of colours and sharpness; and the letterbox.
 
 A landmark that leaves the crop keeps its coordinates and is no longer visible; the loss skips it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -17,29 +17,36 @@ _SMALLEST_FACE = 1.0  # pixels a side after augmentation; smaller ones are dropp
 _LARGE_FACE = 64  # pixels of a face's longer side in the photo, from which on its parts can be shown alone
 _NEAR = (0.15, 0.5)  # side of a crop that shows a part, as a share of the face's longer side
 _LEAST_SHARE = 0.35  # of a face's box that the crop shows: no box within the crop has a larger IoU with the whole face's
+_BLUR = (0.5, 2.0)  # standard deviation in pixels of the crop
+_JPEG = (30, 90)  # quality
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How much training images are varied. The last two reproduce faults of the predecessor, to show what they cost."""
+    """How much training images are varied. What is 0 draws no random number: crops are those of a version without it."""
 
     crop: tuple[float, float] = (0.3, 0.8)  # side of the crop as a share of the photo's shorter side, if the face fits
     expand: float = 0.1  # probability that the crop is taken larger than the photo instead
     expand_to: float = 1.6  # at most so many times the photo's longer side
     near: float = 0.0  # probability that the crop is a part of a large face, or of what is beside it, instead
+    turn: float = 0.0  # rotated about the middle of the crop, ± degrees
     flip: float = 0.5  # probability
     brightness: float = 32.0  # added, ± grey levels
     contrast: float = 0.4  # multiplied, 1 ± this
     saturation: float = 0.5  # multiplied, 1 ± this
-    hue: float = 12.0  # turned, ± degrees
-    flip_order: str = "schema"  # "five-point": on any schema, exchange landmarks 0↔1 and 3↔4 only
-    clamp_landmarks: bool = False  # move landmarks outside the crop to its border and learn them there
+    hue: float = 12.0  # shifted, ± degrees
+    blur: float = 0.0  # probability of a Gaussian blur
+    grey: float = 0.0  # probability that the crop loses its colours
+    jpeg: float = 0.0  # probability that the crop is compressed once more
 
     def __post_init__(self) -> None:
-        if self.flip_order not in ("schema", "five-point"):
-            raise ValueError(f"flip_order must be 'schema' or 'five-point', got '{self.flip_order}'")
         if not 0 < self.crop[0] <= self.crop[1] <= 1:
             raise ValueError(f"crop must be two shares of the photo, 0 < low <= high <= 1, got {self.crop}")
+        for name in ("expand", "near", "flip", "blur", "grey", "jpeg"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability, from 0 to 1, got {getattr(self, name)}")
+        if not (0 <= self.turn <= 180 and 1 <= self.expand_to < np.inf):
+            raise ValueError(f"turn must be from 0 to 180° and expand_to from 1 on, got {self.turn} and {self.expand_to}")
 
 
 def augment(
@@ -47,19 +54,37 @@ def augment(
 ) -> tuple[np.ndarray, Faces]:
     """A training crop: (H, W, 3) uint8 RGB and its faces to (size, size, 3) and the faces whose centres lie in the crop.
 
-    One face, chosen at random, is kept whole (as far as the photo shows it), or else only a part of it is shown, or of what is
-    beside it, and that is background: parts seen from near are no faces. Boxes are cut at the crop's border.
+    One face, chosen at random, is kept whole (as far as the photo shows it and a turn leaves it in the crop), or else only a
+    part of it is shown, or of what is beside it, and that is background: parts seen from near are no faces. Boxes are cut at
+    the crop's border.
     """
     _check(image, size)
     left, top, side = _choose_square(image.shape[:2], faces, rng, config)
     scale = size / side
     method = int(rng.choice([cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC]))
-    image = _cut(image, left, top, side, size, method)
+    turn = rng.uniform(-config.turn, config.turn) if config.turn else 0.0
+    image = _cut(image, left, top, side, size, method) if not turn else _cut_turned(image, left, top, side, size, method, turn)
     faces = faces.transformed((scale, scale), (-left * scale, -top * scale))
+    if turn:
+        faces = turned(faces, turn, size / 2)
     if rng.random() < config.flip:
         image = cv2.flip(image, 1)
-        faces = _flip(faces, size, config)
-    return _distort(image, rng, config), _keep(faces, size, config)
+        faces = faces.flipped(size)
+    return _degrade(_distort(image, rng, config), rng, config), _keep(faces, size)
+
+
+def turned(faces: Faces, degrees: float, centre: float) -> Faces:
+    """The faces of the square image that was rotated about (centre, centre), clockwise as seen; visibility as it was.
+
+    A box becomes that of its inscribed ellipse, rotated: it keeps its extent, and its proportions at a quarter turn, where the
+    box of rotated corners would grow by up to √2.
+    """
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    rotation = np.array([[cos, -sin], [sin, cos]], np.float32)
+    middle, half = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2, (faces.boxes[:, 2:] - faces.boxes[:, :2]) / 2
+    middle, half = (middle - centre) @ rotation.T + centre, np.sqrt(half**2 @ (rotation.T**2))
+    landmarks = (faces.landmarks - centre) @ rotation.T + centre
+    return replace(faces, boxes=np.concatenate([middle - half, middle + half], 1), landmarks=landmarks)
 
 
 def _check(image: np.ndarray, size: int) -> None:
@@ -117,32 +142,29 @@ def _cut(image: np.ndarray, left: float, top: float, side: float, size: int, met
     return cv2.resize(inner, (size, size), interpolation=method)
 
 
-def _flip(faces: Faces, width: float, config: AugmentConfig) -> Faces:
-    flipped = faces.flipped(width)
-    if config.flip_order == "schema":
-        return flipped
-    # undo the schema's order, then exchange what the five-point code exchanges
-    order = list(range(faces.schema.count))
-    order[0], order[1], order[3], order[4] = 1, 0, 4, 3
-    order = [faces.schema.flip_order[i] for i in order]
-    flipped.landmarks, flipped.visible = flipped.landmarks[:, order], flipped.visible[:, order]
-    return flipped
+def _cut_turned(image: np.ndarray, left: float, top: float, side: float, size: int, method: int, degrees: float) -> np.ndarray:
+    """The square rotated about its middle: cut with what lies around it, so that its corners show the photo, then rotated."""
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    margin = np.ceil(side * (abs(cos) + abs(sin) - 1) / 2) + 1
+    whole = side + 2 * margin
+    larger = round(size * whole / side)
+    image = _cut(image, left - margin, top - margin, whole, larger, method)
+    rotation = np.array([[cos, -sin], [sin, cos]]) * (size * whole / (side * larger))
+    shift = size / 2 - rotation @ [larger / 2, larger / 2]
+    shift = shift + rotation @ [0.5, 0.5] - 0.5  # OpenCV counts from the middle of the first pixel
+    return cv2.warpAffine(image, np.column_stack([rotation, shift]), (size, size), borderValue=_FILL)
 
 
-def _keep(faces: Faces, size: int, config: AugmentConfig) -> Faces:
+def _keep(faces: Faces, size: int) -> Faces:
     """The faces whose centres and enough of whose boxes lie in the crop, cut and masked at its border."""
     centre = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
     cut = faces.boxes.clip(0, size)
     whole, shown = faces.boxes[:, 2:] - faces.boxes[:, :2], cut[:, 2:] - cut[:, :2]
     kept = ((centre > 0) & (centre < size)).all(1) & (shown >= _SMALLEST_FACE).all(1)
     kept &= shown.prod(1) >= _LEAST_SHARE * whole.prod(1)
-    faces, cut = faces[kept], cut[kept]
-    landmarks, visible = faces.landmarks, faces.visible
-    if config.clamp_landmarks:
-        landmarks = landmarks.clip(0, size)
-    else:
-        visible = visible & ((landmarks >= 0) & (landmarks <= size)).all(-1)
-    return Faces(cut, landmarks, visible, faces.scores, faces.attributes, faces.schema)
+    faces = faces[kept]
+    inside = ((faces.landmarks >= 0) & (faces.landmarks <= size)).all(-1)
+    return replace(faces, boxes=cut[kept], visible=faces.visible & inside)
 
 
 def _distort(image: np.ndarray, rng: np.random.Generator, config: AugmentConfig) -> np.ndarray:
@@ -157,6 +179,19 @@ def _distort(image: np.ndarray, rng: np.random.Generator, config: AugmentConfig)
         tables = [(levels + turn) % 180, (levels * gain).clip(0, 255), levels]
         table = np.stack(tables, -1).astype(np.uint8)[None]
         image = cv2.cvtColor(cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), table), cv2.COLOR_HSV2RGB)
+    return image
+
+
+def _degrade(image: np.ndarray, rng: np.random.Generator, config: AugmentConfig) -> np.ndarray:
+    """Blur, loss of colours and compression, in the order in which a camera makes them."""
+    if config.blur and rng.random() < config.blur:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(*_BLUR))
+    if config.grey and rng.random() < config.grey:
+        image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    if config.jpeg and rng.random() < config.jpeg:
+        quality = int(rng.integers(*_JPEG, endpoint=True))
+        data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
     return image
 
 

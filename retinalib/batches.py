@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -12,28 +13,45 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from retinalib.augment import AugmentConfig, augment
-from retinalib.datasets.table import BOX, FaceDataset
-from retinalib.distributed import ALONE, Processes
+from retinalib.datasets.table import FaceDataset
 from retinalib.faces import Faces
 from retinalib.loss import Target
+
+Batch = tuple[Tensor, list[Target], list[str]]  # (B, 3, H, W) uint8 crops, their targets, the photos' names
+
+
+class FivePointFlip(Faces):
+    """A fault of the predecessor: on any schema, a mirrored face exchanges landmarks 0↔1 and 3↔4 only."""
+
+    def flipped(self, width: float) -> Faces:
+        faces, order = super().flipped(width), np.arange(self.schema.count)
+        order[[0, 1, 3, 4]] = [1, 0, 4, 3]
+        order = np.array(self.schema.flip_order)[order]  # undoes the schema's exchange first
+        return replace(faces, landmarks=faces.landmarks[:, order], visible=faces.visible[:, order])
 
 
 class AugmentedPhotos(Dataset):
     """Training crops of ``size`` × ``size`` pixels, addressed by (epoch, number): each draws from a generator of its own.
 
     ``photos[epoch, number]`` is (crop (size, size, 3) uint8, its :class:`retinalib.loss.Target`, the photo's name).
+    fault: see :class:`retinalib.config.TrainConfig`.
     """
 
-    def __init__(self, source: FaceDataset, size: int, config: AugmentConfig, seed: int) -> None:
-        table = source.table[["image", "landmarks", *BOX]]  # attributes would be carried along to no use
-        self.source = FaceDataset(table, source.images_root, source.schema, source.complete, source.names)
-        self.size, self.config, self.seed = size, config, seed
+    def __init__(self, source: FaceDataset, size: int, config: AugmentConfig, seed: int, fault: str | None = None) -> None:
+        self.source = source.without_attributes()  # which would be carried along to no use
+        self.size, self.config, self.seed, self.fault = size, config, seed, fault
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target, str]:
         epoch, number = key
         image, faces = self.source[number]
+        if self.fault == "five-point-flip":
+            faces = FivePointFlip(faces.boxes, faces.landmarks, faces.visible, schema=faces.schema)
+        if self.fault == "clamped-crops":
+            faces.landmarks[~faces.visible] = np.nan
         rng = np.random.default_rng([self.seed, epoch, number])
         image, faces = augment(image, faces, self.size, rng, self.config)
+        if self.fault == "clamped-crops":  # landmarks outside the crop are moved to its border and learned there
+            faces = Faces(faces.boxes, faces.landmarks.clip(0, self.size), schema=faces.schema)
         return torch.from_numpy(image), to_target(faces, image.shape[:2], self.source.complete), self.source.names[number]
 
 
@@ -46,13 +64,13 @@ def to_target(faces: Faces, size: tuple[int, int], complete: bool = True) -> Tar
 
 class Batches:
     """Batches of (epoch, number) from ``first_epoch`` to ``epochs``, each epoch in an order of its own; what does not fill a
-    batch is left out of its epoch. With several processes, this one's part of each batch."""
+    batch is left out of its epoch. ``part``: (n, of) takes the n-th of equal parts of each batch."""
 
     def __init__(
-        self, images: int, batch_size: int, seed: int, epochs: int, first_epoch: int = 0, processes: Processes = ALONE
+        self, images: int, batch_size: int, seed: int, epochs: int, first_epoch: int = 0, part: tuple[int, int] = (0, 1)
     ) -> None:
         self.images, self.batch_size, self.seed, self.epochs, self.first_epoch = images, batch_size, seed, epochs, first_epoch
-        self.processes = processes
+        self.part = part
 
     @property
     def per_epoch(self) -> int:
@@ -66,11 +84,11 @@ class Batches:
             order = np.random.default_rng([self.seed, epoch]).permutation(self.images).tolist()
             for start in range(0, self.per_epoch * self.batch_size, self.batch_size):
                 batch = [(epoch, number) for number in order[start : start + self.batch_size]]
-                yield self.processes.part(batch)
+                yield batch[self.part[0] :: self.part[1]]
 
 
-def collate(items: list[tuple[Tensor, Target, str]]) -> tuple[Tensor, list[Target], list[str]]:
-    """Crops, targets and names of a batch: (B, 3, H, W) uint8, and lists."""
+def collate(items: list[tuple[Tensor, Target, str]]) -> Batch:
+    """The batch of some crops."""
     images, targets, names = zip(*items, strict=True)
     return torch.stack(images).permute(0, 3, 1, 2), list(targets), list(names)
 
@@ -87,19 +105,24 @@ def _as_arrays(items: list[tuple[Tensor, Target, str]]) -> tuple:
     return images, [(*(part.numpy() for part in target[:3]), target.complete) for target in targets], names
 
 
-def _as_tensors(batch: tuple) -> tuple[Tensor, list[Target], list[str]]:
-    images, targets, names = batch
-    return images, [Target(*map(torch.from_numpy, target[:3]), target[3]) for target in targets], names
+def _stream(loader: DataLoader) -> Iterator[Batch]:
+    """What a loader gives. An error comes out without the loader's frames: whoever kept it would keep the processes."""
+    try:
+        for images, targets, names in loader:
+            yield images, [Target(*map(torch.from_numpy, target[:3]), target[3]) for target in targets], names
+        return
+    except BaseException as raised:
+        error = _explained(raised).with_traceback(None)
+        error.__cause__ = error.__context__ = None
+    raise error
 
 
 @contextmanager
-def reading(
-    photos: AugmentedPhotos, batches: Batches, workers: int, pin_memory: bool = False
-) -> Iterator[Iterator[tuple[Tensor, list[Target], list[str]]]]:
-    """The batches as :func:`collate` gives them, made by ``workers`` processes, or by this one if there are none.
+def reading(photos: AugmentedPhotos, batches: Batches, workers: int, pin_memory: bool = False) -> Iterator[Iterator[Batch]]:
+    """The batches in order, made by ``workers`` processes, or by this one if there are none.
 
-    The processes end with the block, also where an error's traceback, which a notebook keeps, holds on to them; where one of
-    them dies, which torch may report at any moment of the block, ChildProcessError says what to do.
+    The processes end with the block, whatever ends it. Where one of them ends early, which torch may report at any moment of
+    the block, ChildProcessError says what to do.
     """
     loader = DataLoader(
         photos,
@@ -109,17 +132,21 @@ def reading(
         worker_init_fn=_start_worker,
         pin_memory=pin_memory,
     )
+    stream = _stream(loader)
     try:
-        stream = iter(loader)
-        try:
-            yield map(_as_tensors, stream)
-        finally:
-            if workers:
-                stream._shutdown_workers()  # torch itself waits until nothing refers to the stream any more
+        yield stream
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        raise ChildProcessError(
-            f"a process that makes crops died ({str(error).strip()}); start again to go on after the last finished epoch, "
-            "with fewer workers if memory ran out"
-        ) from error
+        raise _explained(error) from error.__cause__
+    finally:
+        stream.close()
+
+
+def _explained(error: BaseException) -> BaseException:
+    """What to do where torch says that a process ended, perhaps that a signal killed it; other errors as they are."""
+    said = str(error).strip()
+    if not isinstance(error, RuntimeError) or not said.startswith("DataLoader worker"):
+        return error
+    remedy = "what it said stands above: mend that, then start again to go on after the last finished epoch"
+    if "killed by signal" in f"{said} {error.__cause__}":
+        remedy = "start again to go on after the last finished epoch, with fewer workers if memory ran out"
+    return ChildProcessError(f"a process that makes crops died ({said}); {remedy}")

@@ -120,15 +120,14 @@ def train(
     In N processes under torchrun --nproc-per-node=N -m retinalib.train.
     """
     from retinalib.config import PROFILES
-    from retinalib.distributed import Processes, process_group
-    from retinalib.train import train
+    from retinalib.train import process_group, train
     from retinalib.workspace import open_dataset
 
-    with _training(), process_group(device):
+    with _training(), process_group(device) as first:
         sets = [open_dataset(dataset, data_root, profile, data_seed, split) for split in ("train", "validation")]
         config = PROFILES[profile].train_config(se_reduction, seed, epochs, schema=sets[0].schema)
         history = train(config, *sets, folder, device, workers)
-        if Processes.here().rank == 0:
+        if first:
             click.echo(history.tail(1).to_string(index=False))
 
 

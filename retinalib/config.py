@@ -12,7 +12,7 @@ from retinalib.model import ModelConfig
 _FEW_LANDMARKS = 20  # of more, the sum over coordinates would drown the other parts of the loss: they weigh a quarter
 _NEAR = 0.15  # of the crops of large faces show a part from near, which is background
 _LEAST_NEGATIVES = 32  # as of a face with four or five positive anchors; without them crops without faces teach nothing
-_PUPIL_WEIGHT = 5.0  # so that the place of the pupil in the eye, what this workbook is about, is felt at all
+_PUPIL_WEIGHT = 5.0  # so that the place of the pupil in the eye, which this workbook is about, counts in the sum
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,16 @@ class TrainConfig:
     clip_norm: float = 10.0  # gradients are scaled down to this norm
     precision: str = "float32"  # or "bfloat16": autocast, for devices that have it
     validate_every: int = 5  # epochs; the last epoch is always validated
+    start_from: str | None = None  # weights to begin with, see checkpoint.start_from; their content is part of the run
+    fault: str | None = None  # "five-point-flip" or "clamped-crops": what the predecessor did to the crops, see batches
     seed: int = 0
 
     def __post_init__(self) -> None:
         choices = {"optimiser": ("adamw", "sgd"), "schedule": ("cosine", "step"), "precision": ("float32", "bfloat16")}
+        choices["fault"] = (None, "five-point-flip", "clamped-crops")
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got '{getattr(self, name)}'")
+                raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}; got '{getattr(self, name)}'")
         if self.epochs < 1 or self.batch_size < 1 or self.image_size < 32:
             raise ValueError("training needs at least one epoch, one image a batch and 32 pixels a side")
         if self.batch_size == 1 and self.image_size == 32:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -20,9 +21,7 @@ from retinalib.anchors import AnchorConfig, anchor_grid, decode_boxes, decode_la
 from retinalib.checkpoint import load_model
 from retinalib.datasets.table import read_image
 from retinalib.faces import Faces
-from retinalib.memory import expect_large_blocks
 from retinalib.model import Outputs, RetinaFace
-from retinalib.precision import warn_of_slow_bfloat16
 
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "data" / "checkpoints"
 _BEFORE_NMS = 5000  # candidates of one image that go to NMS, best first, as in the reference
@@ -41,6 +40,11 @@ def load_detector(name_or_path: str | Path, device: str | torch.device | None = 
 
     device: by default a GPU if there is one. Raises FileNotFoundError or ValueError saying what was looked for.
     """
+    return Detector(load_model(find_checkpoint(name_or_path)), device)
+
+
+def find_checkpoint(name_or_path: str | Path) -> Path:
+    """The file of a shipped name, a run folder (its best epoch) or a path. Raises FileNotFoundError where there is none."""
     path = Path(name_or_path)
     if str(name_or_path) in available_detectors():
         path = CHECKPOINTS / f"{name_or_path}.pt"
@@ -51,7 +55,27 @@ def load_detector(name_or_path: str | Path, device: str | torch.device | None = 
             f"no detector '{name_or_path}': it is neither a file, nor a run folder, nor one of the shipped names "
             f"({', '.join(available_detectors()) or 'none'})"
         )
-    return Detector(load_model(path), device)
+    return path
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 natively: a GPU from Ampere on; avx512_bf16, AMX or ARM's bf16 in a processor.
+    Where torch can't tell (2.9 can't), a processor passes for one that does."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
+        return True
+    has = torch.cpu.get_capabilities()
+    return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
+def warn_of_slow_bfloat16(device: torch.device) -> None:
+    """UserWarning where bfloat16 is computed in software."""
+    if not native_bfloat16(device):
+        said = (
+            f"this {device.type} has no bfloat16 and computes it in software, many times slower than float32: use float32 here"
+        )
+        warnings.warn(said, stacklevel=3)
 
 
 def for_inference(model: RetinaFace) -> RetinaFace:
@@ -97,8 +121,6 @@ class Detector:
         self._made_from: tuple = ()
         if bfloat16:
             warn_of_slow_bfloat16(self.device)
-        if self.device.type == "cpu":
-            expect_large_blocks()
 
     def _network(self) -> RetinaFace:
         """The copy for inference of the model as it is now."""

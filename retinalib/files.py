@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import re
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -40,8 +41,11 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes UTF-8 text, see :func:`replacing`."""
-    write_bytes(path, text.encode("utf-8"))
+    """Writes UTF-8 text, see :func:`replacing`; a power cut leaves no empty file either."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager
@@ -49,9 +53,16 @@ def only_process(folder: str | Path, wait: bool = False) -> Iterator[None]:
     """Keeps a folder for this process, and removes what killed ones left half written in it. Makes the folder.
 
     The system's lock on ``.lock``, which ends with the process however that ends. wait: until another one has finished; else,
-    raises ValueError where another process has the folder.
+    raises ValueError where another process has the folder. Raises RuntimeError in a process that another one started and that
+    is still importing the program: there, the work would be begun a second time.
     """
     folder = Path(folder)
+    frames = (frame for frame, _ in traceback.walk_stack(None))
+    if any(f.f_code.co_name == "<module>" and f.f_globals.get("__name__") == "__mp_main__" for f in frames):
+        raise RuntimeError(
+            f"work in {folder} was started while a process imported the program, to help another one: put what the program "
+            "does below a line \"if __name__ == '__main__':\""
+        )
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=-1 if wait else 0):

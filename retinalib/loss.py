@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 
 from retinalib.anchors import AnchorConfig, encode_boxes, encode_landmarks, match
-from retinalib.distributed import ALONE, Processes
 from retinalib.landmarks import Eye
 
 
@@ -32,7 +31,7 @@ class LossConfig:
     box_weight: float = 2.0
     class_weight: float = 1.0
     landmark_weight: float = 1.0
-    pupil_weight: float = 0.0  # of the pupils' place between their canthi, which a sum over all points hardly feels
+    pupil_weight: float = 0.0  # of the pupils' place between their canthi, which barely affects a sum over all points
     landmark_loss: str = "smooth_l1"  # or "wing"
     positive_iou: float = 0.35  # anchors from this IoU on answer for a face
     minimum_iou: float = 0.2  # a face keeps its best anchor from this IoU on
@@ -58,7 +57,7 @@ class Parts(NamedTuple):
     classification: Tensor
     landmark: Tensor
     pupil: Tensor
-    eye: Tensor  # of the eye head, see eyes.eye_loss; 0 without one
+    eye: Tensor  # of the eye head, see second_look.eye_loss; 0 without one
 
 
 def wing(difference: Tensor, width: float = 1.0, curvature: float = 0.2) -> Tensor:
@@ -82,9 +81,8 @@ def multi_task_loss(
     config: LossConfig = LossConfig(),
     anchor_config: AnchorConfig = AnchorConfig(),  # noqa: B008 (frozen)
     eyes: Sequence[Eye] = (),
-    processes: Processes = ALONE,
 ) -> Parts:
-    """The loss of a batch, or of this process' part of one: the mean over processes is the loss of the whole.
+    """The loss of a batch.
 
     logits: (B, A, 2), boxes: (B, A, 4) offsets; landmarks_at: gives (N, 2L) shifts for (N,) images and (N,) anchors, and is
     asked only for positive anchors whose face has visible landmarks; anchors: (A, 4) fractions.
@@ -101,7 +99,7 @@ def multi_task_loss(
     offsets = torch.tensor([0, *[len(t.boxes) for t in targets]]).cumsum(0)[:-1].to(matched.device)
     image, anchor = (matched >= 0).nonzero(as_tuple=True)  # (P,) positives
     face = matched[image, anchor] + offsets[image]  # into the faces of all images, one after the other
-    positives = processes.divisor(len(image))
+    positives = max(len(image), 1)
 
     all_boxes = torch.cat([t.boxes for t in targets])
     wanted = encode_boxes(all_boxes[face], anchors[anchor], anchor_config.variances)
@@ -119,7 +117,7 @@ def multi_task_loss(
         by_coordinate = wing(given - wanted)
     else:
         by_coordinate = smooth_l1_loss(given, wanted, reduction="none")
-    with_landmarks = processes.divisor(len(image))
+    with_landmarks = max(len(image), 1)
     landmark = (by_coordinate * visible[..., None]).sum() / with_landmarks
 
     pupil = _pupil(given, wanted, visible, eyes) / with_landmarks

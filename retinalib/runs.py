@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -46,55 +46,58 @@ def stop_file(folder: str | Path) -> Path:
     return Path(folder) / "stop"
 
 
-def claim(folder: Path, recipe: dict, hold: ExitStack) -> dict | None:
-    """Takes the folder for the run that ``recipe`` describes, and returns the state to go on from, None at the beginning.
+@contextmanager
+def claim(folder: Path, recipe: dict) -> Iterator[dict | None]:
+    """Takes the folder for the run that ``recipe`` describes, and gives the state to go on from, None at the beginning.
 
-    The folder is this process' until ``hold`` closes; a finished run's is only read. recipe: plain values, of which
-    ``recipe["config"]["epochs"]`` says when the run is finished. Raises ValueError if the folder holds a run of another recipe
-    or another process has it, or if no state can be read, naming the file.
+    The folder is this process' within the block; a finished run's is only read. recipe: plain values, of which
+    ``recipe["config"]["epochs"]`` says when the run is finished; a run may go on with another number. Raises ValueError if the
+    folder holds epochs of another recipe, or more than asked for, or another process has it, or if no state can be read,
+    naming the file.
     """
-    path = folder / "config.json"
-    known = _kept_recipe(folder)
-    if known is not None and known != recipe:
-        raise ValueError(f"{folder} holds a run of another configuration or other data: take another folder, or delete it")
     log, epochs = folder / "metrics.csv", recipe["config"]["epochs"]
     text = log.read_text(errors="replace") if log.is_file() else ""
     if len(text.splitlines()) == epochs + 1:
-        state = _state(folder)
+        state = _state(folder, recipe)
         if state and _table(state["rows"]) == text:
-            return state
-    hold.enter_context(only_process(folder))
-    stop_file(folder).unlink(missing_ok=True)
-    write_text(path, json.dumps(recipe, indent=1))
-    state = _state(folder, own=True)
-    if state:
-        _log(folder, state["rows"], epochs)
-    return state
+            yield state
+            return
+    with only_process(folder):
+        state = _state(folder, recipe, own=True)
+        stop_file(folder).unlink(missing_ok=True)
+        write_text(folder / "config.json", json.dumps(recipe, indent=1))
+        if state:
+            _log(folder, state["rows"], epochs)
+        yield state
 
 
-def _kept_recipe(folder: Path) -> dict | None:
-    """Of the run in a folder, None where there is none; from its state if a power cut has emptied the file."""
-    try:
-        return json.loads((folder / "config.json").read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        return (_state(folder) or {}).get("recipe")
-
-
-def _state(folder: Path, own: bool = False) -> dict | None:
-    """The state to go on from. own: the folder is this process', which then moves a damaged one out of the good one's way."""
+def _state(folder: Path, recipe: dict, own: bool = False) -> dict | None:
+    """The state to go on from. own: the folder is this process', which then removes a damaged one, that the next state may not
+    take the good one's place."""
     last, previous = folder / "last.pt", folder / "previous.pt"
+    if not last.is_file() and not previous.is_file():
+        return None
     try:
-        return read(last) if last.is_file() or previous.is_file() else None
+        state = read(last)
     except (ValueError, FileNotFoundError) as error:
         if not previous.is_file():
             raise ValueError(f"{error}; there is none before it: delete the folder to train anew") from error
         state = read(previous)
-        if own and last.is_file():
-            last.replace(folder / "last.damaged")
+        if own:
+            last.unlink(missing_ok=True)
         warnings.warn(f"{error}; going on from {previous}, epoch {len(state['rows'])}", stacklevel=2)
-        return state
+    if _what_is_learned(state["recipe"]) != _what_is_learned(recipe):
+        raise ValueError(f"{folder} holds a run of another configuration or other data: take another folder, or delete it")
+    if len(state["rows"]) > recipe["config"]["epochs"]:
+        raise ValueError(f"{folder} holds {len(state['rows'])} epochs already: ask for as many, or take another folder")
+    return state
+
+
+def _what_is_learned(recipe: dict) -> dict:
+    """The recipe without what may differ when a run goes on: how long, how often it is validated, and where its first weights
+    lay, whose digest is elsewhere in it."""
+    config = {name: value for name, value in recipe["config"].items() if name not in ("epochs", "validate_every", "start_from")}
+    return {**recipe, "config": config}
 
 
 def save_epoch(
@@ -113,8 +116,7 @@ def save_epoch(
 def _log(folder: Path, rows: list[dict], epochs: int) -> None:
     """What follows from the last state: no other state once the run is finished, and the log."""
     if len(rows) == epochs:
-        for name in ("previous.pt", "last.damaged"):
-            (folder / name).unlink(missing_ok=True)
+        (folder / "previous.pt").unlink(missing_ok=True)
     write_text(folder / "metrics.csv", _table(rows))
 
 

@@ -18,7 +18,6 @@ from torch.linalg import vector_norm
 from torch.nn.functional import grid_sample, interpolate, linear, pad
 from torchvision.ops import Conv2dNormActivation
 
-from retinalib.distributed import ALONE, Processes
 from retinalib.landmarks import Eye, LandmarkSchema
 
 _ROWS, _COLUMNS = 32, 48  # samples of a patch
@@ -154,14 +153,12 @@ def eye_loss(
     visible: Sequence[Tensor],
     schema: LandmarkSchema,
     generator: torch.Generator,
-    processes: Processes = ALONE,
 ) -> Tensor:
     """How far the head's answers are off, seen from frames that are off as first answers are.
 
     images: (B, 3, H, W) network input; landmarks: (F, L, 2) fractions and visible: (F, L) bool of each image's faces;
     generator: on the CPU, draws how the frames are off. The sum of absolute differences over an eye's coordinates, eye
-    widths, the pupil weighing more; its mean over eyes that are wholly visible, 0 without any. With several processes, each
-    with its part of the images, the mean over them is the loss of all.
+    widths, the pupil weighing more; its mean over eyes that are wholly visible, 0 without any.
     """
     size = torch.tensor([images.shape[3], images.shape[2]], device=images.device)
     image = torch.tensor([n for n, faces in enumerate(landmarks) for _ in range(len(faces))], device=images.device)
@@ -169,18 +166,18 @@ def eye_loss(
     total, eyes = images.new_zeros(()), 0
     for eye in second_looks(schema):
         mine = _points(eye)
-        noise = processes.normal(len(everything), 4, generator).clamp(-2.5, 2.5).to(images.device)
+        noise = torch.randn(len(everything), 4, generator=generator).clamp(-2.5, 2.5).to(images.device)
         points = everything[:, mine]
         frames = eye_frames(points, eye)
         use = known[:, mine].all(1) & (frames[:, :, 0].norm(dim=1) >= _SMALLEST_EYE)
-        if not sum(processes.numbers(int(use.sum()))):  # batch norms ask all processes, also one that has no eye
+        if not use.any():
             continue
         points, frames = points[use], _disturbed(frames[use], noise[use])
         answer = head(images, image[use], frames).float()
         gap = (answer - _to_frames(points, frames)).abs()
         total = total + gap[:, :-1].sum() + _PUPIL_WEIGHT * gap[:, -1].sum()
         eyes += len(points)
-    return total / processes.divisor(eyes)
+    return total / max(eyes, 1)
 
 
 def _disturbed(frames: Tensor, noise: Tensor) -> Tensor:

@@ -3,7 +3,10 @@
 A run folder holds ``config.json``, ``metrics.csv`` (a row per epoch), ``best.pt`` (to use: the averaged weights of the epoch
 with the best validation), ``last.pt`` (to go on: the last averaged weights with all of the training's state; until the run
 is finished, ``previous.pt`` is the one before), and ``pictures/`` (predictions in blue over truth in green). One process
-works in it at a time, or several that torchrun started together, of which the first writes.
+works in it at a time, or several that ``torchrun --nproc-per-node=N -m retinalib.train`` started together: each takes an equal
+part of every batch and averages gradients with the others; the first writes and validates. Losses are divided by what each
+part has, and on CPUs batch norms take the statistics of each part (on GPUs those of all), so that results differ a little from
+those of one process.
 """
 
 from __future__ import annotations
@@ -11,42 +14,55 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from contextlib import ExitStack
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from retinalib.anchors import anchor_grid
-from retinalib.batches import AugmentedPhotos, Batches, reading
-from retinalib.checkpoint import save_atomically
+from retinalib.batches import AugmentedPhotos, Batch, Batches, reading
+from retinalib.checkpoint import save_atomically, start_from
 from retinalib.config import TrainConfig
 from retinalib.datasets.table import FaceDataset
-from retinalib.detect import Detector
-from retinalib.distributed import Processes, share_batch_norms
+from retinalib.detect import Detector, find_checkpoint, warn_of_slow_bfloat16
 from retinalib.evaluate import auc, detection_ap, evaluate_faces
 from retinalib.faces import Faces, mean_landmarks_in_box
 from retinalib.files import write_bytes
 from retinalib.loss import Parts, Target, multi_task_loss
-from retinalib.memory import keep_freed_memory
 from retinalib.model import RetinaFace
-from retinalib.precision import warn_of_slow_bfloat16
 from retinalib.runs import Stopped, claim, save_epoch, stop_file
 from retinalib.second_look import eye_loss
 
 _VALIDATION_SCORE = 0.05  # detections from this score on enter the validation's AP
 _VALIDATION_PICTURES = 4
+_PATIENCE = timedelta(hours=2)  # how long processes wait for the first, which validates
 
 
 def run_folder(runs: Path, arm: str, config: TrainConfig, train_set: FaceDataset) -> Path:
-    """``runs/<arm>-<seed>-<hash>``: another configuration or other data make another run."""
-    description = json.dumps([config.to_dict(), fingerprint(train_set)], sort_keys=True)
-    return Path(runs) / f"{arm}-{config.seed}-{hashlib.sha256(description.encode()).hexdigest()[:8]}"
+    """``runs/<arm>-<seed>-<hash>``: another configuration, other data or other first weights make another run."""
+    recipe = _recipe(config, train_set)
+    recipe["config"] |= {"start_from": None}  # its content counts, not its place
+    return Path(runs) / f"{arm}-{config.seed}-{hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
+def _recipe(config: TrainConfig, train_set: FaceDataset) -> dict:
+    """What the run's folder says of it, plain values."""
+    recipe = {"config": config.to_dict(), "data": {"images": len(train_set), "fingerprint": fingerprint(train_set)}}
+    if config.start_from is not None:
+        recipe["start_from"] = hashlib.sha256(find_checkpoint(config.start_from).read_bytes()).hexdigest()
+    return json.loads(json.dumps(recipe))
 
 
 def fingerprint(dataset: FaceDataset) -> str:
@@ -72,19 +88,6 @@ def learning_rate_factor(step: int, steps: int, config: TrainConfig) -> float:
     return 1.0 if progress < 0.7 else 0.1 if progress < 0.9 else 0.01
 
 
-def for_training(model: RetinaFace, device: torch.device) -> RetinaFace:
-    """The model on its device, laid out for speed: in ``channels_last``, but for its first layers, of eight channels, where a
-    CPU's threads share the work: the sums over eight channels that two threads of a batch norm keep share a cache line in that
-    layout, and together they take twice as long as one alone.
-    """
-    model = model.to(device, memory_format=torch.channels_last)
-    if device.type == "cpu" and torch.get_num_threads() > 1:
-        for layer in model.modules():
-            if isinstance(layer, nn.Conv2d) and layer.out_channels <= 8:  # gives its output in the layout of its weights
-                layer.weight.data = layer.weight.data.clone(memory_format=torch.contiguous_format)
-    return model
-
-
 def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Weight decay for kernels only, not for biases and batch norms."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
@@ -93,6 +96,120 @@ def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     if config.optimiser == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9, nesterov=True)
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+
+
+@contextmanager
+def process_group(device: str | None = None) -> Iterator[bool]:
+    """Joins the processes that torchrun started, with gloo between processors and NCCL between GPUs, one for each process.
+
+    device: by default GPUs if there are any. Gives whether this is the first process; without torchrun it is the only one.
+    """
+    if not dist.is_torchelastic_launched():
+        yield True
+        return
+    gpus = torch.cuda.is_available() if device is None else torch.device(device).type == "cuda"
+    if gpus:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=_PATIENCE)
+    try:
+        yield dist.get_rank() == 0
+    finally:
+        dist.destroy_process_group()
+
+
+def _mean_over_processes(values: Tensor) -> Tensor:
+    values = values.detach().clone()
+    if dist.is_initialized():
+        dist.all_reduce(values)
+        values /= dist.get_world_size()
+    return values
+
+
+class Learner(nn.Module):
+    """A network together with its loss, as DistributedDataParallel asks for it."""
+
+    def __init__(self, network: RetinaFace, config: TrainConfig) -> None:
+        super().__init__()
+        self.network, self.config = network, config
+
+    def forward(self, images: Tensor, targets: list[Target], generator: torch.Generator) -> Parts:
+        """images: (B, 3, H, W) uint8; targets: one for each; generator: on the CPU, what the eye head's loss draws from."""
+        network, config = self.network, self.config
+        schema, device = config.model.schema, next(network.parameters()).device
+        images = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        targets = [Target(*(t.to(device, non_blocking=True) for t in target[:3]), target.complete) for target in targets]
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            images = config.model.normalisation.apply(images)
+            logits, boxes, features = network(images)
+            parts = multi_task_loss(
+                logits,
+                boxes,
+                lambda i, a: network.landmarks_at(features, i, a),
+                targets,
+                anchor_grid(*images.shape[2:], config.model.anchors).to(device),
+                config.loss,
+                config.model.anchors,
+                (schema.right_eye, schema.left_eye),
+            )
+        if network.eye_head is not None:  # in float32: bfloat16 knows places in an image to some pixels only
+            places, known = [t.landmarks for t in targets], [t.visible for t in targets]
+            eye = eye_loss(network.eye_head, images, places, known, schema, generator)
+            parts = parts._replace(total=parts.total + eye, eye=eye)
+        return Parts(parts.total, *(part.detach() for part in parts[1:]))
+
+
+def training_step(
+    learner: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    images: Tensor,
+    targets: list[Target],
+    generator: torch.Generator,
+    clip_norm: float,
+) -> Tensor:
+    """One update of the weights of a :class:`Learner`; a loss or a gradient that is not finite updates nothing.
+
+    Returns the values of :class:`retinalib.loss.Parts`, of several processes their mean; NaN where the gradient is not finite.
+    """
+    parts = learner(images, targets, generator)
+    values = _mean_over_processes(torch.stack(parts))
+    optimiser.zero_grad(set_to_none=True)
+    if values[0].isfinite():
+        parts.total.backward()
+        if nn.utils.clip_grad_norm_(learner.parameters(), clip_norm).isfinite():
+            optimiser.step()
+        else:
+            values = torch.full_like(values, float("nan"))
+    return values
+
+
+class _Training:
+    """All that changes while a run learns, from its beginning or from a state."""
+
+    def __init__(self, network: RetinaFace, config: TrainConfig, device: torch.device, state: dict | None) -> None:
+        self.config, self.network = config, network.to(device, memory_format=torch.channels_last)
+        self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
+        self.optimiser = make_optimiser(network, config)
+        if state:
+            self.average.module.load_state_dict(state["model"])
+            self.average.n_averaged.copy_(state["averaged"])
+            network.load_state_dict(state["training"])
+            self.optimiser.load_state_dict(state["optimiser"])
+        self.learner: nn.Module = Learner(network, config)
+        if dist.is_initialized():
+            for part in ("backbone", "fpn", "ssh") if device.type == "cuda" else ():  # not every process has eyes to look at
+                setattr(network, part, nn.SyncBatchNorm.convert_sync_batchnorm(getattr(network, part)))
+            self.learner = DistributedDataParallel(self.learner, find_unused_parameters=True)
+
+    def step(self, images: Tensor, targets: list[Target], step: int, steps: int) -> Tensor:
+        """One step of a schedule of ``steps``. Returns the values of the loss' parts, on the CPU."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.learning_rate * learning_rate_factor(step, steps, self.config)
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step + rank * 1_000_000_007)
+        values = training_step(self.learner, self.optimiser, images, targets, generator, self.config.clip_norm).cpu()
+        if values.isfinite().all():
+            self.average.update_parameters(self.network)
+        return values
 
 
 def train(
@@ -106,161 +223,127 @@ def train(
 ) -> pd.DataFrame:
     """Trains, or goes on with, the run in ``folder`` and returns its metrics, a row per epoch.
 
-    A finished run is only read. The number of data workers changes nothing but speed; that of processes which torchrun started
-    (see distributed) nothing beyond rounding, and all of them return the metrics. Raises ValueError if the folder holds a run
-    of another configuration or another process is at work in it, or if there are fewer images than a batch or fewer in a batch
-    than processes; FloatingPointError if the loss is not finite, naming the images, which are kept in the folder as
+    A finished run is only read, unless ``config.epochs`` is now larger: it goes on with the learning rates of the longer
+    schedule from there. The number of data workers changes nothing but speed. Within :func:`process_group` the processes share
+    the work; the metrics of the first are complete. Raises ValueError if the folder holds a run of another configuration or
+    another process is at work in it, if there are fewer images than a batch, or if a batch can't be divided among the
+    processes; FloatingPointError if the loss is not finite, naming the images, which are kept in the folder as
     ``not_finite.pt``; OSError if a file can't be written; ChildProcessError if a data worker died; Stopped after
     :func:`retinalib.runs.request_stop`. Of these, as of a crash, the next start repeats the epoch that was under way.
     """
     folder, device = Path(folder), torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    processes = Processes.here()
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     if len(train_set) < config.batch_size:
         raise ValueError(f"{len(train_set)} training images do not make one batch of {config.batch_size}: lower batch_size")
     if not len(validation_set):
         raise ValueError("the validation set has no photos: the best epoch is chosen by them")
-    if config.batch_size < processes.count:
-        raise ValueError(f"{processes.count} processes can't share a batch of {config.batch_size}: start fewer")
+    if config.batch_size % processes:
+        raise ValueError(f"{processes} processes can't share a batch of {config.batch_size} equally: start fewer, or change it")
+    torch.manual_seed(config.seed)
+    network = RetinaFace(config.model)
+    layers = start_from(network, find_checkpoint(config.start_from)) if config.start_from else ([], [])
+    config = replace(config, model=network.config)  # with the normalisation of those weights
     recipe = _recipe(config, train_set)
-    with ExitStack() as hold:
-        state = processes.first(lambda: claim(folder, recipe, hold))
+    with claim(folder, recipe) if rank == 0 else nullcontext() as state:
+        state = _as_the_first(state)
         rows: list[dict] = state["rows"] if state else []
         if len(rows) == config.epochs:
             return pd.DataFrame(rows)
         if config.precision == "bfloat16":
             warn_of_slow_bfloat16(device)
-        if device.type == "cpu":
-            keep_freed_memory()
-        torch.manual_seed(config.seed)
-        model = RetinaFace(config.model)
-        shape = mean_landmarks_in_box([train_set.faces(number) for number in range(len(train_set))])
-        model.start_from_shape(torch.from_numpy(np.nan_to_num(shape, nan=0.5)).float())
-        model = for_training(model, device)
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
-        optimiser = make_optimiser(model, config)
-        if state:
-            average.module.load_state_dict(state["model"])
-            average.n_averaged.copy_(state["averaged"])
-            model.load_state_dict(state["training"])
-            optimiser.load_state_dict(state["optimiser"])
-        if processes.count > 1:
-            share_batch_norms(model, device)
-
-        anchors = anchor_grid(config.image_size, config.image_size, config.model.anchors).to(device)
-        batches = Batches(len(train_set), config.batch_size, config.seed, config.epochs, len(rows), processes)
-        photos = AugmentedPhotos(train_set, config.image_size, config.augment, config.seed)
+        if state is None:
+            _begin(network, train_set, layers)
+        elif rank == 0 and state["recipe"]["config"]["epochs"] != config.epochs:
+            print(
+                f"{folder.name} goes on to {config.epochs} epochs: {len(rows)} are done, and from here on the learning rate is "
+                f"that of a {config.schedule} schedule over all {config.epochs}"
+            )
+        training = _Training(network, config, device, state)
+        batches = Batches(len(train_set), config.batch_size, config.seed, config.epochs, len(rows), (rank, processes))
+        photos = AugmentedPhotos(train_set, config.image_size, config.augment, config.seed, config.fault)
         steps, done = batches.per_epoch * config.epochs, batches.per_epoch * len(rows)
-        silent = not progress or processes.rank > 0
-        bar = hold.enter_context(tqdm(total=steps, initial=done, desc=folder.name, disable=silent, mininterval=1))
-        stream = hold.enter_context(reading(photos, batches, workers, pin_memory=device.type == "cuda"))
-        for epoch in range(len(rows), config.epochs):
-            model.train()
-            sums = torch.zeros(len(Parts._fields))
-            for step in range(epoch * batches.per_epoch, (epoch + 1) * batches.per_epoch):
-                if any(processes.numbers(stop_file(folder).exists())):
-                    raise Stopped(f"{folder.name} keeps {epoch} of {config.epochs} epochs; start it again to go on")
-                images, targets, names = next(stream)
-                for group in optimiser.param_groups:
-                    group["lr"] = config.learning_rate * learning_rate_factor(step, steps, config)
-                generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-                values = training_step(model, optimiser, images, targets, anchors, config, generator, processes).cpu()
-                if not values.isfinite().all():
-                    raise FloatingPointError(
-                        f"the loss is {values[0]:g} at step {step} of {folder.name}; "
-                        + _keep(images, names, values, folder / "not_finite.pt", processes)
-                    )
-                average.update_parameters(model)
-                sums += values
-                bar.set_postfix({n: f"{v:.2f}" for n, v in zip(Parts._fields, values.tolist(), strict=True)}, refresh=False)
-                bar.update()
-            row = dict(zip(Parts._fields, (sums / batches.per_epoch).tolist(), strict=True))
-            row = {"epoch": epoch + 1, "learning_rate": optimiser.param_groups[0]["lr"], **row}
-            if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
-                row |= _validate(average.module, validation_set, folder / "pictures" / f"{epoch + 1:03d}.jpg", processes)
-            rows.append(row)
-            if processes.rank == 0:
-                save_epoch(folder, recipe, rows, model, average, optimiser)
+        silent = not progress or rank > 0
+        with (
+            tqdm(total=steps, initial=done, desc=folder.name, disable=silent, mininterval=1) as bar,
+            reading(photos, batches, workers, pin_memory=device.type == "cuda") as stream,
+        ):
+            for epoch in range(len(rows), config.epochs):
+                rows.append(_epoch(training, stream, bar, folder, epoch, batches.per_epoch))
+                if rank == 0:
+                    if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
+                        picture = folder / "pictures" / f"{epoch + 1:03d}.jpg"
+                        rows[-1] |= _validate(training.average.module, validation_set, picture)
+                    save_epoch(folder, recipe, rows, network, training.average, training.optimiser)
     return pd.DataFrame(rows)
 
 
-def training_step(
-    model: RetinaFace,
-    optimiser: torch.optim.Optimizer,
-    images: Tensor,
-    targets: list[Target],
-    anchors: Tensor,
-    config: TrainConfig,
-    generator: torch.Generator,
-    processes: Processes,
-) -> Tensor:
-    """One update of the weights; a loss or a gradient that is not finite updates nothing.
-
-    generator: what the eye head's loss draws from.
-
-    Returns the values of :class:`retinalib.loss.Parts` for the whole batch; NaN where the gradient is not finite.
-    """
-    device = anchors.device
-    last = next(model.parameters()).is_contiguous(memory_format=torch.channels_last)  # see for_training
-    layout = torch.channels_last if last else torch.contiguous_format
-    images = images.to(device, non_blocking=True).contiguous(memory_format=layout)
-    targets = [Target(*(t.to(device, non_blocking=True) for t in target[:3]), target.complete) for target in targets]
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        images = config.model.normalisation.apply(images)
-        logits, boxes, features = model(images)
-        schema = config.model.schema
-        parts = multi_task_loss(
-            logits,
-            boxes,
-            lambda i, a: model.landmarks_at(features, i, a),
-            targets,
-            anchors,
-            config.loss,
-            config.model.anchors,
-            (schema.right_eye, schema.left_eye),
-            processes,
-        )
-    if model.eye_head is not None:  # in float32: bfloat16 knows places in an image to some pixels only
-        places, known = [t.landmarks for t in targets], [t.visible for t in targets]
-        eye = eye_loss(model.eye_head, images, places, known, schema, generator, processes)
-        parts = parts._replace(total=parts.total + eye, eye=eye)
-    values = processes.mean(torch.stack(parts))
-    optimiser.zero_grad(set_to_none=True)
-    if values[0].isfinite():
-        parts.total.backward()
-        processes.average_gradients(model.parameters())
-        if nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm).isfinite():
-            optimiser.step()
-        else:
-            values = torch.full_like(values, float("nan"))
-    return values
+def _as_the_first(state: dict | None) -> dict | None:
+    """The first process' state, in all of them."""
+    states = [state]
+    if dist.is_initialized():
+        dist.broadcast_object_list(states)
+    return states[0]
 
 
-def _keep(images: Tensor, names: list[str], values: Tensor, path: Path, processes: Processes) -> str:
-    """Keeps the batch of a loss that is not finite, and says so."""
-    shares = processes.gather((images, names))
+def _begin(network: RetinaFace, train_set: FaceDataset, layers: tuple[list[str], list[str]]) -> None:
+    """What a run does before its first step. layers: those that other weights filled, and those that they left."""
+    filled, left = ({layer.split(".")[0]: None for layer in side} for side in layers)
+    if "landmark_head" not in filled:
+        shape = mean_landmarks_in_box([train_set.faces(number) for number in range(len(train_set))])
+        network.start_from_shape(torch.from_numpy(np.nan_to_num(shape, nan=0.5)).float())
+    if filled and (not dist.is_initialized() or dist.get_rank() == 0):
+        print(f"begun with weights for {', '.join(filled)}; what has none or does not fit: {', '.join(left) or 'nothing'}")
+
+
+def _epoch(training: _Training, stream: Iterator[Batch], bar: tqdm, folder: Path, epoch: int, steps: int) -> dict[str, float]:
+    """Trains an epoch of ``steps``. Returns its row of the metrics, still without validation."""
+    config, sums = training.config, torch.zeros(len(Parts._fields))
+    training.network.train()
+    for step in range(epoch * steps, (epoch + 1) * steps):
+        if _mean_over_processes(torch.tensor(float(stop_file(folder).exists()))) > 0:  # any of them has seen it
+            raise Stopped(f"{folder.name} keeps {epoch} of {config.epochs} epochs; start it again to go on")
+        images, targets, names = next(stream)
+        values = training.step(images, targets, step, steps * config.epochs)
+        if not values.isfinite().all():
+            raise FloatingPointError(
+                f"the loss is {values[0]:g} at step {step} of {folder.name}; "
+                + _keep(images, names, values, folder / "not_finite.pt")
+            )
+        sums += values
+        bar.set_postfix({n: f"{v:.2f}" for n, v in zip(Parts._fields, values.tolist(), strict=True)}, refresh=False)
+        bar.update()
+    parts = dict(zip(Parts._fields, (sums / steps).tolist(), strict=True))
+    return {"epoch": epoch + 1, "learning_rate": training.optimiser.param_groups[0]["lr"], **parts}
+
+
+def _keep(images: Tensor, names: list[str], values: Tensor, path: Path) -> str:
+    """Keeps the batch of a loss that is not finite, of all processes, and says so."""
+    shares = [(images, names)]
+    if dist.is_initialized():
+        shares = [None] * dist.get_world_size()
+        dist.all_gather_object(shares, (images, names))
     names = [name for _, part in shares for name in part]
-    if processes.rank == 0:
+    if not dist.is_initialized() or dist.get_rank() == 0:
         save_atomically({"images": torch.cat([part for part, _ in shares]), "names": names, "loss": values}, path)
+    if dist.is_initialized():
+        dist.barrier()  # torchrun ends the others with the first that fails
     return f"the images {', '.join(names)} are kept in {path}: look at their annotations, or lower the learning rate"
 
 
-def _validate(model: RetinaFace, dataset: FaceDataset, picture: Path, processes: Processes) -> dict[str, float]:
+def _validate(model: RetinaFace, dataset: FaceDataset, picture: Path) -> dict[str, float]:
     """AP at IoU 0.5, median NME of the faces found, and AUC at 10 % with a miss as a failure; draws a picture.
-
-    Each process looks at its share of the photos.
 
     AP is NaN where photos are labelled only in part, NME and AUC where no face has landmarks.
     """
-    detector, own = Detector(model, next(model.parameters()).device), []
-    for number in range(processes.rank, len(dataset), processes.count):
+    detector, found, truth, drawn = Detector(model, next(model.parameters()).device), [], [], []
+    for number in range(len(dataset)):
         image, faces = dataset[number]
-        found = detector.detect(image, score_threshold=_VALIDATION_SCORE)
-        own.append((found, faces, _draw(image, faces, found) if number < _VALIDATION_PICTURES else None))
-    shares = processes.gather(own)
-    found, truth, drawn = zip(*(shares[n % processes.count][n // processes.count] for n in range(len(dataset))), strict=True)
-    if processes.rank == 0:
-        shown = cv2.hconcat(_same_height(drawn[:_VALIDATION_PICTURES]))
-        write_bytes(picture, cv2.imencode(picture.suffix, cv2.cvtColor(shown, cv2.COLOR_RGB2BGR))[1].tobytes())
+        found.append(detector.detect(image, score_threshold=_VALIDATION_SCORE))
+        truth.append(faces)
+        if number < _VALIDATION_PICTURES:
+            drawn.append(_draw(image, faces, found[-1]))
+    shown = cv2.cvtColor(cv2.hconcat(_same_height(drawn)), cv2.COLOR_RGB2BGR)
+    write_bytes(picture, cv2.imencode(picture.suffix, shown)[1].tobytes())
     table = evaluate_faces(found, truth)
     return {
         "ap": detection_ap(found, truth) if dataset.complete else float("nan"),
@@ -283,12 +366,6 @@ def _draw(image: np.ndarray, truth: Faces, found: Faces) -> np.ndarray:
 def _same_height(images: list[np.ndarray]) -> list[np.ndarray]:
     height = min(i.shape[0] for i in images)
     return [cv2.resize(i, (round(i.shape[1] * height / i.shape[0]), height), interpolation=cv2.INTER_AREA) for i in images]
-
-
-def _recipe(config: TrainConfig, train_set: FaceDataset) -> dict:
-    """What the run's folder says of it, plain values."""
-    description = {"config": config.to_dict(), "data": {"images": len(train_set), "fingerprint": fingerprint(train_set)}}
-    return json.loads(json.dumps(description))
 
 
 if __name__ == "__main__":
