@@ -3,18 +3,20 @@
 ``retinalib wider-ap detections/ ground_truth/`` gives AP of any detections, with ``--figure`` their curves, and with
 ``--detector`` makes them first.
 
-Detections are ``{"event/name": (N, 5) x y w h score}`` in pixels, names with or without ``.jpg``.
+Detections are ``{"event/name": (N, 5) x y w h score}`` in pixels. Names may have a suffix, backslashes and folders before the
+event; a name without event is the one photo that is called so.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 from scipy.io import loadmat
 
-from retinalib.datasets.table import BOX, numbers, read_lines, safe_relative
+from retinalib.datasets.table import BOX, PHOTO_SUFFIXES, numbers, read_lines, safe_relative, warn
 from retinalib.faces import box_iou
 from retinalib.files import write_text
 
@@ -49,8 +51,9 @@ def wider_curves(predictions: dict[str, np.ndarray], truth: str | Path | pd.Data
     truth: the folder of the official ``wider_{easy,medium,hard,face}_val.mat``, or a table as of :func:`read_truth`; each of a
     table's columns of bool is a subset. Scores are rescaled to 0–1 over all photos, IoU is at least 0.5 with inclusive corners,
     each detection belongs to the face it overlaps most, detections on faces outside a subset are ignored, and so are photos
-    without any face. Raises FileNotFoundError without the files, ValueError for predictions of a wrong shape or with numbers
-    that are not finite, and for a table without subsets.
+    without any face, of which a warning tells. Raises FileNotFoundError without the files; ValueError for predictions of a
+    wrong shape or with numbers that are not finite, if no name fits a photo or one fits several, and for a table without
+    subsets.
     """
     faces = truth if isinstance(truth, pd.DataFrame) else read_truth(truth)
     subsets = list(faces.select_dtypes(bool))
@@ -71,9 +74,39 @@ def wider_curves(predictions: dict[str, np.ndarray], truth: str | Path | pd.Data
     return pd.concat(curves, ignore_index=True)
 
 
+def _endings(name: str) -> list[str]:
+    """A photo's path, without suffix; the same without its first folder; without its first two; and so on."""
+    path = PurePosixPath(name.replace("\\", "/").strip())
+    parts = [part for part in (path.with_suffix("") if path.suffix.lower() in PHOTO_SUFFIXES else path).parts if part != "/"]
+    return ["/".join(parts[first:]) for first in range(len(parts))] or [""]
+
+
+def _names_of(photos: Iterable[str], names: Iterable[str]) -> dict[str, str]:
+    """The name of the predictions of each photo that has some."""
+    whole, ends, chosen, lost = {_endings(photo)[0]: photo for photo in photos}, {}, {}, []
+    for photo in whole.values():
+        for ending in _endings(photo):
+            ends.setdefault(ending, []).append(photo)
+    for name in names:
+        endings = _endings(name)
+        found = [whole[ending] for ending in endings if ending in whole][:1] or ends.get(endings[0], [])
+        if len(found) > 1:
+            raise ValueError(f"the prediction '{name}' may be of {found[0]} or of {found[1]}: its name needs the event")
+        if not found:
+            lost.append(name)
+        elif chosen.setdefault(found[0], name) != name:
+            raise ValueError(f"two predictions are of one photo: '{chosen[found[0]]}' and '{name}'")
+    if lost and whole:
+        said = f"{len(lost)} of {len(lost) + len(chosen)} predictions, such as '{lost[0]}', are of no photo of the truth"
+        if not chosen:
+            raise ValueError(f"{said}: names should look like '{next(iter(whole))}'")
+        warn(f"{said} that has a face, and don't count")
+    return chosen
+
+
 def _matches(predictions: dict[str, np.ndarray], faces: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All detections of photos that have faces, best first: score (0 to 1), whether on a face, the number of that face."""
-    found = {name.removesuffix(".jpg"): np.asarray(rows, float) for name, rows in predictions.items()}
+    found = {name: np.asarray(rows, float) for name, rows in predictions.items()}
     for name, rows in found.items():
         if rows.ndim != 2 or rows.shape[1] != 5:
             raise ValueError(f"predictions of {name} must be (N, 5) x y w h score, got {rows.shape}")
@@ -81,11 +114,11 @@ def _matches(predictions: dict[str, np.ndarray], faces: pd.DataFrame) -> tuple[n
             raise ValueError(f"predictions of {name} hold numbers that are not finite")
     scores = np.concatenate([rows[:, 4] for rows in found.values()] or [np.zeros(0)])
     low, span = (scores.min(), np.ptp(scores) or 1.0) if len(scores) else (0.0, 1.0)
-    boxes = faces[BOX].to_numpy(float)
+    boxes, photos = faces[BOX].to_numpy(float), faces.groupby("image", sort=False).indices
+    name_of = _names_of(photos, found)
     score, overlap, face = [np.zeros(0)], [np.zeros(0)], [np.zeros(0, int)]
-    for name, places in faces.groupby("image", sort=False).indices.items():
-        rows = found.get(name.removesuffix(".jpg"))
-        if rows is not None and len(rows):
+    for photo, places in photos.items():
+        if photo in name_of and len(rows := found[name_of[photo]]):
             rows = rows[np.argsort(-rows[:, 4], kind="stable")]
             shared = box_iou(np.column_stack([rows[:, :2], rows[:, :2] + rows[:, 2:4]]), boxes[places], pixel=1.0)
             best = shared.argmax(1)

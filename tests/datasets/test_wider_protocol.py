@@ -15,6 +15,8 @@ from retinalib.datasets.wider_protocol import (
 from retinalib.evaluate import wider_ap
 from tests.shared import SHARED, needs_shared
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* of no photo of the truth that has a face")  # the scene has such photos
+
 
 def scene(photos=12):
     """Faces in photos, and detections near some of them, twice on others, and on none."""
@@ -85,6 +87,42 @@ def test_average_precision_by_hand_and_of_nothing():
     assert average_precision(np.array([1 / 3, 1 / 3, 2 / 3]), np.array([1, 1 / 2, 2 / 3])) == pytest.approx(1 / 3 + 2 / 9)
     assert average_precision(np.zeros(0), np.zeros(0)) == 0
     assert average_precision(np.ones((2, 1)), np.array([[0.5], [1.0]])).tolist() == [0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        "{event}/{name}",
+        "{event}/{name}.jpg",
+        "images/{event}/{name}.JPG",
+        "WIDER_val/images/{event}/{name}.jpg",
+        "/data/WIDER_val/images/{event}/{name}.jpg",
+        "WIDER_val\\images\\{event}\\{name}.jpg",
+        "./{event}/{name}.png",
+        "{name}",
+        "{name}.jpg",
+    ],
+)
+def test_a_photo_is_known_by_any_of_its_names(spelled):
+    faces, predictions = scene()
+    faces["image"] = "0--A/" + faces["image"].str.split("/").str[1] + "_1.5"
+    named = {spelled.format(event="0--A", name=f"{name[2:-4]}_1.5"): rows for name, rows in predictions.items()}
+    with pytest.warns(UserWarning, match=r"1 of 12 predictions, such as '.*', are of no photo of the truth that has a face"):
+        assert wider_ap(named, faces) == wider_ap(predictions, scene()[0])
+
+
+def test_names_that_fit_nothing_or_too_much_are_refused():
+    faces, rows = scene()[0], np.array([[0, 0, 9, 9, 0.5]])
+    for name in ("b/0.jpg", "a/b/0.jpg", "0/a", "00.jpg", ""):
+        with pytest.raises(
+            ValueError, match=rf"1 of 1 predictions, such as '{name}', are of no .*: names should look like 'a/"
+        ):
+            wider_ap({name: rows}, faces)
+    with pytest.raises(ValueError, match=r"two predictions are of one photo: 'a/1' and 'images/a/1\.jpg'"):
+        wider_ap({"a/1": rows, "images/a/1.jpg": rows}, faces)
+    both = pd.concat([faces, faces.assign(image=faces["image"].str.replace("a/", "b/"))])
+    with pytest.raises(ValueError, match=r"the prediction '1\.jpg' may be of a/1 or of b/1: its name needs the event"):
+        wider_ap({"1.jpg": rows}, both)
 
 
 def test_a_perfect_detector_and_none():
