@@ -9,13 +9,20 @@ torch.ones(1, requires_grad=True).sum().backward()  # after an export, a process
 CHAPTERS = ("tests/test_browser.py", "tests/test_notebooks.py")  # they share faces and runs, and take longest
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items):
-    """The chapters first. Each file's tests in one process, the chapters' on rendered faces together (--dist loadgroup)."""
     items.sort(key=lambda item: not item.nodeid.startswith(CHAPTERS))
-    for item in items:
-        rendered = item.nodeid.startswith(CHAPTERS) and "real_faces" not in item.nodeid
-        item.add_marker(pytest.mark.xdist_group("chapters" if rendered else item.nodeid.split("::")[0]))
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Each file's tests in one process, the chapters' on rendered faces in the first (xdist's groups fail with pytest 9.2)."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByChapters(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            rendered = nodeid.startswith(CHAPTERS) and "real_faces" not in nodeid
+            return "chapters" if rendered else super()._split_scope(nodeid)
+
+    return ByChapters(config, log)
 
 
 @pytest.fixture(scope="session")
