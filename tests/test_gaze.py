@@ -15,7 +15,7 @@ from retinalib.gaze import (
 )
 from retinalib.landmarks import WFLW_98, WIDER_5
 from retinalib.pupils import pupil_offset
-from retinalib.rendered.head import EYE_RADIUS, Expression, Identity, Pose, average_landmarks, build, gaze_vector
+from retinalib.rendered.head import EYE_RADIUS, Expression, Pose, average_landmarks, build, gaze_vector
 
 POSES = [(0, 0, 0), (25, 0, 0), (-40, 10, 0), (10, -20, 30), (55, 15, -40)]
 ANGLES = ["yaw", "pitch", "roll"]
@@ -24,7 +24,7 @@ ANGLES = ["yaw", "pitch", "roll"]
 def seen(pose, gaze=(0.0, 0.0), scale=40.0, shift=(300.0, 200.0)):
     """(98, 2) the average head under weak perspective, both eyes looking in parallel."""
     look = gaze_vector(*gaze)
-    head = build(Identity(), Expression(), Pose(*pose), (look, look))
+    head = build((), Expression(), Pose(*pose), (look, look))
     return (head.landmarks @ head.rotation.T)[:, :2] * scale + shift
 
 

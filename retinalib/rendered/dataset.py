@@ -14,8 +14,9 @@ import json
 import math
 import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -29,14 +30,14 @@ from retinalib.faces import Faces
 from retinalib.files import end_with_parent, only_process, write_bytes, write_text
 from retinalib.landmarks import WFLW_98
 from retinalib.rendered import scene
-from retinalib.rendered.head import BASIS, Expression, Head, Identity, Pose, build, gaze_vector
-from retinalib.rendered.render import Light, Look, paint_head
+from retinalib.rendered.head import BASIS, Expression, Head, Pose, build, gaze_vector
+from retinalib.rendered.render import Light, Look, Painter
 
 _VERSION = 2  # of the renderer: another one makes other pictures, hence another folder
-_CHUNK = 40  # pictures that are drawn, and kept after an interruption, together
 _EVENTS = {1: "0--Portrait", 2: "1--Couple", 3: "2--Group"}
 _BOXES = {"train": "wider_face_train_bbx_gt.txt", "test": "wider_face_val_bbx_gt.txt"}
 _HEIGHT = 2.0  # of a face's box, head units
+_TEST_SHARE = 0.2  # of the pictures, the last ones
 TRUTH = [
     "identity", "yaw", "pitch", "roll", "gaze_yaw_right", "gaze_pitch_right", "gaze_yaw_left", "gaze_pitch_left",
     "eye_openness_right", "eye_openness_left", "light",
@@ -49,7 +50,8 @@ image's right and up; openness 0 closed, 1 as on the average face; light: mean b
 class Person:
     """All that is drawn of one face."""
 
-    identity: Identity
+    number: int
+    shape: tuple[float, ...]  # coefficients of ``BASIS``, who it is
     look: Look
     expression: Expression
     pose: Pose
@@ -59,10 +61,10 @@ class Person:
 
     def head(self) -> Head:
         """The head in three dimensions."""
-        return build(self.identity, self.expression, self.pose, tuple(gaze_vector(*angles) for angles in self.gaze))
+        return build(self.shape, self.expression, self.pose, tuple(gaze_vector(*angles) for angles in self.gaze))
 
 
-def draw_identity(seed: int, number: int) -> tuple[Identity, dict]:
+def draw_identity(seed: int, number: int) -> tuple[tuple[float, ...], dict]:
     """Person ``number``: the shape, and the lasting part of the look."""
     rng = np.random.default_rng([seed, 11, number])
     shape = tuple(np.clip(rng.standard_normal(len(BASIS)), -2.2, 2.2).tolist())
@@ -73,7 +75,7 @@ def draw_identity(seed: int, number: int) -> tuple[Identity, dict]:
     hair = np.array(colours[rng.choice(6, p=(0.36, 0.28, 0.14, 0.09, 0.04, 0.09))]) + rng.normal(0, 6, 3)
     iris = np.array(((74, 48, 32), (92, 66, 40), (88, 106, 78), (96, 122, 142)))[rng.choice(4, p=(0.5, 0.2, 0.13, 0.17))]
     style = str(rng.choice(["short", "long", "bald"], p=(0.52, 0.38, 0.1)))
-    look = {
+    return shape, {
         "skin": tuple(np.clip(skin, 20, 250).tolist()),
         "hair": tuple(np.clip(hair, 5, 230).tolist()),
         "iris": tuple(np.clip(iris + rng.normal(0, 6, 3), 10, 230).tolist()),
@@ -82,35 +84,29 @@ def draw_identity(seed: int, number: int) -> tuple[Identity, dict]:
         "beard": float(rng.uniform(0.25, 0.95)) if style != "long" and rng.random() < 0.3 else 0.0,
         "blemish": float(rng.uniform(0.015, 0.07)),
     }
-    return Identity(number, shape), look
 
 
 def draw_person(seed: int, number: int, rng: np.random.Generator) -> Person:
     """Person ``number`` as met in one picture."""
-    identity, look = draw_identity(seed, number)
+    shape, look = draw_identity(seed, number)
     made_up = rng.random() < (0.2 if look["hair_style"] == "long" else 0.01)
-    glasses = str(rng.choice(["none", "clear", "sun"], p=(0.83, 0.11, 0.06)))
-    fringe = float(rng.uniform(0.65, 1.0)) if look["hair_style"] != "bald" and rng.random() < 0.08 else rng.uniform(0, 0.35)
-    hat = tuple(rng.uniform(20, 230, 3).tolist()) if rng.random() < 0.1 else None
-    look = Look(
-        **look, make_up=float(rng.uniform(0.4, 1.0)) if made_up else 0.0, glasses=glasses, fringe=float(fringe), hat=hat
-    )
+    look["glasses"] = str(rng.choice(["none", "clear", "sun"], p=(0.83, 0.11, 0.06)))
+    hanging = look["hair_style"] != "bald" and rng.random() < 0.08
+    look["fringe"] = float(rng.uniform(0.65, 1.0) if hanging else rng.uniform(0, 0.35))
+    look["hat"] = tuple(rng.uniform(20, 230, 3).tolist()) if rng.random() < 0.1 else None
+    look["make_up"] = float(rng.uniform(0.4, 1.0)) if made_up else 0.0
     turned = rng.random()
     yaw = rng.normal(0, 12) if turned < 0.58 else rng.uniform(-57, 57) if turned < 0.95 else rng.uniform(-80, 80)
-    pose = Pose(
-        float(yaw),
-        float(np.clip(rng.normal(-2.5, 11), -35, 35)),
-        float(np.clip(rng.normal(0, 8 if rng.random() < 0.75 else 18), -45, 45)),
-    )
-    expression = _draw_expression(rng)
-    return Person(identity, look, expression, pose, _draw_gaze(rng, pose), _draw_light(rng), float(rng.uniform(6, 16)))
+    pitch = float(np.clip(rng.normal(-2.5, 11), -35, 35))
+    roll = float(np.clip(rng.normal(0, 8 if rng.random() < 0.75 else 18), -45, 45))
+    pose, expression = Pose(float(yaw), pitch, roll), _draw_expression(rng)
+    gaze, light = _draw_gaze(rng, pose), _draw_light(rng)
+    return Person(number, shape, Look(**look), expression, pose, gaze, light, float(rng.uniform(6, 16)))
 
 
 def _draw_expression(rng: np.random.Generator) -> Expression:
     closed = rng.random() < 0.06
-    lids = np.clip(rng.normal(1.0, 0.18) + rng.normal(0, 0.03, 2), 0.35, 1.5)
-    if closed:
-        lids = np.zeros(2)
+    lids = np.clip(rng.normal(1.0, 0.18) + rng.normal(0, 0.03, 2), 0.35, 1.5) * (not closed)
     mouth = -1.4 if rng.random() < 0.4 else rng.gamma(1.5, 1.25) - 0.5  # two of five are shut; real mouths' openings otherwise
     smile, pucker = min(rng.normal(0.3, 0.5), 1.1), 0.0
     kind = rng.random()
@@ -177,17 +173,17 @@ def place_head(
     Returns the landmarks (98, 2) and the box (4,) in the picture's pixels.
     """
     fine = float(np.clip(1.7 * scale, 26, 120))
-    head = person.head()
-    colour, cover, origin, points, forehead = paint_head(head, person.look, person.light, fine, person.distance, rng)
-    size = tuple(max(1, round(n * scale / fine)) for n in (colour.shape[1], colour.shape[0]))
-    ratio = np.array([size[0] / colour.shape[1], size[1] / colour.shape[0]])
+    drawn = Painter(person.head(), person.look, person.light, fine, person.distance, rng)
+    drawn.paint()
+    size = tuple(max(1, round(n * scale / fine)) for n in (drawn.width, drawn.height))
+    ratio = np.array([size[0] / drawn.width, size[1] / drawn.height])
     method = cv2.INTER_AREA if scale < fine else cv2.INTER_LINEAR
-    alpha = cv2.resize(cover, size, interpolation=method)
-    colour = cv2.resize(cv2.copyTo(colour, cover), size, interpolation=method)  # premultiplied: no dark rim
-    corner = np.round(np.asarray(at) - origin * ratio).astype(int)
+    alpha = cv2.resize(drawn.mask, size, interpolation=method)
+    colour = cv2.resize(cv2.copyTo(drawn.colour, drawn.mask), size, interpolation=method)  # premultiplied: no dark rim
+    corner = np.round(np.asarray(at) - drawn.origin * ratio).astype(int)
     scene.blend(picture, colour, alpha, corner)
-    landmarks = points * ratio + corner
-    extent = np.concatenate([landmarks, forehead * ratio + corner])
+    landmarks = drawn.points * ratio + corner
+    extent = np.concatenate([landmarks, drawn.forehead() * ratio + corner])
     return landmarks, np.concatenate([extent.min(0), extent.max(0)])
 
 
@@ -197,8 +193,7 @@ def draw_picture(seed: int, index: int, size: int, people: tuple[int, int]) -> t
     picture = scene.background(size, rng)
     count = int(rng.choice([1, 2, 3, 4, 5], p=(0.42, 0.26, 0.16, 0.1, 0.06)))
     blur = float(rng.uniform(0.9, 2.6)) * size / 320 if rng.random() < 0.34 else float(rng.uniform(0, 0.5))
-    rows: list[dict] = []
-    taken: list[np.ndarray] = []
+    rows, taken = [], []
     largest = {1: 0.95, 2: 0.48, 3: 0.4, 4: 0.34, 5: 0.3}[count]
     smallest = 0.04 if rng.random() < 0.15 else 0.12
     heights = np.sort(np.exp(rng.uniform(math.log(smallest), math.log(largest), count)) * size)
@@ -221,7 +216,7 @@ def _row(person: Person, landmarks: np.ndarray, box: np.ndarray) -> dict:
     """What the lists and ``truth.csv`` hold of one face."""
     (right, left), pose, light = person.gaze, person.pose, person.light.ambient + 0.6 * person.light.key
     measured = (pose.yaw, pose.pitch, pose.roll, *right, *left, *person.expression.lids, light)
-    truth = (int(person.identity.number), *(round(float(v), 4) for v in measured))
+    truth = (int(person.number), *(round(float(v), 4) for v in measured))
     return {"landmarks": landmarks, **dict(zip([*BOX, *TRUTH], [*box.tolist(), *truth], strict=True))}
 
 
@@ -239,43 +234,43 @@ def render_face(
 
     Angles in degrees; gaze (yaw, pitch) relative to the camera's axis, both eyes in parallel. person, seed: who it is.
     """
-    identity, look = draw_identity(seed, person)
-    drawn = Person(
-        identity, Look(**look), Expression(mouth=-0.8, lids=(lids, lids)), Pose(yaw, pitch, roll), (gaze, gaze), Light(), 9.0
-    )
+    shape, look = draw_identity(seed, person)
+    expression, pose = Expression(mouth=-0.8, lids=(lids, lids)), Pose(yaw, pitch, roll)
+    drawn = Person(person, shape, Look(**look), expression, pose, (gaze, gaze), Light(), 9.0)
     picture = np.full((size, size, 3), (188, 192, 196), np.uint8)
     rng = np.random.default_rng([seed, 3, person])
     scale, spot = 0.3 * size, (0.5 * size, 0.44 * size)
     scene.body(picture, spot, scale, drawn.look, drawn.light, rng)
     landmarks, box = place_head(picture, drawn, scale, spot, rng)
-    row = _row(drawn, landmarks, box)
-    truth = pd.DataFrame([{name: row[name] for name in TRUTH}])
-    return picture, Faces(box[None], landmarks[None], attributes=truth)
+    return picture, Faces(box[None], landmarks[None], attributes=pd.DataFrame([_row(drawn, landmarks, box)])[TRUTH])
 
 
-def _draw_chunk(folder: str, configuration: dict, first: int, last: int, train: int) -> list[dict]:
-    """Draws pictures ``first`` … ``last`` - 1 and returns their faces' rows; each file is whole or not there."""
+def _draw(folder: Path, configuration: dict, train: int, index: int) -> None:
+    """Draws picture ``index``, then writes its faces' rows, which say that it is done."""
     cv2.setNumThreads(0)
-    rows = []
-    for index in range(first, last):
-        in_train = index < train
-        people = (0, max(1, train)) if in_train else (1_000_000, 1_000_000 + max(1, configuration["images"] - train))
-        picture, faces = draw_picture(configuration["seed"], index, configuration["size"], people)
-        event = _EVENTS[min(max(len(faces), 1), 3)]
-        name = f"{event}/{event.replace('--', '_')}_{index:06d}.jpg"
-        path = Path(folder) / wflw.IMAGES / name
-        quality = int(np.random.default_rng([configuration["seed"], 9, index]).integers(62, 96))
-        coded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        write_bytes(path, coded.tobytes())
-        for number, face in enumerate(faces):
-            split = "train" if in_train else "test"
-            rows.append({"image": name, "face": number, "split": split, **face, "landmarks": face["landmarks"].tolist()})
-    write_text(_part(Path(folder), first), json.dumps(rows, default=bool))
-    return rows
+    images, seed, split = configuration["images"], configuration["seed"], "train" if index < train else "test"
+    people = (0, train) if split == "train" else (1_000_000, 1_000_000 + images - train)
+    picture, faces = draw_picture(seed, index, configuration["size"], people)
+    event = _EVENTS[min(max(len(faces), 1), 3)]
+    name = f"{event}/{event.replace('--', '_')}_{index:06d}.jpg"
+    quality = int(np.random.default_rng([seed, 9, index]).integers(62, 96))
+    coded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    write_bytes(folder / wflw.IMAGES / name, coded.tobytes())
+    about = [{"image": name, "face": n, "split": split} for n in range(len(faces))]
+    rows = [{**row, **face, "landmarks": face["landmarks"].tolist()} for row, face in zip(about, faces, strict=True)]
+    write_text(_part(folder, index), json.dumps(rows, default=bool))
 
 
-def _part(folder: Path, first: int) -> Path:
-    return folder / "parts" / f"{first:06d}.json"
+def _part(folder: Path, index: int) -> Path:
+    return folder / "drawn" / f"{index:06d}.json"
+
+
+def _rows(folder: Path, index: int) -> list[dict] | None:
+    """The faces of a finished picture; None where there are none, or a power cut left a damaged file."""
+    try:
+        return json.loads(_part(folder, index).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def make(
@@ -283,7 +278,6 @@ def make(
     images: int,
     seed: int = 0,
     size: int = 320,
-    test_share: float = 0.2,
     unlabelled: float = 0.0,
     workers: int | None = None,
     progress: bool = True,
@@ -291,61 +285,44 @@ def make(
     """Renders ``images`` pictures of ``size`` × ``size`` pixels in WFLW's layout and returns the folder that holds them.
 
     The folder lies below ``root`` and is named by the configuration; a finished one is used again, an interrupted one goes on,
-    and where another process renders the same, this one waits for it. The last ``test_share`` of the pictures, with people of
-    their own, are the test split. unlabelled: the share of faces that WFLW's lists leave out, as the real ones do, while all
-    boxes are listed in WIDER FACE's format (train and val) beside them. workers: processes, by default one a processor. Raises
-    ValueError if there would be no picture to train on or to test with, or no labelled face.
+    and where another process renders the same, this one waits for it. The last fifth of the pictures, with people of their
+    own, is the test split. unlabelled: the share of faces that WFLW's lists leave out, as the real ones do, while all boxes are
+    listed in WIDER FACE's format (train and val) beside them. workers: processes, by default one a processor. Raises ValueError
+    if there would be no picture to train on or to test with, or no labelled face.
     """
-    train = images - round(images * test_share)
+    train = images - round(images * _TEST_SHARE)
     if not 0 <= unlabelled < 1:
         raise ValueError(f"unlabelled must be a share from 0 to under 1, got {unlabelled}")
     if not 0 < train < images or size < 64:
-        raise ValueError(
-            f"{images} pictures of {size} px with a test share of {test_share} leave nothing to train or to test with"
-        )
-    configuration = {"version": _VERSION, "images": images, "seed": seed, "size": size, "test_share": test_share}
+        raise ValueError(f"{images} pictures of {size} px leave nothing to train or to test with")
+    configuration = {"version": _VERSION, "images": images, "seed": seed, "size": size, "test_share": _TEST_SHARE}
     if unlabelled:
         configuration["unlabelled"] = unlabelled
     name = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()[:8]
     folder = Path(root) / f"{images}-pictures-{name}"
-    if (folder / "config.json").is_file():  # written last
-        return folder
-    with only_process(folder, wait=True):
-        if not (folder / "config.json").is_file():
-            _render(folder, configuration, train, workers, progress)
+    if not (folder / "config.json").is_file():  # written last
+        with only_process(folder, wait=True):
+            if not (folder / "config.json").is_file():
+                _render(folder, configuration, train, workers, progress)
     return folder
 
 
 def _render(folder: Path, configuration: dict, train: int, workers: int | None, progress: bool) -> None:
     images = configuration["images"]
-    starts = range(0, images, _CHUNK)
-    missing = [first for first in starts if _rows(folder, first) is None]
-    done = images - sum(min(_CHUNK, images - first) for first in missing)
-    processes = min(workers or os.cpu_count() or 1, max(1, len(missing)))
-    with tqdm(total=images, initial=done, desc="rendering", disable=not progress) as bar:
-        with ProcessPoolExecutor(processes, initializer=end_with_parent) as pool:
-            jobs = {pool.submit(_draw_chunk, str(folder), configuration, f, min(f + _CHUNK, images), train): f for f in missing}
-            for job in as_completed(jobs):
-                job.result()
-                bar.update(min(_CHUNK, images - jobs[job]))
-    rows = [row for first in starts for row in _rows(folder, first)]
-    _write_lists(folder, pd.DataFrame(rows), configuration.get("unlabelled", 0.0), configuration["seed"])
+    missing = [index for index in range(images) if _rows(folder, index) is None]
+    with ProcessPoolExecutor(min(workers or os.cpu_count() or 1, len(missing) or 1), initializer=end_with_parent) as pool:
+        done = pool.map(partial(_draw, folder, configuration, train), missing, chunksize=8)
+        for _ in tqdm(done, total=images, initial=images - len(missing), desc="rendering", disable=not progress):
+            pass
+    _write_lists(folder, pd.DataFrame([row for index in range(images) for row in _rows(folder, index)]), configuration)
     write_text(folder / "config.json", json.dumps(configuration, indent=1))
-    shutil.rmtree(folder / "parts")
+    shutil.rmtree(folder / "drawn")
 
 
-def _rows(folder: Path, first: int) -> list[dict] | None:
-    """The faces of a finished part; None where there is none, or a power cut left a damaged one."""
-    try:
-        return json.loads(_part(folder, first).read_text())
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def _write_lists(folder: Path, table: pd.DataFrame, unlabelled: float, seed: int) -> None:
-    labelled = table
+def _write_lists(folder: Path, table: pd.DataFrame, configuration: dict) -> None:
+    labelled, unlabelled = table, configuration.get("unlabelled", 0.0)
     if unlabelled:
-        labelled = table[np.random.default_rng([seed, 13]).random(len(table)) >= unlabelled]
+        labelled = table[np.random.default_rng([configuration["seed"], 13]).random(len(table)) >= unlabelled]
         labelled = labelled.assign(face=labelled.groupby("image").cumcount())
         if labelled["split"].nunique() < 2:
             raise ValueError(f"with {unlabelled:.0%} of {len(table)} faces unlabelled, a split has none: render more pictures")

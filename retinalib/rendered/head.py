@@ -44,25 +44,23 @@ _HALF_WIDTH, _Y, _EDGE = np.array(_FOREHEAD + [(*p, z) for p, z in zip(_CONTOUR,
 
 def _mirrored() -> np.ndarray:
     """(98, 2) the average frontal shape."""
-    shape = np.zeros((SCHEMA.count, 2))
-    regions, flip = SCHEMA.regions, SCHEMA.flip_order
-
-    def place(indices: tuple[int, ...] | list[int], points: list[tuple[float, float]]) -> None:
-        for i, (x, y) in zip(indices, points, strict=True):
-            shape[i] = -x, y
-            if flip[i] != i:
-                shape[flip[i]] = x, y
-
+    shape, regions, flip = np.zeros((SCHEMA.count, 2)), SCHEMA.regions, SCHEMA.flip_order
     outer, inner = regions["outer lips"], regions["inner lips"]
-    place(regions["contour"][: len(_CONTOUR)], _CONTOUR)
-    place(regions["right brow"], _BROW)
-    place(regions["nose"][: len(_NOSE)], _NOSE)
-    place(regions["right eye"], _EYE)
-    place(outer[: len(_OUTER_LIPS)], _OUTER_LIPS)
-    place([outer[-1], outer[-2], outer[-3]], _OUTER_LIPS_LOWER)
-    place(inner[: len(_INNER_LIPS)], _INNER_LIPS)
-    place([inner[-1], inner[-2]], _INNER_LIPS_LOWER)
-    place([SCHEMA.right_eye.pupil], [(0.35, -0.01)])
+    half = (
+        (regions["contour"][: len(_CONTOUR)], _CONTOUR),
+        (regions["right brow"], _BROW),
+        (regions["nose"][: len(_NOSE)], _NOSE),
+        (regions["right eye"], _EYE),
+        (outer[: len(_OUTER_LIPS)], _OUTER_LIPS),
+        ([outer[-1], outer[-2], outer[-3]], _OUTER_LIPS_LOWER),
+        (inner[: len(_INNER_LIPS)], _INNER_LIPS),
+        ([inner[-1], inner[-2]], _INNER_LIPS_LOWER),
+        ([SCHEMA.right_eye.pupil], [(0.35, -0.01)]),
+    )
+    for indices, points in half:
+        for i, (x, y) in zip(indices, points, strict=True):
+            shape[flip[i]] = x, y
+            shape[i] = -x, y
     return shape
 
 
@@ -80,14 +78,6 @@ def height(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     ridge = np.clip((y + 0.14) / 0.55, 0, 1) * (y < 0.43) + np.clip((0.53 - y) / 0.1, 0, 1) * (y >= 0.43)
     z = z + 0.37 * ridge * np.exp(-((x / (0.075 + 0.05 * np.clip(y, 0, 1))) ** 2) / 2)
     return z + 0.07 * _bump(x, y, 0.15, 0.45, 0.05, 0.055)  # nose wings
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who it is: the coefficients of the shape basis, about standard normal each, and a number of its own."""
-
-    number: int = 0
-    shape: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,11 +112,11 @@ BASIS = (
     "face width", "jaw width", "chin length", "forehead", "eye distance", "eye size", "eye slant", "brow height",
     "brow arch", "nose length", "nose width", "mouth width", "lip thickness", "mouth height", "nose depth", "roundness",
 )  # fmt: skip
-"""What the coefficients of ``Identity.shape`` change, in their order."""
+"""What the coefficients of a person's shape change, in their order; about standard normal each."""
 
 
-def _identity_field(points: np.ndarray, shape: tuple[float, ...]) -> np.ndarray:
-    """(N, 3) points moved as the identity asks; smooth in space, so that landmarks and surface move together."""
+def _shape_field(points: np.ndarray, shape: tuple[float, ...]) -> np.ndarray:
+    """(N, 3) points moved as the person's shape asks; smooth in space, so that landmarks and surface move together."""
     c = dict(zip(BASIS, (*shape, *([0.0] * len(BASIS))), strict=False))
     p = points.copy()
     x, y = points[:, 0], points[:, 1]
@@ -236,17 +226,19 @@ def _lips_met(landmarks: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Head:
-    """One head with its expression and gaze, in its own frame.
+    """One head with its expression and gaze, in its own frame."""
 
-    landmarks: (98, 3), the pupils on the eyeballs; surface: the skin, (R, T, 3), whose first ``RINGS`` are the face's; eyes:
-    centres (2, 3), right and left; gaze: (2, 3) unit vectors in the camera's frame.
-    """
+    landmarks: np.ndarray  # (98, 3), the pupils on the eyeballs
+    surface: np.ndarray  # (R, T, 3), the skin, whose first ``RINGS`` are the face's
+    eyes: np.ndarray  # (2, 3), the centres of the right and the left eyeball
+    rotation: np.ndarray  # (3, 3), to the camera's frame
+    gaze: np.ndarray  # (2, 3), unit vectors in the camera's frame
 
-    landmarks: np.ndarray
-    surface: np.ndarray
-    eyes: np.ndarray
-    rotation: np.ndarray
-    gaze: np.ndarray
+    def project(self, points: np.ndarray, scale: float, distance: float) -> np.ndarray:
+        """(N, 3) points of the head's frame to (N, 2) pixels from its origin: perspective at ``distance`` units, ``scale``
+        pixels a unit at the eyes."""
+        turned = points @ self.rotation.T
+        return turned[:, :2] * (scale * distance / (distance - turned[:, 2:]))
 
 
 def gaze_vector(yaw: float | np.ndarray, pitch: float | np.ndarray) -> np.ndarray:
@@ -256,20 +248,17 @@ def gaze_vector(yaw: float | np.ndarray, pitch: float | np.ndarray) -> np.ndarra
     return np.stack([np.sin(y) * np.cos(p), -np.sin(p), np.cos(y) * np.cos(p)], -1)
 
 
-def build(identity: Identity, expression: Expression, pose: Pose, gaze: tuple[np.ndarray, np.ndarray]) -> Head:
-    """Puts a head together. gaze: right and left unit direction in the camera's frame."""
+def build(shape: tuple[float, ...], expression: Expression, pose: Pose, gaze: tuple[np.ndarray, np.ndarray]) -> Head:
+    """Puts a head together. shape: coefficients of ``BASIS``; gaze: right and left unit direction in the camera's frame."""
     rest, surface = average_landmarks(), _surface_at_rest()
-    everything = np.concatenate([rest, surface.reshape(-1, 3)])
-    everything = _identity_field(everything, identity.shape)
+    everything = _shape_field(np.concatenate([rest, surface.reshape(-1, 3)]), shape)
     everything = everything + _expression_field(everything, expression)
     landmarks = _lips_met(everything[: SCHEMA.count])
-    skin = everything[SCHEMA.count :].reshape(surface.shape)
-    rotation = pose.matrix()
-    eyes = []
+    rotation, eyes = pose.matrix(), []
     for eye, opening, direction in zip((SCHEMA.right_eye, SCHEMA.left_eye), expression.lids, gaze, strict=True):
         outer, inner = landmarks[eye.outer], landmarks[eye.inner]
         middle = (outer + inner) / 2
-        centre = middle + np.array([0, -0.005, 0.045 - EYE_RADIUS])
+        eyes.append(middle + np.array([0, -0.005, 0.045 - EYE_RADIUS]))
         look = rotation.T @ direction  # in the head's frame
         # the upper lid follows the gaze up and down and closes onto the lower one
         follow = np.clip(-look[1], -0.6, 0.5) * 0.06
@@ -280,33 +269,33 @@ def build(identity: Identity, expression: Expression, pose: Pose, gaze: tuple[np
             top = line + (landmarks[up, 1] - line) * opening - follow * min(opening, 1)
             landmarks[low, 1] = line + (bottom - line) * (0.55 + 0.45 * min(opening, 1.2))
             landmarks[up, 1] = min(top, landmarks[low, 1] - 0.004) if opening > 0.05 else landmarks[low, 1] - 0.004
-        landmarks[eye.pupil] = centre + EYE_RADIUS * look
+        landmarks[eye.pupil] = eyes[-1] + EYE_RADIUS * look
         if opening < 0.15:  # closed: WFLW's annotators put the pupil between the lids
             landmarks[eye.pupil, 1] = np.mean([landmarks[i, 1] for i in eye.upper + eye.lower])
             landmarks[eye.pupil, 0] = middle[0]
-        eyes.append(centre)
-    return Head(landmarks, skin, np.array(eyes), rotation, np.stack(gaze))
+    return Head(landmarks, everything[SCHEMA.count :].reshape(surface.shape), np.array(eyes), rotation, np.stack(gaze))
 
 
-def silhouette(head: Head, project: object) -> np.ndarray:
-    """(33, 2) projected contour landmarks: one that the face hides moves along its height to the visible outline.
-
-    project: (N, 3) points of the head frame to (N, 2) pixels.
-    """
-    contour = list(SCHEMA.regions["contour"])
+def landmarks_2d(head: Head, scale: float, distance: float) -> np.ndarray:
+    """(98, 2) landmarks as WFLW's annotators place them, in the pixels of :meth:`Head.project`: a contour point that the face
+    hides moves along its height to the visible outline."""
+    contour, steps = list(SCHEMA.regions["contour"]), 14
     points = head.landmarks[contour]
-    inward = np.linspace(0, 0.78, 14)[:, None, None]  # from the contour towards the middle, the nose left out
-    flat = points[None, :, :2] * np.stack([1 - inward[:, 0, 0], np.ones(14)], -1)[:, None]
+    inward = np.linspace(0, 0.78, steps)[:, None, None]  # from the contour towards the middle, the nose left out
+    flat = points[None, :, :2] * np.stack([1 - inward[:, 0, 0], np.ones(steps)], -1)[:, None]
     rest = points[:, 2] - height(points[:, 0], points[:, 1])
     lines = np.concatenate([flat, (height(flat[..., 0], flat[..., 1]) + rest * (1 - inward[..., 0]))[..., None]], -1)
-    flat_pixels = project(lines.reshape(-1, 3)).reshape(14, len(contour), 2)
-    across = project(np.array([[0.0, 0.32, 0.0], [0.1, 0.32, 0.0]]))
-    down = project(np.array([[0.0, 0.3, 0.0], [0.0, 0.7, 0.0]]))
-    axis = down[1] - down[0]
+    pixels = head.project(lines.reshape(-1, 3), scale, distance).reshape(steps, len(contour), 2)
+    left, right, top, bottom = head.project(
+        np.array([[0.0, 0.32, 0.0], [0.1, 0.32, 0.0], [0.0, 0.3, 0.0], [0.0, 0.7, 0.0]]), scale, distance
+    )
+    axis = bottom - top
     normal = np.array([axis[1], -axis[0]]) / np.linalg.norm(axis)  # to the image's right of the face's own axis
-    if (across[1] - across[0]) @ normal < 0:
+    if (right - left) @ normal < 0:
         normal = -normal
     outward = np.sign(points[:, 0])
     outward[len(contour) // 2] = 0
-    reach = (flat_pixels @ normal) * outward[None]
-    return flat_pixels[reach.argmax(0), np.arange(len(contour))]
+    reach = (pixels @ normal) * outward[None]
+    shown = head.project(head.landmarks, scale, distance)
+    shown[contour] = pixels[reach.argmax(0), np.arange(len(contour))]
+    return shown

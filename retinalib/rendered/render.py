@@ -12,12 +12,11 @@ import cv2
 import numpy as np
 
 from retinalib.landmarks import WFLW_98 as SCHEMA
-from retinalib.rendered.head import EYE_RADIUS, IRIS_RADIUS, RINGS, Head, height, silhouette
+from retinalib.rendered.head import EYE_RADIUS, IRIS_RADIUS, RINGS, Head, height, landmarks_2d
 
 _SHIFT = 4  # fractional bits of OpenCV's drawing
 _INNER_RINGS = 5  # rings of the surface around the middle of the face, which tell outside from inside
 _INNER_QUADS = 240
-Project = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -48,33 +47,18 @@ class Light:
     tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
-def camera(head: Head, scale: float, distance: float) -> Project:
-    """Perspective at ``distance`` units from the head, ``scale`` pixels a unit at the eyes; (N, 3) head frame to (N, 2) pixels
-    from the head's origin."""
-
-    def project(points: np.ndarray) -> np.ndarray:
-        turned = points @ head.rotation.T
-        return turned[:, :2] * (scale * distance / (distance - turned[:, 2:]))
-
-    return project
-
-
-def landmarks_2d(head: Head, project: Project) -> np.ndarray:
-    """(98, 2) landmarks as WFLW's annotators place them: the contour along the visible outline."""
-    points = project(head.landmarks)
-    points[list(SCHEMA.regions["contour"])] = silhouette(head, project)
-    return points
+def _fixed(points: np.ndarray) -> np.ndarray:
+    """Pixels, the corner of the first one at 0, 0, in OpenCV's fixed point, whose 0, 0 is its middle."""
+    return np.round((points - 0.5) * (1 << _SHIFT)).astype(np.int32)
 
 
 def fill(canvas: np.ndarray, points: np.ndarray, colour: object) -> None:
     """A polygon given in pixels with the corner of the first pixel at 0, 0."""
-    fixed = np.round((points - 0.5) * (1 << _SHIFT)).astype(np.int32)
-    cv2.fillPoly(canvas, [fixed], colour, cv2.LINE_AA, _SHIFT)
+    cv2.fillPoly(canvas, [_fixed(points)], colour, cv2.LINE_AA, _SHIFT)
 
 
 def _line(canvas: np.ndarray, points: np.ndarray, colour: object, width: float, closed: bool = False) -> None:
-    fixed = np.round((points - 0.5) * (1 << _SHIFT)).astype(np.int32)
-    cv2.polylines(canvas, [fixed], closed, colour, max(1, round(width)), cv2.LINE_AA, _SHIFT)
+    cv2.polylines(canvas, [_fixed(points)], closed, colour, max(1, round(width)), cv2.LINE_AA, _SHIFT)
 
 
 def _smooth(points: np.ndarray, closed: bool = True, rounds: int = 2) -> np.ndarray:
@@ -87,26 +71,41 @@ def _smooth(points: np.ndarray, closed: bool = True, rounds: int = 2) -> np.ndar
     return points
 
 
-class _Painter:
-    """One head on its canvas."""
+def _circle(count: int) -> np.ndarray:
+    """(count, 2) x and y of points around the unit circle."""
+    angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    return np.column_stack([np.cos(angle), np.sin(angle)])
+
+
+def _spot(x: np.ndarray, y: np.ndarray, middle: tuple[float, float], width: float, height: float) -> np.ndarray:
+    return np.exp(-(((x - middle[0]) / width) ** 2 + ((y - middle[1]) / height) ** 2))
+
+
+class Painter:
+    """One head on its canvas, at ``scale`` pixels a unit, seen from ``distance`` units; :meth:`paint` draws it.
+
+    colour: (h, w, 3) uint8; mask: (h, w) uint8, what the head covers; origin: (2,), the head's, and points: (98, 2), the
+    landmarks, in the canvas.
+    """
 
     def __init__(self, head: Head, look: Look, light: Light, scale: float, distance: float, rng: np.random.Generator) -> None:
-        self.head, self.look, self.light, self.scale, self.rng = head, look, light, scale, rng
-        self.project, self.rotation = camera(head, scale, distance), head.rotation
-        hull = self.project(head.surface.reshape(-1, 3))
+        self.head, self.look, self.light, self.scale, self.distance, self.rng = head, look, light, scale, distance, rng
+        self.rotation = head.rotation
+        hull = head.project(head.surface.reshape(-1, 3), scale, distance)
         margin = (0.75 if look.hair_style == "long" or look.hat is not None else 0.3) * scale
         low = np.floor(hull.min(0) - margin)
         self.width, self.height = (np.ceil(hull.max(0) + margin) - low).astype(int)
         self.origin = -low  # of the head, in the canvas
         self.colour = np.zeros((self.height, self.width, 3), np.uint8)
         self.mask = np.zeros((self.height, self.width), np.uint8)
-        self.points = landmarks_2d(head, self.project) + self.origin
+        self.points = landmarks_2d(head, scale, distance) + self.origin
 
     def place(self, points: np.ndarray) -> np.ndarray:
         """(N, 3) head frame to canvas pixels."""
-        return self.project(points) + self.origin
+        return self.head.project(points, self.scale, self.distance) + self.origin
 
     def paint(self) -> None:
+        """Draws all parts, the farthest first."""
         self._hair_behind()
         near = -1 if self.rotation[2, 0] < 0 else 1  # the side of the head that is turned to the camera
         self._ear(-near)
@@ -116,6 +115,12 @@ class _Painter:
         self._features()
         if self.look.hat is not None:
             self._hat()
+
+    def forehead(self) -> np.ndarray:
+        """(5, 2) points up to the hairline, which belong to the face's box."""
+        x = np.linspace(-0.5, 0.5, 5)
+        y = -0.62 + 0.3 * x**2
+        return self.place(np.column_stack([x, y, height(x, y)]))
 
     def _tone(self, colour: object, brightness: float = 1.0) -> tuple[float, float, float]:
         light = (self.light.ambient + 0.6 * self.light.key) * brightness
@@ -138,9 +143,9 @@ class _Painter:
     def _ear(self, side: int) -> None:
         if self.look.hair_style == "long":
             return
-        angle = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-        outer = np.column_stack([np.full(20, side * 0.88), 0.16 + 0.24 * np.sin(angle), -0.84 + 0.13 * np.cos(angle)])
-        outer[:, 0] += side * 0.045 * (1 - np.cos(angle))
+        cos, sin = _circle(20).T
+        outer = np.column_stack([np.full(20, side * 0.88), 0.16 + 0.24 * sin, -0.84 + 0.13 * cos])
+        outer[:, 0] += side * 0.045 * (1 - cos)
         self._both(self.place(outer), self._tone(self.look.skin, 0.85))
         middle = outer.mean(0)
         self._both(self.place((outer - middle) * 0.55 + middle), self._tone(self.look.skin, 0.65))
@@ -162,9 +167,7 @@ class _Painter:
         shine = np.clip(normals @ half, 0, None) ** 14 * self.light.gloss
         x, y = surface[..., 0], surface[..., 1]
         albedo = np.broadcast_to(np.asarray(self.look.skin, float), turned.shape).copy()
-        flush = np.exp(-(((np.abs(x) - 0.45) / 0.2) ** 2 + ((y - 0.41) / 0.18) ** 2)) + 0.6 * np.exp(
-            -((x / 0.15) ** 2 + ((y - 0.41) / 0.11) ** 2)
-        )
+        flush = _spot(np.abs(x), y, (0.45, 0.41), 0.2, 0.18) + 0.6 * _spot(x, y, (0, 0.41), 0.15, 0.11)  # cheeks and nose
         albedo *= 1 + flush[..., None] * np.array([0.03, -0.06, -0.05]) * (1 + 2.5 * self.look.make_up)
         if self.look.beard:
             jaw = np.clip((y - 0.57) / 0.14, 0, 1) * np.clip((y - 0.57 + (np.abs(x) - 0.3) * 1.1) / 0.28, 0, 1)
@@ -173,12 +176,8 @@ class _Painter:
         hair = self._hair_cover(x, y)
         albedo += (np.asarray(self.look.hair) - albedo) * hair[..., None]
         brightness = self.light.ambient + self.light.key * lambert
-        socket = 1 - 0.16 * np.exp(-(((np.abs(x) - 0.33) / 0.15) ** 2 + ((y + 0.02) / 0.09) ** 2))
-        under = (
-            1
-            - 0.3 * np.exp(-((x / 0.16) ** 2 + ((y - 0.52) / 0.04) ** 2))
-            - 0.2 * np.exp(-((x / 0.2) ** 2 + ((y - 0.96) / 0.05) ** 2))
-        )
+        socket = 1 - 0.16 * _spot(np.abs(x), y, (0.33, -0.02), 0.15, 0.09)
+        under = 1 - 0.3 * _spot(x, y, (0, 0.52), 0.16, 0.04) - 0.2 * _spot(x, y, (0, 0.96), 0.2, 0.05)  # nose and lower lip
         inside = (np.arange(len(x)) < RINGS)[:, None]
         brightness = brightness * np.where(inside, socket * under, 1.0)
         rgb = albedo * brightness[..., None] + 255 * shine[..., None] * (1 - hair[..., None] * 0.6)
@@ -207,10 +206,9 @@ class _Painter:
         quads, colours, depth = corners(flat), corners(rgb).mean(1), corners(turned[..., 2:]).mean((1, 2))
         a, b = quads[:, 2] - quads[:, 0], quads[:, 3] - quads[:, 1]
         area = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
-        facing = area * np.median(np.sign(area[:_INNER_QUADS])) > 0
-        order = np.argsort(depth[facing])
-        fixed = np.round((quads[facing][order] - 0.5) * (1 << _SHIFT)).astype(np.int32)
-        return fixed, colours[facing][order], depth[facing][order], rgb[0].mean(0)
+        facing = np.flatnonzero(area * np.median(np.sign(area[:_INNER_QUADS])) > 0)
+        order = facing[np.argsort(depth[facing])]
+        return _fixed(quads[order]), colours[order], depth[order], rgb[0].mean(0)
 
     def _skin(self) -> None:
         fixed, colours, depth, inner = self._quads()
@@ -254,18 +252,17 @@ class _Painter:
             view[hidden > 0] = before[hidden > 0]
 
     def _features(self) -> None:
-        facing = self.rotation[2]  # what each head axis has of the camera's direction
+        points, regions = self.head.landmarks, SCHEMA.regions
         for name in ("right brow", "left brow"):
-            region = list(SCHEMA.regions[name])
-            if self._turned_to(self.head.landmarks[region]):
-                self._layer(self.head.landmarks[region], lambda canvas, r=region: self._brow(canvas, r))
+            region = list(regions[name])
+            if self._turned_to(points[region]):
+                self._layer(points[region], lambda canvas, r=region: self._brow(canvas, r))
         for number, eye in enumerate((SCHEMA.right_eye, SCHEMA.left_eye)):
-            if self._turned_to(self.head.landmarks[list(eye.lids)]):
-                self._layer(self.head.landmarks[list(eye.lids)], lambda canvas, n=number: self._eye(canvas, n))
-        if facing[2] > 0:
-            lips = list(SCHEMA.regions["outer lips"] + SCHEMA.regions["inner lips"])
-            self._layer(self.head.landmarks[lips], self._mouth)
-            self._layer(self.head.landmarks[list(SCHEMA.regions["nose"])], self._nose)
+            if self._turned_to(points[list(eye.lids)]):
+                self._layer(points[list(eye.lids)], lambda canvas, n=number: self._eye(canvas, n))
+        if self.rotation[2, 2] > 0:  # the face is turned to the camera
+            self._layer(points[list(regions["outer lips"] + regions["inner lips"])], self._mouth)
+            self._layer(points[list(regions["nose"])], self._nose)
         if self.look.glasses != "none":
             self._glasses()
 
@@ -284,36 +281,36 @@ class _Painter:
         cv2.addWeighted(canvas, strength, under, 1 - strength, 0, canvas)
 
     def _eye(self, canvas: np.ndarray, number: int) -> None:
-        eye = (SCHEMA.right_eye, SCHEMA.left_eye)[number]
-        lids, points = self.points[list(eye.lids)], self.points
-        upper = points[[eye.outer, *eye.upper, eye.inner]]
+        eye, points = (SCHEMA.right_eye, SCHEMA.left_eye)[number], self.points
+        upper, lower = (points[[eye.outer, *lid, eye.inner]] for lid in (eye.upper, eye.lower))
         gap = np.linalg.norm(points[list(eye.upper)] - points[list(eye.lower)], axis=1).mean()
-        wide = np.linalg.norm(points[eye.outer] - points[eye.inner])
         line = max(1.0, 0.022 * self.scale)
         if self.look.make_up > 0.3:  # shadow above the eye
             lift = (upper.mean(0) - points[list(eye.lower)].mean(0)) * 0.7
             shadow = np.asarray(self.look.skin) * [0.6, 0.5, 0.65]
             fill(canvas, _smooth(np.concatenate([upper, (upper + lift)[::-1]])), self._tone(shadow))
-        outline = _smooth(lids, rounds=1)
-        if gap > 0.06 * wide:
-            low, high = np.floor(outline.min(0) - 2).astype(int).clip(0), np.ceil(outline.max(0) + 2).astype(int)
-            patch = canvas[low[1] : high[1], low[0] : high[0]]
-            if patch.size:
-                inside = np.zeros(patch.shape[:2], np.uint8)
-                fill(inside, outline - low, 255)
-                ball = np.empty_like(patch)
-                ball[:] = np.array(self._tone((228, 220, 214), 0.95), np.uint8)
-                self._iris(ball, number, low)
-                shade = np.linspace(0.68, 1.05, patch.shape[0])[:, None, None].clip(0, 1)  # the lid's shadow
-                alpha = inside.astype(np.float32)[..., None] / 255
-                patch[:] = patch * (1 - alpha) + ball * shade * alpha
+        if gap > 0.06 * np.linalg.norm(points[eye.outer] - points[eye.inner]):
+            self._eyeball(canvas, number, _smooth(points[list(eye.lids)], rounds=1))
         _line(canvas, _smooth(upper, closed=False), self._tone((45, 28, 24)), line * (1.2 + self.look.make_up))
-        lower = points[[eye.outer, *eye.lower, eye.inner]]
         if self.scale > 50:  # finer than a pixel on smaller faces
             self._lashes(canvas, upper, lower)
         _line(canvas, _smooth(lower, closed=False), self._tone(np.asarray(self.look.skin) * 0.62), line * 0.6)
         crease = _smooth(upper + (upper.mean(0) - lower.mean(0)) * 0.25 + (points[eye.upper[1]] - lower.mean(0)) * 0.35, False)
         _line(canvas, crease, self._tone(np.asarray(self.look.skin) * 0.72), line * 0.6)
+
+    def _eyeball(self, canvas: np.ndarray, number: int, outline: np.ndarray) -> None:
+        """What shows between the lids."""
+        low, high = np.floor(outline.min(0) - 2).astype(int).clip(0), np.ceil(outline.max(0) + 2).astype(int)
+        patch = canvas[low[1] : high[1], low[0] : high[0]]
+        if not patch.size:
+            return
+        inside, ball = np.zeros(patch.shape[:2], np.uint8), np.empty_like(patch)
+        fill(inside, outline - low, 255)
+        ball[:] = np.array(self._tone((228, 220, 214), 0.95), np.uint8)
+        self._iris(ball, number, low)
+        shade = np.linspace(0.68, 1.05, patch.shape[0])[:, None, None].clip(0, 1)  # the lid's shadow
+        alpha = inside.astype(np.float32)[..., None] / 255
+        patch[:] = patch * (1 - alpha) + ball * shade * alpha
 
     def _lashes(self, canvas: np.ndarray, upper: np.ndarray, lower: np.ndarray) -> None:
         """Short hairs from the upper lid, away from the eye's middle; longer with make-up."""
@@ -326,26 +323,18 @@ class _Painter:
 
     def _iris(self, ball: np.ndarray, number: int, low: np.ndarray) -> None:
         """Iris, pupil and highlight where the eyeball looks; circles on the sphere."""
-        eye = (SCHEMA.right_eye, SCHEMA.left_eye)[number]
-        look = self.rotation.T @ self.head.gaze[number]
-        centre = self.head.eyes[number]
+        pupil = self.points[SCHEMA.pupils[number]] - low
+        look, centre = self.rotation.T @ self.head.gaze[number], self.head.eyes[number]
         side = np.cross(look, [0, 1.0, 0])
         side /= np.linalg.norm(side) + 1e-9
-        up = np.cross(side, look)
-        angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)[:, None]
-
-        def circle(radius: float) -> np.ndarray:
-            out = np.sqrt(EYE_RADIUS**2 - radius**2)
-            ring = centre + look * out + radius * (np.cos(angle) * side + np.sin(angle) * up)
-            points = self.place(ring)
-            return points - points.mean(0) + self.points[eye.pupil] - low
-
-        fill(ball, circle(IRIS_RADIUS), self._tone(np.asarray(self.look.iris) * 0.55))
-        fill(ball, circle(IRIS_RADIUS * 0.85), self._tone(self.look.iris))
-        fill(ball, circle(IRIS_RADIUS * 0.42), self._tone((16, 12, 12)))
-        spot = self.points[eye.pupil] - low + np.asarray(self.light.direction)[:2] * 0.035 * self.scale
-        angles = angle[:, 0]
-        fill(ball, spot + 0.013 * self.scale * np.column_stack([np.cos(angles), np.sin(angles)]), (245, 245, 245))
+        up, circle = np.cross(side, look), _circle(24)
+        for size, colour in ((1, np.asarray(self.look.iris) * 0.55), (0.85, self.look.iris), (0.42, (16, 12, 12))):
+            radius = IRIS_RADIUS * size
+            around = circle[:, :1] * side + circle[:, 1:] * up
+            ring = self.place(centre + look * np.sqrt(EYE_RADIUS**2 - radius**2) + radius * around)
+            fill(ball, ring - ring.mean(0) + self.points[SCHEMA.pupils[number]] - low, self._tone(colour))
+        spot = pupil + np.asarray(self.light.direction)[:2] * 0.035 * self.scale
+        fill(ball, spot + 0.013 * self.scale * circle, (245, 245, 245))
 
     def _mouth(self, canvas: np.ndarray) -> None:
         outer, inner = (self.points[list(SCHEMA.regions[n])] for n in ("outer lips", "inner lips"))
@@ -366,39 +355,34 @@ class _Painter:
 
     def _nose(self, canvas: np.ndarray) -> None:
         nose = self.points[list(SCHEMA.regions["nose"])]
-        dark = self._tone(np.asarray(self.look.skin) * 0.42)
-        base = nose[4:9]
+        dark, base, circle = self._tone(np.asarray(self.look.skin) * 0.42), nose[4:9], _circle(14)
         for side, a, b in ((-1, base[0], base[1]), (1, base[4], base[3])):
             if (self.rotation @ [0.8 * side, 0.5, 0.6])[2] < 0.2:
                 continue
             middle = (a * 0.35 + b * 0.65) + (base[2] - nose[3]) * 0.04
             across = (b - a) * 0.42
-            angle = np.linspace(0, 2 * np.pi, 14, endpoint=False)[:, None]
             down = np.array([-across[1], across[0]]) * 0.45
-            fill(canvas, middle + np.cos(angle) * across + np.sin(angle) * down, dark)
+            fill(canvas, middle + circle[:, :1] * across + circle[:, 1:] * down, dark)
         _line(canvas, _smooth(base, closed=False), self._tone(np.asarray(self.look.skin) * 0.6), 0.014 * self.scale)
 
     def _glasses(self) -> None:
-        angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
         frame = self._tone((30, 28, 28) if self.rng.random() < 0.7 else (130, 100, 60))
-        squareness = self.rng.uniform(2.0, 4.0)
-        rims = []
+        squareness, width, rims = self.rng.uniform(2.0, 4.0), 0.025 * self.scale, []
+        unit = _circle(28)
+        unit /= (np.abs(unit) ** squareness).sum(1, keepdims=True) ** (1 / squareness)
         for eye, outward in ((SCHEMA.right_eye, -1), (SCHEMA.left_eye, 1)):
             middle = self.head.landmarks[[eye.outer, eye.inner]].mean(0) + np.array([0.02 * outward, 0.04, 0.15])
-            unit = np.column_stack([np.cos(angle), np.sin(angle)])
-            unit /= (np.abs(unit) ** squareness).sum(1, keepdims=True) ** (1 / squareness)
             rim = middle + np.column_stack([0.25 * unit[:, 0], 0.19 * unit[:, 1], -0.12 * (unit[:, 0] * outward).clip(0)])
-            rims.append((middle, outward, self.place(rim)))
-        for middle, outward, rim in rims:
+            rims.append(middle)
             if (self.rotation @ [0.9 * outward, 0, 0.75])[2] < 0:
                 continue
             if self.look.glasses == "sun":
-                self._both(rim, self._tone((28, 26, 30), 0.8))
-            _line(self.colour, rim, frame, 0.025 * self.scale, closed=True)
+                self._both(self.place(rim), self._tone((28, 26, 30), 0.8))
+            _line(self.colour, self.place(rim), frame, width, closed=True)
             arm = self.place(np.array([middle + [0.24 * outward, -0.05, -0.12], [0.87 * outward, 0.0, -0.8]]))
-            _line(self.colour, arm, frame, 0.025 * self.scale)
-        bridge = self.place(np.stack([rims[0][0] + [0.24, -0.04, 0.03], rims[1][0] + [-0.24, -0.04, 0.03]]))
-        _line(self.colour, bridge, frame, 0.025 * self.scale)
+            _line(self.colour, arm, frame, width)
+        bridge = self.place(np.stack([rims[0] + [0.24, -0.04, 0.03], rims[1] + [-0.24, -0.04, 0.03]]))
+        _line(self.colour, bridge, frame, width)
 
     def _hat(self) -> None:
         ring = self.head.surface[RINGS]
@@ -409,19 +393,3 @@ class _Painter:
         self._both(_smooth(outline.astype(float)), self._tone(self.look.hat, 0.95))
         edge = self.place(np.concatenate([brim + [0, -0.02, 0.25], (brim + [0, 0.07, 0.05])[::-1]]))
         self._both(edge, self._tone(self.look.hat, 0.7))
-
-
-def paint_head(
-    head: Head, look: Look, light: Light, scale: float, distance: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Draws a head at ``scale`` pixels a unit, seen from ``distance`` units.
-
-    Returns, in that canvas: colour (h, w, 3) uint8, cover (h, w) uint8, the head's origin (2,), the landmarks (98, 2), and
-    points of the forehead up to the hairline (5, 2), which belong to the face's box.
-    """
-    painter = _Painter(head, look, light, scale, distance, rng)
-    painter.paint()
-    x = np.linspace(-0.5, 0.5, 5)
-    y = -0.62 + 0.3 * x**2
-    forehead = painter.place(np.column_stack([x, y, height(x, y)]))
-    return painter.colour, painter.mask, painter.origin, painter.points, forehead
