@@ -16,7 +16,7 @@ from retinalib.anchors import AnchorConfig, anchor_grid, decode_boxes, decode_la
 from retinalib.augment import AugmentConfig, augment, letterbox
 from retinalib.batches import to_target
 from retinalib.datasets import wflw, wider
-from retinalib.datasets.table import ATTRIBUTES, BOX, FARTHEST, decode_image, known_points, numbers, safe_relative
+from retinalib.datasets.table import ATTRIBUTES, BOX, FARTHEST, decode_image, safe_relative, usable
 from retinalib.evaluate import (
     auc,
     cumulative_error,
@@ -113,9 +113,9 @@ def test_wflw_round_trip(rows):
             assume(safe_relative(image) == image)
         except ValueError:
             assume(False)
-        points = rng.uniform(-100, 3000, (98, 2)).astype(np.float32)
-        points[rng.random(98) < 0.1] = np.nan
         box = [number, 20, number + rng.integers(1, 900), 20 + rng.integers(1, 900)]
+        points = rng.uniform(-2, 3, (98, 2)).astype(np.float32) * max(box[2] - box[0], box[3] - box[1]) + box[:2]
+        points[rng.random(98) < 0.1] = np.nan
         drawn.append([image, *box, *(bool(flags >> bit & 1) for bit in range(6)), points])
     table = pd.DataFrame(drawn, columns=["image", *BOX, *ATTRIBUTES, "landmarks"])
     with tempfile.TemporaryDirectory() as folder:
@@ -150,22 +150,27 @@ def test_paths_stay_in_their_folder(text):
     assert safe_relative(path) == path
 
 
-@given(st.text(max_size=12))
-def test_a_number_is_plain_or_refused(text):
-    try:
-        value = numbers([text])
-    except ValueError:
-        return
-    assert value.shape == (1,) and text.isascii() and "_" not in text and (value[0] == float(text) or np.isnan(value[0]))
+strange = st.one_of(st.floats(width=64), st.just(-1.0), st.floats(-50, 150))
 
 
-@given(arrays(float, st.tuples(st.integers(0, 4), st.just(5), st.just(2)), elements=st.floats(width=64)))
-def test_known_points_are_near_or_nan(points):
-    found, why = known_points(points)
-    near = np.isfinite(found)
-    assert (np.abs(found[near]) <= FARTHEST).all() and set(why) <= set(range(len(points)))
-    unknown = ~near.all(-1) & ~np.isnan(points).all(-1)
-    assert set(np.flatnonzero(unknown.any(1))) == set(why)
+@given(arrays(float, st.tuples(st.integers(0, 4), st.just(5), st.just(2)), elements=strange), seeds)
+def test_no_table_brings_what_can_not_be_learned(points, seed):
+    """Made by hand, of any numbers: what is left has boxes of some area and landmarks near them or unknown."""
+    rng = np.random.default_rng(seed)
+    boxes = rng.uniform(-50, 150, (len(points), 4))
+    boxes[rng.random(boxes.shape) < 0.1] = rng.choice([np.nan, np.inf, -np.inf, 1e30, -1.0])
+    given_table = pd.DataFrame(boxes, columns=BOX).assign(image="a.jpg", landmarks=list(points))
+    table = usable(given_table, WIDER_5)
+    assert len(table) + len(table.attrs["set_aside"]) == len(points)
+    corners, found = table[BOX].to_numpy(), np.array(table["landmarks"].to_list(), np.float32).reshape(-1, 5, 2)
+    assert np.isfinite(corners).all() and (corners[:, 2:] > corners[:, :2]).all()
+    known = np.isfinite(found)
+    assert (known[..., 0] == known[..., 1]).all() and not (found == -1).all(-1).any()
+    side = (corners[:, 2:] - corners[:, :2]).max(1)[:, None, None]
+    near = (found >= corners[:, None, :2] - 5.001 * side) & (found <= corners[:, None, 2:] + 5.001 * side)
+    assert (near | ~known).all()
+    again = usable(table, WIDER_5)  # checked tables stay as they are
+    pd.testing.assert_frame_equal(again, table)
 
 
 @given(
