@@ -47,14 +47,14 @@ _RENAMED = (
 )
 
 
-def save_atomically(values: dict, path: str | Path, before: str | Path | None = None) -> None:
+def save_atomically(values: dict, path: str | Path) -> None:
     """``torch.save`` to a temporary name, then renamed: at ``path`` there is the old file or the new one, never half of one.
 
-    before: the name that the old file gets then. Raises OSError, naming the file, for example where the disk is full.
+    Raises OSError, naming the file, for example where the disk is full.
     """
     data = io.BytesIO()
     torch.save(values, data)  # to memory first: torch says of a full disk only that a position was unexpected
-    with replacing(path, before) as temporary, open(temporary, "wb") as file:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(data.getbuffer())
         file.flush()
         os.fsync(file.fileno())
@@ -90,10 +90,10 @@ def read(path: str | Path) -> dict:
     return values
 
 
-def save_model(model: RetinaFace, path: str | Path, before: str | Path | None = None, **more: object) -> None:
+def save_model(model: RetinaFace, path: str | Path, **more: object) -> None:
     """The model's weights and configuration, with any further plain values and tensors (how it was trained, its state), see
     :func:`save_atomically`."""
-    save_atomically({"format": _FORMAT, "config": model.config.to_dict(), "model": model.state_dict(), **more}, path, before)
+    save_atomically({"format": _FORMAT, "config": model.config.to_dict(), "model": model.state_dict(), **more}, path)
 
 
 def load_model(path: str | Path, normalisation: Normalisation | str | None = None) -> RetinaFace:

@@ -241,7 +241,7 @@ def detect(photos: tuple[Path, ...], out: Path, checkpoint: str, score_threshold
     for path in tqdm(paths, desc="detecting", unit="photo", disable=None):
         try:
             image = read_image(path, honour_exif=True)
-            faces = detector.detect(image, score_threshold, pyramid=True)
+            faces = detector.detect(image, score_threshold)
             write_bytes(out / names[path], annotated(image, faces))
         except (OSError, ValueError) as error:
             failed += 1

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
+from itertools import count, pairwise
 from pathlib import Path
 
 import cv2
@@ -14,37 +13,48 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch.optim.optimizer import register_optimizer_step_post_hook
 from torchvision.ops import batched_nms, nms
 
-from retinalib.anchors import AnchorConfig, anchor_grid, decode_boxes, decode_landmarks
+from retinalib.anchors import anchor_grid, decode_boxes, decode_landmarks
 from retinalib.checkpoint import load_model
 from retinalib.datasets.table import read_image
 from retinalib.faces import Faces
-from retinalib.model import Outputs, RetinaFace
+from retinalib.model import Normalisation, Outputs, RetinaFace, pick_device
 
-CHECKPOINTS = Path(__file__).resolve().parents[1] / "data" / "checkpoints"
+CHECKPOINTS = Path(__file__).resolve().parent / "shipped"  # in an installed package
+if not CHECKPOINTS.is_dir():
+    CHECKPOINTS = Path(__file__).resolve().parents[1] / "data" / "checkpoints"  # in a copy of the project
+_DEFAULTS = ("photos98", "rendered98")  # the first of them that is shipped
 _BEFORE_NMS = 5000  # candidates of one image that go to NMS, best first, as in the reference
-_PYRAMID_TOP = 200  # pixels of the longer side that the smallest level of a pyramid has at least, and faces in others at most
 _PART = 0.7  # of its area that a part of a face has inside the face
-_PIXELS_AT_ONCE = 4_000_000  # images of one size go through the network together up to this many pixels
+_SEEN_BETTER = 0.4  # of the largest size: smaller faces of a level are seen in more detail at the level before it
+_PIXELS_AT_ONCE = 1_000_000  # neighbouring images of one size go through the network together up to this many pixels
 
 
 def available_detectors() -> list[str]:
-    """The names of the shipped checkpoints, for :func:`load_detector`."""
-    return sorted(path.stem for path in CHECKPOINTS.glob("*.pt"))
+    """The names of the shipped checkpoints, for :func:`load_detector`; the default first."""
+    names = sorted(path.stem for path in CHECKPOINTS.glob("*.pt"))
+    return sorted(names, key=lambda name: _DEFAULTS.index(name) if name in _DEFAULTS else len(_DEFAULTS))
 
 
-def load_detector(name_or_path: str | Path, device: str | torch.device | None = None) -> Detector:
+def load_detector(
+    name_or_path: str | Path | None = None,
+    device: str | torch.device | None = None,
+    normalisation: Normalisation | str | None = None,
+) -> Detector:
     """A detector from a shipped name, a run folder, one of our checkpoints or a public reference checkpoint.
 
-    device: by default a GPU if there is one. Raises FileNotFoundError or ValueError saying what was looked for.
+    name_or_path: by default the first of :func:`available_detectors`. device: by default a GPU if there is one. normalisation:
+    for weights that do not say it, see :func:`retinalib.checkpoint.load_model`. Raises FileNotFoundError or ValueError saying
+    what was looked for.
     """
-    return Detector(load_model(find_checkpoint(name_or_path)), device)
+    device = pick_device(device)
+    return Detector(load_model(find_checkpoint(name_or_path), normalisation), device)
 
 
-def find_checkpoint(name_or_path: str | Path) -> Path:
+def find_checkpoint(name_or_path: str | Path | None = None) -> Path:
     """The file of a shipped name, a run folder (its best epoch) or a path. Raises FileNotFoundError where there is none."""
+    name_or_path = next(iter(available_detectors()), "") if name_or_path is None else name_or_path
     path = Path(name_or_path)
     if str(name_or_path) in available_detectors():
         path = CHECKPOINTS / f"{name_or_path}.pt"
@@ -91,118 +101,130 @@ def for_inference(model: RetinaFace) -> RetinaFace:
     return model.to(memory_format=torch.channels_last)
 
 
-_steps = 0
-
-
-def _count_step(*_: object) -> None:
-    """Of any optimiser: fused ones change weights without a note in their versions."""
-    global _steps
-    _steps += 1
-
-
-register_optimizer_step_post_hook(_count_step)
-
-
 class Detector:
     """A ``RetinaFace`` with all that belongs before and after it.
 
-    ``model`` is the network itself; detection runs through a copy made for inference, anew when its weights have changed in
-    place or an optimiser has stepped.
+    ``model`` is the network itself; detection runs through a copy made for inference at the first use, and :meth:`refresh`
+    takes over weights that have changed since.
     bfloat16: let the network compute in half the digits, which pays where the processor has them natively (avx512_bf16, AMX, a
     GPU); elsewhere there is a warning. On 63 rendered faces and 51 photographed ones the worst coordinate of a face moved by
     0.1 to 0.3 % of the face's size in the median and by 7.5 % at most, and one face near the threshold was lost.
     """
 
     def __init__(self, model: RetinaFace, device: str | torch.device | None = None, bfloat16: bool = False) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = pick_device(device)
         self.model = model.to(self.device).eval()
         self.bfloat16 = bfloat16
         self._table = model.config.normalisation.table()
-        self._made_from: tuple = ()
+        self._copy: RetinaFace | None = None
         if bfloat16:
             warn_of_slow_bfloat16(self.device)
 
-    def _network(self) -> RetinaFace:
-        """The copy for inference of the model as it is now."""
-        if not self._made_from or self._made_from != self._state():
-            self._watched = [t for t in [*self.model.parameters(), *self.model.buffers()] if not t.is_inference()]
-            self._made_from, self._copy = self._state(), for_inference(self.model)
-        return self._copy
-
-    def _state(self) -> tuple:
-        return self.model.eye_head, _steps, sum(t._version for t in self._watched)
+    def refresh(self) -> None:
+        """Lets detection see the weights of ``model`` as they are now, after a training step for example."""
+        self._copy = None
 
     def detect(
         self,
-        images: np.ndarray | str | Path | Sequence[np.ndarray | str | Path],
+        images: np.ndarray | str | Path | Iterable[np.ndarray | str | Path],
         score_threshold: float = 0.5,
         nms_threshold: float = 0.4,
         max_faces: int = 750,
-        pyramid: bool = False,
+        pyramid: bool = True,
+        turns: Iterable[int] = (0,),
+        second_look: bool = True,
     ) -> Faces | list[Faces]:
         """Finds faces.
 
-        images: one RGB image, (H, W, 3) uint8, or the path of one (turned as its EXIF orientation says), or a list of them,
-        of equal or unequal sizes; they go through the network at their own size. Time grows with pixels: where faces are large
-        enough, scale a large photo down with :func:`retinalib.augment.letterbox`, which says how to bring its faces back.
+        images: one RGB image, (H, W, 3) uint8, or the path of one (turned as its EXIF orientation says), or several of them,
+        of equal or unequal sizes, which are read one after the other. Time grows with pixels: where faces are large enough,
+        scale a large photo down with :func:`retinalib.augment.letterbox`, which says how to bring its faces back.
         Faces with a score of at least ``score_threshold`` that no better face overlaps by an IoU over ``nms_threshold``, the
-        best ``max_faces`` of them. pyramid: look at each image also at a half, a quarter, … of its size, down to 200 pixels on
-        the longer side, for faces larger than those that the network was trained on; a third more time. Of each of these sizes
-        count the faces of up to 200 pixels in it, of the smallest all (scales by range, as in SNIP: Singh & Davis, CVPR 2018).
+        best ``max_faces`` of them.
+        pyramid: look at each image at its own size and at a half, a quarter, … of it, until a face that fills the picture is no
+        larger than those that the network was trained on (``model.config.trained_on``); a third more time where the image is
+        larger than they are, and none elsewhere. At each size but the last, faces up to that size count (scales by range, as in
+        SNIP: Singh & Davis, CVPR 2018). False: at its own size alone.
+        turns: look at each image turned clockwise by these degrees, multiples of 90, and keep the best look at each face: for
+        photos that may lie on their side, at the price of a look each. second_look: let the network look at what it has found
+        again, if it can.
 
-        Returns one ``Faces`` for one image and a list for a list, best score first, in the image's pixels; landmarks
-        outside the image are not visible. Raises ValueError for arrays of another shape or type, or thresholds that are none.
+        Returns one ``Faces`` for one image and a list for several, best score first, in the image's pixels; landmarks
+        outside the image are not visible. Raises ValueError for arrays of another shape or type, or options that are none.
         """
         if isinstance(images, (np.ndarray, str, Path)):
-            return self.detect([images], score_threshold, nms_threshold, max_faces, pyramid)[0]
+            return self.detect([images], score_threshold, nms_threshold, max_faces, pyramid, turns, second_look)[0]
         if not isinstance(images, Iterable):
             got = type(images).__name__
             raise ValueError(f"detect takes RGB arrays (H, W, 3) of uint8 or paths, or a list of them, got {got}")
         if not (score_threshold >= 0 and nms_threshold >= 0 and isinstance(max_faces, (int, np.integer)) and max_faces >= 0):
             asked = f"{score_threshold}, {nms_threshold} and {max_faces}"
             raise ValueError(f"thresholds must not be negative and max_faces be a whole number from 0 on, got {asked}")
-        pictures = [
-            _checked(read_image(i, honour_exif=True) if isinstance(i, (str, Path)) else i, n) for n, i in enumerate(images)
-        ]
-        if pyramid:
-            return [self._at_all_sizes(p, score_threshold, nms_threshold, max_faces) for p in pictures]
-        found: list[Faces] = [Faces.empty(self.model.config.schema)] * len(pictures)
-        for group in _groups([p.shape for p in pictures]):
-            faces = self._detect_batch([pictures[i] for i in group], score_threshold, nms_threshold, max_faces)
-            for i, result in zip(group, faces, strict=True):
-                found[i] = result
+        turns = tuple(turns) if isinstance(turns, Iterable) else (turns,)
+        if not turns or not set(turns) <= {0, 90, 180, 270}:
+            raise ValueError(f"turns must be some of 0, 90, 180 and 270 degrees, got {turns}")
+        options = (score_threshold, nms_threshold, max_faces, second_look)
+        found: list[Faces] = []
+        for pictures in _groups(images):
+            looks = list(self._looks(pictures, pyramid, turns, options))
+            if len(looks) == 1:
+                found += looks[0][1]
+                continue
+            for number in range(len(pictures)):
+                found.append(self._merged([(level, faces[number]) for level, faces in looks], nms_threshold, max_faces))
         return found
 
-    def _at_all_sizes(self, picture: np.ndarray, score_threshold: float, nms_threshold: float, max_faces: int) -> Faces:
-        height, width = picture.shape[:2]
-        levels = []
-        while True:
-            faces = self.detect(picture, score_threshold, nms_threshold, max_faces)
-            coarsest = max(picture.shape) < 2 * _PYRAMID_TOP
-            if not coarsest:  # larger ones are the next level's
-                faces = faces[(faces.boxes[:, 2:] - faces.boxes[:, :2]).max(1) <= _PYRAMID_TOP]
-            levels.append(faces.transformed((width / picture.shape[1], height / picture.shape[0])))
-            if coarsest:
-                break
-            size = tuple(max(1, round(side / 2)) for side in picture.shape[1::-1])
-            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        parts = zip(*((f.boxes, f.landmarks, f.visible, f.scores) for f in levels), strict=True)
+    @property
+    def _largest(self) -> float:
+        """The longer side of the largest faces that the network knows, pixels."""
+        known = self.model.config.trained_on
+        return known.largest if known else max(map(max, self.model.config.anchors.sizes))
+
+    def _looks(
+        self, pictures: list[np.ndarray], pyramid: bool, turns: tuple[int, ...], options: tuple
+    ) -> Iterator[tuple[int, list[Faces]]]:
+        """The faces of ``pictures``, RGB uint8 of one size, at each turn and size: how often the size was halved, and for each
+        picture what counts there, in the picture's pixels."""
+        height, width = pictures[0].shape[:2]
+        for turn in turns:
+            level = [np.ascontiguousarray(np.rot90(picture, -turn // 90)) for picture in pictures]
+            full = (height, width) if turn % 180 else (width, height)
+            for halved in count():
+                found = self._detect_batch(level, *options)
+                scale = (full[0] / level[0].shape[1], full[1] / level[0].shape[0])
+                last = not pyramid or max(level[0].shape) <= self._largest
+                if not last:  # larger ones are the next size's
+                    found = [faces[_longer_sides(faces.boxes) <= self._largest] for faces in found]
+                yield halved, [_turned_back(faces.transformed(scale), turn, full) for faces in found]
+                if last:
+                    break
+                size = tuple(max(1, round(side / 2)) for side in level[0].shape[1::-1])
+                level = [cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in level]
+
+    def _merged(self, looks: list[tuple[int, Faces]], nms_threshold: float, max_faces: int) -> Faces:
+        """One picture's faces of all looks. Of two that are one face, the better score stays, but for those that a finer look
+        shows as well."""
+        parts = zip(*((f.boxes, f.landmarks, f.visible, f.scores) for _, f in looks), strict=True)
         boxes, landmarks, visible, scores = (np.concatenate(arrays) for arrays in parts)
-        kept = nms(torch.from_numpy(boxes), torch.from_numpy(scores), nms_threshold).numpy()
-        level = np.repeat(range(len(levels)), [len(f) for f in levels])[kept]
-        kept = kept[~_parts_of_faces(boxes[kept], level)][:max_faces]
+        halved = np.repeat([number for number, _ in looks], [len(faces) for _, faces in looks])
+        coarse = (halved > 0) & (_longer_sides(boxes) < _SEEN_BETTER * self._largest * 2**halved)
+        kept = nms(torch.from_numpy(boxes), torch.from_numpy(scores - coarse), nms_threshold).numpy()
+        kept = kept[np.argsort(-scores[kept], kind="stable")]
+        kept = kept[~_parts_of_faces(boxes[kept], halved[kept])][:max_faces]
         return Faces(boxes[kept], landmarks[kept], visible[kept], scores[kept], schema=self.model.config.schema)
 
     @torch.inference_mode()
     def _detect_batch(
-        self, pictures: list[np.ndarray], score_threshold: float, nms_threshold: float, max_faces: int
+        self, pictures: list[np.ndarray], score_threshold: float, nms_threshold: float, max_faces: int, second_look: bool
     ) -> list[Faces]:
         """``pictures``: RGB uint8 of one size."""
-        network, images = self._network(), self._input(pictures)
+        if self._copy is None:
+            self._copy = for_inference(self.model)
+        network, images = self._copy, self._input(pictures)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             outputs = network(images)
         outputs = outputs._replace(features=[level.float() for level in outputs.features])
-        return decode(network, images, outputs, score_threshold, nms_threshold, max_faces)
+        return decode(network, images, outputs, score_threshold, nms_threshold, max_faces, second_look)
 
     def _input(self, pictures: list[np.ndarray]) -> Tensor:
         """Network input (B, 3, H, W) in ``channels_last``: the numbers that Normalisation.apply gives, on a CPU by its table,
@@ -226,11 +248,12 @@ def decode(
     score_threshold: float = 0.5,
     nms_threshold: float = 0.4,
     max_faces: int = 750,
+    second_look: bool = True,
 ) -> list[Faces]:
     """Network input (B, 3, H, W) and outputs to the faces of B images: threshold, boxes, NMS, then landmarks."""
     height, width = images.shape[-2:]
     config, count = model.config, len(images)
-    anchors = _grid_on(height, width, config.anchors, outputs.boxes.device)
+    anchors = anchor_grid(height, width, config.anchors).to(outputs.boxes.device)
     logits = outputs.logits.float()
     scores = (logits[..., 1] - logits[..., 0]).sigmoid()  # a softmax over two
     image, anchor = (scores >= score_threshold).nonzero(as_tuple=True)
@@ -245,7 +268,8 @@ def decode(
     image, anchor, score, boxes = image[kept], anchor[kept], score[kept], boxes[kept]
     shifts = model.landmarks_at(outputs.features, image, anchor).float().view(len(kept), config.schema.count, 2)
     landmarks = decode_landmarks(shifts, anchors[anchor], config.anchors.variances) * pixels
-    landmarks = model.look_again(images, image, landmarks)
+    if second_look:
+        landmarks = model.look_again(images, image, landmarks)
     inside = ((landmarks >= 0) & (landmarks <= pixels)).all(-1)
     ends = image.bincount(minlength=count).cumsum(0)[:-1].tolist()
     arrays = [np.split(t.cpu().numpy(), ends) for t in (boxes, landmarks, inside, score)]
@@ -260,10 +284,19 @@ def _best_of_each(image: Tensor, images: int, limit: int) -> Tensor:
     return order[torch.arange(len(order), device=order.device) - first < limit]
 
 
-@lru_cache(maxsize=64)
-def _grid_on(height: int, width: int, config: AnchorConfig, device: torch.device) -> Tensor:
-    """The anchors on a device, kept there."""
-    return anchor_grid(height, width, config).to(device)
+def _longer_sides(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[:, 2:] - boxes[:, :2]).max(1)
+
+
+def _turned_back(faces: Faces, turn: int, size: tuple[int, int]) -> Faces:
+    """The faces of a picture that was turned clockwise by ``turn`` degrees and is ``size`` (width, height) since, in that
+    before."""
+    boxes, landmarks = faces.boxes, faces.landmarks
+    for quarter in range(turn // 90):
+        width = size[quarter % 2]
+        boxes = np.stack([boxes[:, 1], width - boxes[:, 2], boxes[:, 3], width - boxes[:, 0]], 1)
+        landmarks = np.stack([landmarks[..., 1], width - landmarks[..., 0]], -1)
+    return Faces(boxes, landmarks, faces.visible, faces.scores, schema=faces.schema)
 
 
 def _parts_of_faces(boxes: np.ndarray, level: np.ndarray) -> np.ndarray:
@@ -283,14 +316,15 @@ def _checked(image: np.ndarray, number: int) -> np.ndarray:
     return image
 
 
-def _groups(shapes: list[tuple[int, ...]]) -> list[list[int]]:
-    """Numbers of images that go through the network together: of one size, and not too many pixels."""
-    groups: list[list[int]] = []
-    open_group: dict[tuple[int, ...], list[int]] = {}
-    for number, shape in enumerate(shapes):
-        group = open_group.get(shape)
-        if group is None or (len(group) + 1) * shape[0] * shape[1] > _PIXELS_AT_ONCE:
-            group = open_group[shape] = []
-            groups.append(group)
-        group.append(number)
-    return groups
+def _groups(images: Iterable[np.ndarray | str | Path]) -> Iterator[list[np.ndarray]]:
+    """Neighbours that go through the network together: of one size, and not too many pixels. Each is read when it is due."""
+    group: list[np.ndarray] = []
+    for number, image in enumerate(images):
+        picture = _checked(read_image(image, honour_exif=True) if isinstance(image, (str, Path)) else image, number)
+        pixels = (len(group) + 1) * picture.shape[0] * picture.shape[1]
+        if group and (picture.shape != group[0].shape or pixels > _PIXELS_AT_ONCE):
+            yield group
+            group = []
+        group.append(picture)
+    if group:
+        yield group

@@ -1,18 +1,29 @@
 import json
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
-from retinalib.checkpoint import load_model, save_atomically, save_model
+from retinalib.checkpoint import load_model, save_atomically, save_model, start_from
+from retinalib.detect import load_detector
 from retinalib.landmarks import WIDER_5
-from retinalib.model import REFERENCE_NORMALISATION, ModelConfig, RetinaFace
-from tests.shared import SHARED, needs_shared
+from retinalib.model import REFERENCE_NORMALISATION, ModelConfig, Normalisation, RetinaFace, TrainedOn
+from tests.shared import IBUG_68, PLATE_4, SHARED, needs_shared
+
+RGB = Normalisation(mean=(1.0, 2.0, 3.0))
 
 
-def test_round_trip(tmp_path):
+def build(**options):
     torch.manual_seed(0)
-    model = RetinaFace(ModelConfig(se_reduction=16)).eval()
+    return RetinaFace(ModelConfig(**options)).eval()
+
+
+@pytest.mark.parametrize(
+    "options", [{"se_reduction": 16}, {"schema": IBUG_68}, {"schema": PLATE_4, "trained_on": TrainedOn(9, 300, 15)}]
+)
+def test_round_trip(tmp_path, options):
+    model = build(**options)
     save_model(model, tmp_path / "m.pt", note="as trained")
     again = load_model(tmp_path / "m.pt")
     assert again.config == model.config
@@ -28,50 +39,118 @@ def test_resnet50_names_and_shapes_load(tmp_path):
     torch.manual_seed(0)
     state = {k: torch.rand(v) if v else torch.tensor(7) for k, v in shapes.items()}
     torch.save(state, tmp_path / "resnet50.pth")
-    model = load_model(tmp_path / "resnet50.pth")
+    model = load_model(tmp_path / "resnet50.pth", "reference")
     assert model.config.backbone == "resnet50" and model.config.schema == WIDER_5
     assert torch.equal(model.ssh[2].conv7_third[0].weight, state["ssh3.conv7x7_3.0.weight"])
     assert len(model.state_dict()) == len(shapes)
 
 
 @needs_shared
-def test_reference_checkpoints_are_recognised(tmp_path):
-    model = load_model(SHARED / "reference/mobilenet0.25_Final.pth")
-    assert model.config == ModelConfig(schema=WIDER_5, normalisation=REFERENCE_NORMALISATION)
-    assert load_model(SHARED / "reference/seed_se98_random.pth").config.se_reduction == 16
+def test_what_weights_do_not_say_is_a_guess_until_the_caller_says_it(tmp_path):
+    weights = SHARED / "reference/mobilenet0.25_Final.pth"
+    with pytest.warns(UserWarning, match=r"does not say what input it was trained with: BGR, minus \(104\.0, .* is assumed"):
+        guessed = load_model(weights)
+    learned = TrainedOn(10, 640, 30)
+    assert guessed.config == ModelConfig(schema=WIDER_5, normalisation=REFERENCE_NORMALISATION, trained_on=learned)
+    save_model(guessed, tmp_path / "guessed.pt")
+    with pytest.warns(UserWarning, match=r"guessed\.pt does not say"):
+        load_model(tmp_path / "guessed.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for said, normalisation in (("imagenet", Normalisation()), ("reference", REFERENCE_NORMALISATION), (RGB, RGB)):
+            detector = load_detector(weights, "cpu", normalisation=said)
+            assert detector.model.config.normalisation == normalisation
+        save_model(detector.model, tmp_path / "said.pt")
+        assert load_model(tmp_path / "said.pt").config.normalisation == RGB
+        assert load_model(SHARED / "reference/seed_se98_random.pth", "reference").config.se_reduction == 16
+    with pytest.raises(ValueError, match="must be 'imagenet' or 'reference' or a Normalisation, got 'caffe'"):
+        load_model(weights, "caffe")
 
 
-def test_what_is_no_checkpoint_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
-        load_model(tmp_path / "none.pt")
-    (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(ValueError, match=r"text\.pt is damaged or not a checkpoint"):
-        load_model(tmp_path / "text.pt")
-    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="no landmark head"):
-        load_model(tmp_path / "other.pt")
-    torch.save({"landmark_head.0.weight": torch.zeros(4 * 68, 64, 1, 1)}, tmp_path / "68.pt")
-    with pytest.raises(ValueError, match="gives 68 landmarks, for which there is no schema"):
-        load_model(tmp_path / "68.pt")
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "model._orig_mod."])
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 3}])
+def test_wrappers_of_weights_are_taken_off(tmp_path, prefix, wrap):
+    """Bare weights of ours are taken to have seen what ours see, as are those in common wrappers."""
+    model = build(schema=WIDER_5)
+    torch.save(wrap({prefix + name: value for name, value in model.state_dict().items()}), tmp_path / "bare.pth")
+    with pytest.warns(UserWarning, match="RGB, minus"):
+        again = load_model(tmp_path / "bare.pth")
+    assert again.config.normalisation == Normalisation() and again.config.normalisation.assumed
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("text", ["epoch,loss\n1,2\n", "(", "garbage", "}"])
-def test_text_of_any_beginning_is_no_checkpoint(tmp_path, text):
-    (tmp_path / "metrics.csv").write_text(text)
-    with pytest.raises(ValueError, match=r"metrics\.csv is damaged or not a checkpoint"):
-        load_model(tmp_path / "metrics.csv")
+@needs_shared
+def test_what_fits_is_taken_from_other_weights(tmp_path):
+    """ImageNet's into the backbone, five landmarks into 98; what does not fit is named, and normalisation comes along."""
+    model, pretrained = build(), SHARED / "reference/mobilenetV1X0.25_pretrain.tar"
+    filled, left = start_from(model, pretrained)
+    state = torch.load(pretrained, map_location="cpu", weights_only=True)["state_dict"]
+    assert torch.equal(model.backbone.stage3[1][3].weight, state["module.stage3.1.3.weight"])
+    assert {name.split(".")[0] for name in filled} == {"backbone"} and "fpn.lateral.0.0" in left
+    assert model.config.normalisation == Normalisation()
+    with pytest.warns(UserWarning, match="is assumed"):
+        filled, left = start_from(model, SHARED / "reference/mobilenet0.25_Final.pth")
+    assert left == [f"landmark_head.{level}" for level in range(3)] and "box_head.0" in filled
+    assert model.config.normalisation == REFERENCE_NORMALISATION and not model.config.normalisation.assumed
+    save_model(build(schema=IBUG_68, normalisation=RGB), tmp_path / "68.pt")
+    assert start_from(model, tmp_path / "68.pt")[1] == left and model.config.normalisation == RGB
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "r50.pth")
+    with pytest.raises(ValueError, match=r"nothing in .*r50\.pth fits a network with the backbone mobilenet0\.25"):
+        start_from(model, tmp_path / "r50.pth")
 
 
-@pytest.mark.parametrize("values", [{0: torch.zeros(3)}, {"state_dict": [torch.zeros(3)]}, {"landmark_head.0.weight": "x"}])
-def test_what_holds_more_than_named_tensors_is_named(tmp_path, values):
-    torch.save(values, tmp_path / "odd.pt")
-    with pytest.raises(ValueError, match=r"odd\.pt is neither one of our checkpoints nor a reference RetinaFace"):
-        load_model(tmp_path / "odd.pt")
+class Evil:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("text.pt", b"hello", "is damaged or not a checkpoint of tensors alone"),
+        ("metrics.csv", b"epoch,loss\n1,2\n", "is damaged or not a checkpoint"),
+        ("brace.pt", b"}", "is damaged"),
+        ("empty.pt", b"", "is damaged"),
+        ("page.pth", b"\n<!DOCTYPE html><html>", "is a web page, not weights: download the file itself"),
+        ("page2.pth", b"<HTML lang=en>", "is a web page"),
+        ("lfs.pt", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer, .*: run git lfs pull"),
+        ("numpy.pt", {"model": {}, "epoch": np.float64(3)}, r"holds a numpy\S+, not only tensors and plain values"),
+        ("evil.pt", {"model": Evil()}, r"holds a \S*print, not only tensors and plain values"),
+        ("list.pt", [torch.zeros(3)], "holds a list, not a checkpoint"),
+        (
+            "odd.pt",
+            {0: torch.zeros(3)},
+            "is neither one of our checkpoints nor a reference RetinaFace, which",
+        ),
+        ("odd2.pt", {"state_dict": [torch.zeros(3)]}, "is neither one of our checkpoints"),
+        ("odd3.pt", {"landmark_head.0.weight": "x"}, "is neither one of our checkpoints"),
+        ("other.pt", {"weight": torch.zeros(3)}, "no landmark head"),
+        (
+            "68.pt",
+            {"landmark_head.0.weight": torch.zeros(4 * 68, 64, 1, 1)},
+            "gives 68 landmarks, for which there is no",
+        ),
+        ("ours.pt", {"format": "retinalib-1"}, "is one of our checkpoints, but damaged"),
+        ("ours2.pt", {"format": "retinalib-1", "config": {}, "model": {}}, "is one of our checkpoints, but damaged"),
+        ("ours3.pt", {"format": "retinalib-1", "config": {"x": 1}, "model": {}}, "unknown model parameters: x"),
+        ("ours4.pt", {"format": "retinalib-1", "config": {"schema": "wflw99"}, "model": {}}, "unknown landmark schema"),
+    ],
+)
+def test_what_is_no_checkpoint_is_said_in_a_plain_sentence(tmp_path, name, content, message):
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    else:
+        torch.save(content, tmp_path / name)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_model(tmp_path / name)
+    said = str(caught.value)
+    assert said.startswith(str(tmp_path / name)) and "\x1b" not in said and "\n" not in said
+    assert "weights_only" not in said and "safe_globals" not in said  # no advice to load it all the same
 
 
 def test_damage_of_any_kind_is_noticed(tmp_path):
-    """One byte changed amid the weights; the file cut anywhere."""
-    save_model(RetinaFace(ModelConfig(schema=WIDER_5)), tmp_path / "whole.pt")
+    """One byte changed amid the weights; the file cut anywhere; no file."""
+    save_model(build(schema=WIDER_5), tmp_path / "whole.pt")
     whole = (tmp_path / "whole.pt").read_bytes()
     changed = bytearray(whole)
     changed[len(whole) // 2] ^= 1
@@ -80,16 +159,8 @@ def test_damage_of_any_kind_is_noticed(tmp_path):
         (tmp_path / "bad.pt").write_bytes(data)
         with pytest.raises(ValueError, match=r"bad\.pt is damaged"):
             load_model(tmp_path / "bad.pt")
-
-
-def test_pickled_code_is_refused(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (print, ("executed",))
-
-    torch.save({"model": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(ValueError, match="not a checkpoint of tensors alone"):
-        load_model(tmp_path / "evil.pt")
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        load_model(tmp_path / "none.pt")
 
 
 def test_failed_save_leaves_the_old_file(tmp_path):
@@ -98,25 +169,3 @@ def test_failed_save_leaves_the_old_file(tmp_path):
         save_atomically({"a": lambda: None}, tmp_path / "c.pt")
     assert torch.load(tmp_path / "c.pt", weights_only=True)["a"].tolist() == [1, 1]
     assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"format": "retinalib-1"},
-        {"format": "retinalib-1", "config": {}, "model": {}},
-        {"format": "retinalib-1", "config": {"nonsense": 1}, "model": {}},
-        {"format": "retinalib-1", "config": {"schema": "wflw99"}, "model": {}},
-    ],
-    ids=("no configuration", "no weights", "unknown parameter", "unknown schema"),
-)
-def test_our_damaged_checkpoints_are_named(values, tmp_path):
-    torch.save(values, tmp_path / "a.pt")
-    with pytest.raises(ValueError, match=r"a\.pt is one of our checkpoints, but damaged"):
-        load_model(tmp_path / "a.pt")
-
-
-def test_an_empty_file_is_named(tmp_path):
-    (tmp_path / "a.pt").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"a\.pt is damaged"):
-        load_model(tmp_path / "a.pt")

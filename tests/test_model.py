@@ -1,3 +1,6 @@
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,9 +15,10 @@ from retinalib.model import (
     Normalisation,
     RetinaFace,
     SqueezeExcitation,
-    load_imagenet_backbone,
+    TrainedOn,
+    pick_device,
 )
-from tests.shared import SHARED, needs_shared
+from tests.shared import PLATE_4, SHARED, needs_shared
 
 
 def build(**options):
@@ -27,7 +31,7 @@ def build(**options):
     "weights, outputs", [("mobilenet0.25_Final.pth", "forward_5pt"), ("seed_se98_random.pth", "forward_se98")]
 )
 def test_forward_is_the_references(weights, outputs):
-    model = load_model(SHARED / "reference" / weights)
+    model = load_model(SHARED / "reference" / weights, "reference")
     expected = np.load(SHARED / "reference" / f"{outputs}.npz")
     with torch.inference_mode():
         logits, boxes, landmarks = model.dense(torch.from_numpy(expected["images"]))
@@ -80,12 +84,10 @@ def test_parameter_counts():
     assert count(build(se_reduction=16)) - count(build()) == 3 * 2 * 64 * 4
 
 
-def test_normalisation_and_its_inverse():
-    pixels = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
-    for normalisation in (Normalisation(), REFERENCE_NORMALISATION):
-        torch.testing.assert_close(normalisation.invert(normalisation.apply(pixels)), pixels.float(), atol=1e-3, rtol=0)
+def test_normalisation_by_hand():
     red = torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1)
     assert REFERENCE_NORMALISATION.apply(red).flatten().tolist() == [-104.0, -117.0, 132.0]
+    np.testing.assert_allclose(Normalisation().apply(red).flatten(), [2.2489, -2.0357, -1.8044], atol=1e-4)
 
 
 def test_the_control_has_the_parameters_of_se_and_one_level_a_third_of_them():
@@ -126,10 +128,13 @@ def test_bad_configuration_is_refused(options, message):
 
 
 def test_configuration_round_trip_and_unknown_parameters():
-    import json
-
-    config = ModelConfig(schema=WIDER_5, se_reduction=16, se_strides=(8, 32), normalisation=REFERENCE_NORMALISATION)
-    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    guess = replace(REFERENCE_NORMALISATION, assumed=True)
+    known = TrainedOn(smallest=12, largest=160, turns=30)
+    config = ModelConfig(schema=PLATE_4, se_reduction=16, se_strides=(8, 32), normalisation=guess, trained_on=known)
+    again = ModelConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config and again.normalisation.assumed and again.schema.name == "plate4"
+    short = json.dumps(ModelConfig(schema=WIDER_5).to_dict())
+    assert '"schema": "wider5"' in short and "assumed" not in short and "trained_on" not in short  # as runs always had it
     with pytest.raises(ValueError, match="unknown model parameters: se_reducton"):
         ModelConfig.from_dict({"se_reducton": 16})
     with pytest.raises(ValueError, match="unknown landmark schema 'wflw68'"):
@@ -144,33 +149,14 @@ def test_wrong_input_is_named(images):
         build()(images)
 
 
-@needs_shared
-def test_imagenet_backbone():
-    model = build()
-    load_imagenet_backbone(model, SHARED / "reference/mobilenetV1X0.25_pretrain.tar")
-    state = torch.load(SHARED / "reference/mobilenetV1X0.25_pretrain.tar", map_location="cpu", weights_only=True)["state_dict"]
-    assert torch.equal(model.backbone.stage3[1][3].weight, state["module.stage3.1.3.weight"])
-
-
-def test_missing_imagenet_weights_say_what_to_get(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"mobilenetV1X0\.25_pretrain\.tar"):
-        load_imagenet_backbone(build(), tmp_path / "no.tar")
-
-
-def test_imagenet_weights_of_another_backbone_are_refused(tmp_path):
-    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "r50.pth")
-    with pytest.raises(ValueError, match=r"does not fit the backbone mobilenet0\.25"):
-        load_imagenet_backbone(build(), tmp_path / "r50.pth")
-
-
 def test_anchors_of_other_strides_are_refused():
     with pytest.raises(ValueError, match=r"features at strides \(8, 16, 32\)"):
         ModelConfig(anchors=AnchorConfig(strides=(4, 8, 16)))
 
 
-def test_damaged_imagenet_weights_and_those_of_resnet_are_named(tmp_path):
-    (tmp_path / "weights.tar").write_text("hello")
-    with pytest.raises(ValueError, match=r"weights\.tar is damaged"):
-        load_imagenet_backbone(build(), tmp_path / "weights.tar")
-    with pytest.raises(FileNotFoundError, match=r"resnet50-0676ba61\.pth"):
-        load_imagenet_backbone(build(backbone="resnet50"), tmp_path / "none.pth")
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:x", 3.5, "" if torch.backends.mps.is_available() else "mps"])
+def test_devices_that_are_not_here_are_named(device):
+    if device:
+        with pytest.raises(ValueError, match=rf"device '{device}' can't be used here: choose cpu"):
+            pick_device(device)
+    assert pick_device("cpu") == torch.device("cpu")
