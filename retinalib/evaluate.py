@@ -1,29 +1,26 @@
-"""How good predictions are: WIDER AP, AP on tables, NME with failures and AUC, and the end-to-end protocol.
+"""How good predictions are: average precision (AP), normalised mean error (NME), failure rate, AUC.
 
-End to end, for one network that detects and gives landmarks
-------------------------------------------------------------
+End to end, for one network that finds faces and gives their landmarks:
+
 1. *Every labelled face counts.* A row of :func:`evaluate_faces` is a true face with landmarks, found or not. Published landmark
    errors are measured in given boxes; a detector that finds only easy faces would look good on the rest.
-2. *A prediction belongs to a face if their boxes' IoU is at least 0.5*, WIDER FACE's threshold, one to one, best score first,
-   as in AP; the score threshold is the caller's and has to be stated.
+2. *A prediction belongs to a face if the IoU of their boxes is at least 0.5*, one to one, best score first; each takes the
+   best free face, as COCO matches. The score threshold is the caller's and has to be stated.
 3. *A missed face is a failure.* Its NME is NaN in the table; failure rate and AUC count it as infinite. Median and mean NME are
    over found faces and never stand without recall.
 4. *The normaliser is stated*: the distance of the outer canthi (WFLW's) by default. It shrinks in profile, which inflates those
    faces' NME; "box" (square root of the area) does not.
 5. *Failure and AUC at 10 %*, as WFLW's authors report.
-6. *Surplus detections* enter AP only, and only where photos are labelled completely: elsewhere nobody knows whether a surplus
-   detection is a mistake, and AP is not given.
+6. *Surplus detections* enter AP only, and only where photos are labelled completely: elsewhere they may be faces.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
-from retinalib.datasets.table import ATTRIBUTES
 from retinalib.datasets.wider_protocol import average_precision
 from retinalib.datasets.wider_protocol import wider_ap as wider_ap  # the public name
 from retinalib.faces import Faces, box_iou
@@ -35,7 +32,7 @@ THRESHOLD = 0.10  # NME from which on a face counts as failed (WFLW)
 def match_faces(predicted: Faces, true: Faces, iou: float = 0.5) -> np.ndarray:
     """(F,) the number of the prediction that belongs to each true face, -1 for none.
 
-    Best score first, each prediction takes the free face it overlaps most, from ``iou`` on, as in AP.
+    Best score first, each prediction takes the free face it overlaps most, from ``iou`` on (COCO's way).
     """
     matched = np.full(len(true), -1)
     if len(predicted) and len(true):
@@ -102,10 +99,12 @@ def _lengths(true: np.ndarray, normaliser: str | np.ndarray, schema: LandmarkSch
         if lengths.shape != (len(true),):
             raise ValueError(f"{len(true)} faces need as many lengths as normaliser, got {lengths.shape}")
         return lengths
-    pairs = {"inter_ocular": schema.inter_ocular, "inter_pupil": schema.pupils}
-    if normaliser in pairs:
-        a, b = pairs[normaliser]
-        return np.linalg.norm(true[:, a] - true[:, b], axis=-1)
+    if normaliser == "inter_ocular":
+        ends = [true[:, point] for point in schema.inter_ocular]
+        return np.linalg.norm(ends[0] - ends[1], axis=-1)
+    if normaliser == "inter_pupil" and schema.right_eye is not None:
+        ends = [true[:, list(eye.middle)].mean(1) for eye in (schema.right_eye, schema.left_eye)]
+        return np.linalg.norm(ends[0] - ends[1], axis=-1)
     if normaliser == "box" and boxes is not None:
         return np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
     raise ValueError(
@@ -123,9 +122,9 @@ def point_errors(
 ) -> np.ndarray:
     """(N, L) distances of (N, L, 2) predicted from true landmarks, in fractions of the normaliser; NaN where unknown.
 
-    normaliser: "inter_ocular" (outer canthi), "inter_pupil", "box" (square root of the true boxes' area), or (N,) lengths in
-    the landmarks' unit. A face whose normaliser is no positive number has NaN errors. A face may be predicted whole or not at
-    all (NaN). Raises ValueError otherwise.
+    normaliser: "inter_ocular" (outer canthi), "inter_pupil" (the middles of the lids where a schema has no pupils), "box"
+    (square root of the true boxes' area), or (N,) lengths in the landmarks' unit. A face whose normaliser is no positive number
+    has NaN errors. A face may be predicted whole or not at all (NaN). Raises ValueError otherwise.
     """
     predicted, true = np.asarray(predicted, float), np.asarray(true, float)
     if predicted.shape != true.shape or true.ndim != 3:
@@ -206,39 +205,38 @@ def evaluate_faces(
         raise ValueError(f"{len(true)} photos have {len(names)} names")
     tables = []
     for number, (found, faces) in enumerate(zip(predicted, true, strict=True)):
-        schema = faces.schema
-        _same_schema(found, faces)
-        length = _lengths(faces.landmarks, normaliser, schema, faces.boxes)
-        labelled = np.isfinite(faces.landmarks).all(-1).any(1) & (length > 0) & np.isfinite(length)
-        matched = match_faces(found, faces, iou)
+        matched, landmarks = _partners(found, faces, iou)
         hit = matched >= 0
-        landmarks = np.full(faces.landmarks.shape, np.nan)
-        landmarks[hit] = found.landmarks[matched[hit]]
-        errors = point_errors(landmarks, faces.landmarks, normaliser=normaliser, schema=schema, boxes=faces.boxes)
-        overlap = np.full(len(faces), np.nan)
-        overlap[hit] = np.diag(box_iou(faces.boxes[hit], found.boxes[matched[hit]]))
-        score = np.full(len(faces), np.nan)
-        score[hit] = found.scores[matched[hit]]
+        length = _lengths(faces.landmarks, normaliser, faces.schema, faces.boxes)
+        labelled = np.isfinite(faces.landmarks).all(-1).any(1) & (length > 0) & np.isfinite(length)
+        errors = point_errors(landmarks, faces.landmarks, normaliser=normaliser, schema=faces.schema, boxes=faces.boxes)
         table = pd.DataFrame(
             {
                 "image": names[number] if names is not None else str(number),
                 "face": np.arange(len(faces)),
                 "matched": hit,
-                "score": score,
-                "iou": overlap,
+                "score": np.nan,
+                "iou": np.nan,
                 "size": faces.size,
                 "nme": _row_means(errors),
-                **{f"nme_{r.replace(' ', '_')}": _row_means(errors[:, list(points)]) for r, points in schema.regions.items()},
+                **{f"nme_{r.replace(' ', '_')}": _row_means(errors[:, list(p)]) for r, p in faces.schema.regions.items()},
             }
         )
+        table.loc[hit, "score"] = found.scores[matched[hit]]
+        table.loc[hit, "iou"] = np.diag(box_iou(faces.boxes[hit], found.boxes[matched[hit]]))
         extra = faces.attributes.drop(columns=[c for c in table.columns if c in faces.attributes])
         tables.append(pd.concat([table, extra], axis=1)[labelled])
     return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
 
 
-def _same_schema(predicted: Faces, true: Faces) -> None:
+def _partners(predicted: Faces, true: Faces, iou: float) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`match_faces`, and (F, L, 2) predicted landmarks of the true faces, NaN for a miss."""
     if predicted.schema != true.schema:
         raise ValueError(f"predictions have the landmarks of {predicted.schema.name}, the truth those of {true.schema.name}")
+    matched = match_faces(predicted, true, iou)
+    landmarks = np.full(true.landmarks.shape, np.nan)
+    landmarks[matched >= 0] = predicted.landmarks[matched[matched >= 0]]
+    return matched, landmarks
 
 
 def matched_landmarks(
@@ -248,40 +246,12 @@ def matched_landmarks(
     (N, L, 2) predicted and (N, L, 2) true landmarks in pixels. No photos at all give those of WFLW_98, none of each."""
     if not len(predicted) and not len(true):
         predicted, true = [Faces.empty()], [Faces.empty()]
-    photos, numbers, ours, theirs = [], [], [], []
+    parts = []
     for photo, (found, faces) in enumerate(zip(predicted, true, strict=True)):
-        _same_schema(found, faces)
-        matched = match_faces(found, faces, iou)
+        matched, landmarks = _partners(found, faces, iou)
         hit = np.flatnonzero((matched >= 0) & np.isfinite(faces.landmarks).all(-1).any(1))
-        photos.append(np.full(len(hit), photo))
-        numbers.append(hit)
-        ours.append(found.landmarks[matched[hit]])
-        theirs.append(faces.landmarks[hit])
-    return tuple(np.concatenate(parts) for parts in (photos, numbers, ours, theirs))
-
-
-def subsets(table: pd.DataFrame, edges: Sequence[float] = (0, 32, 48, 64, 96, np.inf)) -> dict[str, pd.DataFrame]:
-    """The rows of a table of :func:`evaluate_faces` by WFLW's attributes, by none of them, and by face size (between ``edges``,
-    pixels); names of subsets to tables. Subsets without faces are left out."""
-    known = [name for name in ATTRIBUTES if name in table]
-    parts = {name.replace("_", " "): table[table[name].astype(bool)] for name in known}
-    if known:
-        parts["none of them"] = table[~table[known].astype(bool).any(axis=1)]
-    for low, high in pairwise(edges):
-        name = f"{low:.0f} to {high:.0f} px" if np.isfinite(high) else f"from {low:.0f} px"
-        parts[name] = table[(table["size"] > low) & (table["size"] <= high)]
-    return {name: part for name, part in parts.items() if len(part)}
-
-
-def region_errors(table: pd.DataFrame) -> pd.DataFrame:
-    """The median error of each region of the face, over found faces: a row per subset (see :func:`subsets`), a column per
-    region, and before them the numbers of faces and of found ones."""
-    regions = {name: name.removeprefix("nme_").replace("_", " ") for name in table if name.startswith("nme_")}
-    rows = {
-        name: {"faces": len(part), "found": part["matched"].sum(), **part[list(regions)].median().rename(regions)}
-        for name, part in {"all": table, **subsets(table)}.items()
-    }
-    return pd.DataFrame(rows).T.astype({"faces": int, "found": int})
+        parts.append((np.full(len(hit), photo), hit, landmarks[hit], faces.landmarks[hit]))
+    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
 
 def summary(table: pd.DataFrame, by: str | list[str] | None = None) -> pd.DataFrame:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.spatial.transform import Rotation
 
 from retinalib.landmarks import WFLW_98, Eye, LandmarkSchema
-from retinalib.pupils import openness, to_eye_frame
-from retinalib.rendered.head import Pose, average_landmarks, gaze_vector
+from retinalib.pupils import CLOSED, eyes_of, openness, to_eye_frame
+from retinalib.rendered.head import average_landmarks, gaze_vector
 
 _ROUNDS = 60  # of pose estimation; the angles move by less than 0.01° in the last ten
 
@@ -74,24 +75,29 @@ def head_pose(landmarks: np.ndarray, schema: LandmarkSchema = WFLW_98) -> HeadPo
     return HeadPose(rotation * nan[:, None, None], scale * nan, residual * nan)
 
 
-def _mirror(eye: Eye) -> np.ndarray:
-    """The eyeball is modelled for the right eye; the left one is its mirror image."""
-    return np.array([eye.handedness, 1, 1])
-
-
 @dataclass(frozen=True)
 class Eyeball:
-    """The right eye's ball in head units: its centre from the middle of the canthi, and the pupil's distance from it."""
+    """The right eye's ball in head units (the distance of the outer canthi is 1); the left eye is its mirror image.
 
-    centre: tuple[float, float, float]
-    radius: float
+    The defaults are for faces of unknown gaze, such as photographs: what :func:`calibrate` gives for the training faces of
+    ``rendered.make(root, 2500, seed=0)``. Rendered eyes are all of one size, real ones are not.
+    """
+
+    centre: tuple[float, float, float] = (-0.002, -0.004, -0.080)  # from the middle of the canthi: x, y, z of the head
+    radius: float = 0.130  # from the ball's centre to the pupil
+
+    def towards(self, pose: HeadPose, eye: Eye) -> np.ndarray:
+        """(N, 2) from the middle of the canthi to the ball's centre, as the camera sees it, in head units."""
+        return (pose.rotation @ (np.array(self.centre) * [eye.handedness, 1, 1]))[:, :2]
 
 
 def _anchor(landmarks: np.ndarray, eye: Eye) -> np.ndarray:
     return (landmarks[:, eye.outer] + landmarks[:, eye.inner]) / 2
 
 
-def calibrate(landmarks: np.ndarray, gaze: dict[str, np.ndarray], closed: float, schema: LandmarkSchema = WFLW_98) -> Eyeball:
+def calibrate(
+    landmarks: np.ndarray, gaze: dict[str, np.ndarray], closed: float = CLOSED, schema: LandmarkSchema = WFLW_98
+) -> Eyeball:
     """The eyeball that explains known gaze best, from (N, 98, 2) landmarks and ``{"right": (N, 2), "left": (N, 2)}`` yaw and
     pitch in degrees.
 
@@ -101,9 +107,9 @@ def calibrate(landmarks: np.ndarray, gaze: dict[str, np.ndarray], closed: float,
     landmarks = np.asarray(landmarks, float)
     pose = head_pose(landmarks, schema)
     rows, wanted = [], []
-    for side, eye in (("right", schema.right_eye), ("left", schema.left_eye)):
+    for side, eye in eyes_of(schema).items():
         use = (openness(landmarks, eye) > closed) & np.isfinite(pose.scale) & np.isfinite(gaze[side]).all(1)
-        turned = pose.rotation[use] * _mirror(eye)  # (M, 3, 3): what the camera sees of each coordinate of the centre
+        turned = pose.rotation[use] * [eye.handedness, 1, 1]  # (M, 3, 3): what the camera sees of each coordinate of the centre
         look = gaze_vector(*gaze[side][use].T)
         rows.append(np.concatenate([turned[:, :2], look[:, :2, None]], -1).reshape(-1, 4))
         shift = landmarks[use, eye.pupil] - _anchor(landmarks, eye)[use]
@@ -115,25 +121,28 @@ def calibrate(landmarks: np.ndarray, gaze: dict[str, np.ndarray], closed: float,
     return Eyeball(tuple(centre), radius)
 
 
-def gaze_angles(landmarks: np.ndarray, eyeball: Eyeball, schema: LandmarkSchema = WFLW_98) -> pd.DataFrame:
+def gaze_angles(
+    landmarks: np.ndarray, eyeball: Eyeball = Eyeball(), schema: LandmarkSchema = WFLW_98, closed: float = CLOSED
+) -> pd.DataFrame:
     """Where the eyes of (N, 98, 2) landmarks look, in degrees against the camera's axis.
 
     Columns: gaze_yaw_<side>, gaze_pitch_<side> ("right" and "left" are the person's), gaze_yaw, gaze_pitch (of the mean
-    direction), vergence (right minus left yaw: positive when the eyes cross). A pupil seen farther from the centre than the
-    eyeball's radius is taken to lie on its rim.
+    direction), vergence (right minus left yaw: positive when the eyes cross). An eye with an openness of at most ``closed`` has
+    no gaze, as it has no offset in :func:`retinalib.pupils.pupil_table`: NaN, and the mean direction is the other eye's. A
+    pupil seen farther from the centre than the eyeball's radius is taken to lie on its rim.
     """
     landmarks = np.asarray(landmarks, float)
     pose = head_pose(landmarks, schema)
     table, looks = pd.DataFrame(index=range(len(landmarks))), []
-    for side, eye in (("right", schema.right_eye), ("left", schema.left_eye)):
-        middle = (pose.rotation @ (np.array(eyeball.centre) * _mirror(eye)))[:, :2]
+    for side, eye in eyes_of(schema).items():
         shift = (landmarks[:, eye.pupil] - _anchor(landmarks, eye)) / pose.scale[:, None]
-        flat = (shift - middle) / eyeball.radius
+        flat = (shift - eyeball.towards(pose, eye)) / eyeball.radius
         flat = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1.0)
         look = np.column_stack([flat, np.sqrt((1 - (flat**2).sum(1)).clip(min=0))])
-        looks.append(look)
-        table[f"gaze_yaw_{side}"], table[f"gaze_pitch_{side}"] = _angles(look)
-    table["gaze_yaw"], table["gaze_pitch"] = _angles(np.mean(looks, axis=0))
+        looks.append(np.where((openness(landmarks, eye) > closed)[:, None], look, np.nan))
+        table[f"gaze_yaw_{side}"], table[f"gaze_pitch_{side}"] = _angles(looks[-1])
+    mean = np.nansum(looks, axis=0)  # only its direction counts
+    table["gaze_yaw"], table["gaze_pitch"] = _angles(np.where(np.isfinite(looks).all(-1).any(0)[:, None], mean, np.nan))
     table["vergence"] = table["gaze_yaw_right"] - table["gaze_yaw_left"]
     return table
 
@@ -151,8 +160,8 @@ def gaze_error(predicted: pd.DataFrame, true: pd.DataFrame, side: str) -> np.nda
 
 
 def gaze_baselines(landmarks: np.ndarray, schema: LandmarkSchema = WFLW_98) -> dict[str, pd.DataFrame]:
-    """What a gaze must beat, which sees no pupil: "into the camera", and "where the head points" by the pose of (N, 98, 2)
-    landmarks. Tables as of :func:`gaze_angles`."""
+    """Baselines that ignore the pupil: "into the camera", and "where the head points" by the pose of (N, 98, 2) landmarks.
+    Tables as of :func:`gaze_angles`."""
     head = head_pose(landmarks, schema).angles()
     looks = {"into the camera": 0 * head[["yaw", "pitch"]].fillna(0), "where the head points": head[["yaw", "pitch"]]}
     names = [f"gaze_{angle}{side}" for side in ("_right", "_left", "") for angle in ("yaw", "pitch")]
@@ -164,19 +173,20 @@ def gaze_in_head(table: pd.DataFrame, side: str) -> np.ndarray:
 
     table: what rendered faces know of themselves, yaw, pitch, roll, gaze_yaw_<side>, gaze_pitch_<side> against the camera.
     """
-    columns = ["yaw", "pitch", "roll", f"gaze_yaw_{side}", f"gaze_pitch_{side}"]
-    looks = [Pose(*row[:3]).matrix().T @ gaze_vector(*row[3:]) for row in table[columns].to_numpy(float)]
-    return np.column_stack(_angles(np.array(looks).reshape(-1, 3)))
+    head = Rotation.from_euler("ZXY", table[["roll", "pitch", "yaw"]], degrees=True)
+    look = gaze_vector(*table[[f"gaze_yaw_{side}", f"gaze_pitch_{side}"]].to_numpy(float).T)
+    return np.column_stack(_angles(head.inv().apply(look)))
 
 
 def compensated_offset(landmarks: np.ndarray, eyeball: Eyeball, side: str, schema: LandmarkSchema = WFLW_98) -> np.ndarray:
     """(N, 2) the pupil's offset in the eye frame minus that of a pupil which looks where the head points, in eye widths.
 
-    What a turn of the head alone does to the offset is thus taken out. side: "right" or "left".
+    What a turn of the head alone does to the offset is thus taken out. side: "right" or "left". As with
+    :func:`retinalib.pupils.pupil_offset`, which eyes are open is the caller's to say (``readable_eyes``).
     """
     landmarks = np.asarray(landmarks, float)
-    eye = schema.right_eye if side == "right" else schema.left_eye
+    eye = eyes_of(schema)[side]
     pose = head_pose(landmarks, schema)
-    ahead = (pose.rotation @ (np.array(eyeball.centre) * _mirror(eye) + [0, 0, eyeball.radius]))[:, :2]
+    ahead = eyeball.towards(pose, eye) + eyeball.radius * pose.rotation[:, :2, 2]
     straight = _anchor(landmarks, eye) + pose.scale[:, None] * ahead
     return to_eye_frame(landmarks[:, eye.pupil], landmarks, eye) - to_eye_frame(straight, landmarks, eye)

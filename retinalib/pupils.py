@@ -7,6 +7,8 @@ in the image plane; a turn of the head does change it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -14,18 +16,16 @@ import pandas as pd
 from retinalib.faces import Faces
 from retinalib.landmarks import Eye, LandmarkSchema
 
-CLOSED = 0.12  # openness from which on downwards an eye counts as closed, by default
-FORESHORTENED = 0.5  # share of the other eye's width under which an eye is too turned away for its offset to mean anything
-SMALLEST_EYE = 2.0  # pixels between the canthi under which an eye is too narrow for it
+CLOSED = 0.12  # an eye of at most this openness counts as closed, by default
+FORESHORTENED = 0.5  # an eye narrower than this share of the other one is turned away too far for an offset
+SMALLEST_EYE = 2.0  # pixels between the canthi under which an eye is too narrow for it, too
 JESORSKY = {"pupil": 0.05, "iris": 0.10, "eye": 0.25}  # thresholds of the worst-eye error, and what a hit is then within
-_IRIS = 0.22  # radius of the iris in eye widths
-_LASHES = 0.05  # eye widths along the lids where lashes and shadow are darker than the iris
-_FARTHEST = 0.25  # refinement moves a pupil by at most so many eye widths
 
 
-def _eyes(schema: LandmarkSchema) -> dict[str, Eye]:
-    if schema.right_eye.outer is None or not schema.right_eye.lids:
-        raise ValueError(f"schema {schema.name} has no canthi and lids: pupil offsets need them, as WFLW's 98 points have")
+def eyes_of(schema: LandmarkSchema) -> dict[str, Eye]:
+    """The eyes by side, "right" and "left". Raises ValueError for a schema whose eyes lack canthi, lids or pupils."""
+    if not schema.has_pupils:
+        raise ValueError(f"schema {schema.name} has no canthi, lids and pupils, which this needs: WFLW's 98 points have them")
     return {"right": schema.right_eye, "left": schema.left_eye}
 
 
@@ -70,44 +70,33 @@ def foreshortened(landmarks: np.ndarray, schema: LandmarkSchema) -> np.ndarray:
     """(N, 2) bool: whether the right and the left eye of (N, L, 2) landmarks are too turned away for offset and openness.
 
     Both are in units of the eye's width, and the width of the far eye goes to zero in profile: offsets of several eye widths
-    are then the rule. The yardstick is the other eye, so that neither a face's size nor the shape of a person's eyes matters;
-    the distance of the outer canthi is none, because it shrinks in profile as well. Half of the other eye's width
-    (``FORESHORTENED``) is reached at a yaw of 35° to 45°. In WFLW's test faces the vertical offset has a standard deviation of
-    0.07 eye widths where the other eye is about as wide; turning the head looks nobody's eyes up or down, yet it has doubled to
-    0.14 where half the width is left, and is 0.33 under 0.3 of it. Eyes under ``SMALLEST_EYE`` pixels, or without a width,
-    count too.
+    are then the rule. An eye is compared with the other one, so that neither a face's size nor the shape of a person's eyes
+    matters; the distance of the outer canthi would not do, because it shrinks in profile as well. Half of the other eye's width
+    (``FORESHORTENED``) is reached at a yaw of 35° to 45°. In WFLW's test faces the standard deviation of the vertical offset
+    is 0.07 eye widths where both eyes are about as wide, 0.14 at half the width, and 0.33 under 0.3 of it. Eyes under
+    ``SMALLEST_EYE`` pixels, or without a width, count too.
     """
     landmarks = np.asarray(landmarks, float)
-    widths = np.stack([eye_frame(landmarks, eye)[3] for eye in _eyes(schema).values()], 1)
+    widths = np.stack([eye_frame(landmarks, eye)[3] for eye in eyes_of(schema).values()], 1)
     other = np.nan_to_num(widths[:, ::-1])
     return ~((widths >= FORESHORTENED * other) & (widths >= SMALLEST_EYE))
 
 
 def readable_eyes(landmarks: np.ndarray, schema: LandmarkSchema, closed: float = CLOSED) -> np.ndarray:
     """(N, 2) bool: whether the right and the left eye are open and not foreshortened, so that an offset means something."""
-    lids = np.stack([openness(landmarks, eye) for eye in _eyes(schema).values()], 1)
+    lids = np.stack([openness(landmarks, eye) for eye in eyes_of(schema).values()], 1)
     return (lids > closed) & ~foreshortened(landmarks, schema)
-
-
-def closed_rates(true: np.ndarray, predicted: np.ndarray, closed: float = CLOSED, threshold: float | None = None) -> pd.Series:
-    """How well predicted openness (N,) of at most ``threshold`` (by default ``closed``) finds the eyes whose true one is at
-    most ``closed``: sensitivity (of closed eyes, the share found), specificity (of open eyes, the share left alone), balanced
-    accuracy (their mean; 0.5 says nothing). NaN without such eyes."""
-    shut, said = np.asarray(true) <= closed, np.asarray(predicted) <= (closed if threshold is None else threshold)
-    sensitivity = said[shut].mean() if shut.any() else np.nan
-    specificity = (~said[~shut]).mean() if (~shut).any() else np.nan
-    rates = {"sensitivity": sensitivity, "specificity": specificity, "balanced accuracy": (sensitivity + specificity) / 2}
-    return pd.Series(rates, dtype=float)
 
 
 def mean_offsets(landmarks: np.ndarray, schema: LandmarkSchema, closed: float = CLOSED) -> dict[str, np.ndarray]:
     """The mean pupil offset (2,) of each side over the readable eyes of (N, L, 2) landmarks, in eye widths."""
     readable = readable_eyes(landmarks, schema, closed).T
-    return {s: pupil_offset(landmarks[r], eye).mean(0) for (s, eye), r in zip(_eyes(schema).items(), readable, strict=True)}
+    return {s: pupil_offset(landmarks[r], eye).mean(0) for (s, eye), r in zip(eyes_of(schema).items(), readable, strict=True)}
 
 
-def pupil_table(faces: Faces, closed: float = CLOSED) -> pd.DataFrame:
-    """One row per face, for somebody's own statistics.
+def pupil_table(faces: Faces | Sequence[Faces], closed: float = CLOSED) -> pd.DataFrame:
+    """One row per face, for your own statistics; of a list, as detection gives it for several photos, with their numbers in
+    the list as column ``photo``.
 
     Columns, for each side ("right" and "left" are the person's): ``offset_x_<side>`` and ``offset_y_<side>`` (the pupil in the
     eye frame, eye widths; x towards the nose, y up), ``pupil_x_<side>`` and ``pupil_y_<side>`` (image pixels),
@@ -116,10 +105,12 @@ def pupil_table(faces: Faces, closed: float = CLOSED) -> pd.DataFrame:
     ``look_x`` and ``look_y`` (the mean offset of the eyes that are neither, on one axis, x to the person's left, y up),
     ``inter_pupil`` (pixels), ``score`` and the faces' attributes. Raises ValueError for a schema without canthi.
     """
+    if not isinstance(faces, Faces):
+        tables = [pupil_table(one, closed) for one in faces] or [pupil_table(Faces.empty(), closed)]
+        return pd.concat(tables, keys=range(len(tables)), names=["photo", None]).reset_index("photo").reset_index(drop=True)
     table = pd.DataFrame(index=range(len(faces)))
-    looks = []
-    turned = foreshortened(faces.landmarks, faces.schema)
-    for number, (side, eye) in enumerate(_eyes(faces.schema).items()):
+    looks, turned = [], foreshortened(faces.landmarks, faces.schema)
+    for number, (side, eye) in enumerate(eyes_of(faces.schema).items()):
         offset, lids = pupil_offset(faces.landmarks, eye), openness(faces.landmarks, eye)
         table[[f"offset_x_{side}", f"offset_y_{side}"]] = offset
         table[[f"pupil_x_{side}", f"pupil_y_{side}"]] = faces.landmarks[:, eye.pupil]
@@ -127,13 +118,10 @@ def pupil_table(faces: Faces, closed: float = CLOSED) -> pd.DataFrame:
         table[f"openness_{side}"] = lids
         table[f"closed_{side}"] = lids <= closed
         table[f"foreshortened_{side}"] = turned[:, number]
-        # the right eye's nose side is the person's left
-        common = offset * [1.0 if side == "right" else -1.0, 1.0]
+        common = offset * [1.0 if side == "right" else -1.0, 1.0]  # the right eye's nose side is the person's left
         looks.append(np.where(((lids <= closed) | turned[:, number])[:, None], np.nan, common))
-    both = np.stack(looks)
-    known = np.isfinite(both)
-    mean = np.where(known, both, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan)
-    table[["look_x", "look_y"]] = mean
+    known = np.isfinite(looks)
+    table[["look_x", "look_y"]] = np.nansum(looks, axis=0) / np.where(known.any(0), known.sum(0), np.nan)
     right, left = faces.schema.pupils
     table["inter_pupil"] = np.linalg.norm(faces.landmarks[:, right] - faces.landmarks[:, left], axis=1)
     table["score"] = faces.scores
@@ -142,14 +130,14 @@ def pupil_table(faces: Faces, closed: float = CLOSED) -> pd.DataFrame:
 
 
 def baselines(landmarks: np.ndarray, schema: LandmarkSchema, mean_offset: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What a pupil predictor must beat: (N, 2, 2) right and left pupils from the other landmarks alone.
+    """Baselines that ignore the pupil: (N, 2, 2) right and left pupils from the other landmarks alone.
 
     "canthus midpoint"; "lid centroid", the mean of the lid points; "mean offset", the training set's mean offset (2,) of each
     side put into the eye frame.
     """
     landmarks = np.asarray(landmarks, float)
     result: dict[str, list[np.ndarray]] = {"canthus midpoint": [], "lid centroid": [], "mean offset": []}
-    for side, eye in _eyes(schema).items():
+    for side, eye in eyes_of(schema).items():
         origin, x, y, width = eye_frame(landmarks, eye)
         result["canthus midpoint"].append(origin)
         result["lid centroid"].append(landmarks[:, list(eye.lids)].mean(1))
@@ -173,7 +161,7 @@ def pupil_errors(predicted: np.ndarray, true: np.ndarray, schema: LandmarkSchema
     inter_pupil = np.linalg.norm(pupils[:, 0] - pupils[:, 1], axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         table = pd.DataFrame({"pupil_nme": distance.mean(1) / inter_ocular, "worst_eye": distance.max(1) / inter_pupil})
-    for number, (side, eye) in enumerate(_eyes(schema).items()):
+    for number, (side, eye) in enumerate(eyes_of(schema).items()):
         there = to_eye_frame(predicted[:, number], true, eye)
         table[[f"error_x_{side}", f"error_y_{side}"]] = there - to_eye_frame(pupils[:, number], true, eye)
     return table
@@ -196,48 +184,3 @@ def level_eye(
     pixels = matrix.copy()
     pixels[:, 2] += turn @ [0.5, 0.5] - 0.5  # OpenCV counts from the middle of the first pixel
     return cv2.warpAffine(image, pixels, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), matrix
-
-
-def refine_pupils(image: np.ndarray, landmarks: np.ndarray, schema: LandmarkSchema) -> np.ndarray:
-    """(N, 2, 2) right and left pupils of (N, L, 2) landmarks, moved onto the dark iris in ``image`` (H, W, 3).
-
-    In the level eye, within the polygon of the lids, the centre of darkness under a disc of the iris's size is found by mean
-    shift (Comaniciu and Meer, PAMI 2002) from the predicted pupil on, with fractions of a pixel. A pupil that would move by
-    more than a quarter of the eye's width, or an eye without contrast, stays as it was.
-    """
-    landmarks = np.asarray(landmarks, float)
-    result = landmarks[:, list(schema.pupils)].copy()
-    for number, points in enumerate(landmarks):
-        for side, eye in enumerate(_eyes(schema).values()):
-            if np.isfinite(points[[*eye.lids, eye.pupil]]).all():
-                result[number, side] = _darkest(image, points, eye)
-    return result
-
-
-def _darkest(image: np.ndarray, points: np.ndarray, eye: Eye) -> np.ndarray:
-    crop, matrix = level_eye(image, points, eye)
-    grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    inside = np.zeros(grey.shape, np.uint8)
-    lids = points[list(eye.lids)] @ matrix[:, :2].T + matrix[:, 2]
-    width = 0.6 * grey.shape[1]
-    cv2.fillPoly(inside, [np.round(lids).astype(np.int32)], 1)
-    lashes = 2 * round(_LASHES * width) + 1
-    inside = cv2.erode(inside, np.ones((lashes, lashes), np.uint8))
-    start = matrix[:, :2] @ points[eye.pupil] + matrix[:, 2]
-    if inside.sum() < 0.02 * width**2:
-        return points[eye.pupil]
-    low, high = np.quantile(grey[inside > 0], [0.05, 0.9])
-    dark = np.clip((low + high) / 2 - grey, 0, None) * inside
-    rows, columns = np.indices(grey.shape) + 0.5
-    here = start
-    for _ in range(20):
-        near = dark * (np.hypot(columns - here[0], rows - here[1]) < _IRIS * width)
-        if near.sum() < 1 or high - low < 8:
-            return points[eye.pupil]
-        following = np.array([(near * columns).sum(), (near * rows).sum()]) / near.sum()
-        moved, here = np.linalg.norm(following - here), following
-        if moved < 0.01 * width:
-            break
-    if np.linalg.norm(here - start) > _FARTHEST * width:
-        return points[eye.pupil]
-    return np.linalg.solve(matrix[:, :2], here - matrix[:, 2])

@@ -4,7 +4,6 @@ import pytest
 
 from retinalib.evaluate import (
     auc,
-    box_iou,
     cumulative_error,
     detection_ap,
     evaluate_faces,
@@ -14,13 +13,12 @@ from retinalib.evaluate import (
     nme,
     point_errors,
     precision_recall,
-    region_errors,
     resampled_ap,
-    subsets,
     summary,
 )
 from retinalib.faces import Faces
 from retinalib.landmarks import WFLW_98, WIDER_5
+from tests.shared import IBUG_68, PLATE_4
 
 
 def scene(rng, faces=3, noise=0.0, missed=(), surplus=0):
@@ -39,12 +37,6 @@ def scene(rng, faces=3, noise=0.0, missed=(), surplus=0):
         scores=rng.uniform(0.1, 1, len(kept) + surplus),
     )
     return predicted, true
-
-
-def test_iou_by_hand():
-    a = np.array([[0, 0, 10, 10], [0, 0, 5, 10]], float)
-    np.testing.assert_allclose(box_iou(a, a), [[1, 0.5], [0.5, 1]])
-    assert box_iou(a, np.array([[20.0, 20, 30, 30]])).max() == 0 and box_iou(a, np.zeros((0, 4))).shape == (2, 0)
 
 
 def test_an_overlap_at_the_threshold_is_a_match():
@@ -68,6 +60,18 @@ def test_nme_by_loops():
     boxes = np.array([[50, 60, 80, 100.0]] * 4)
     by_box = nme(predicted, true, normaliser="box", boxes=boxes)
     np.testing.assert_allclose(by_box, nme(predicted, true, normaliser=np.full(4, np.sqrt(1200))))
+
+
+def test_normalisers_of_other_schemas():
+    true = np.random.default_rng(0).uniform(0, 100, (2, 68, 2))
+    middles = [true[:, list(eye.lids)].mean(1) for eye in (IBUG_68.right_eye, IBUG_68.left_eye)]
+    errors = point_errors(true + [3, 4], true, normaliser="inter_pupil", schema=IBUG_68)
+    np.testing.assert_allclose(errors[:, 0], 5 / np.linalg.norm(middles[0] - middles[1], axis=-1))
+    corners, boxes = true[:, :4], np.array([[0, 0, 10, 10.0]] * 2)
+    np.testing.assert_allclose(nme(corners + [3, 4], corners, normaliser="box", schema=PLATE_4, boxes=boxes), 0.5)
+    for name in ("inter_ocular", "inter_pupil"):
+        with pytest.raises(ValueError, match=r"no eyes|normaliser must be"):
+            nme(corners, corners, normaliser=name, schema=PLATE_4)
 
 
 def test_nme_does_not_change_with_scale_shift_and_rotation():
@@ -173,24 +177,6 @@ def test_a_face_without_length_is_no_labelled_one():
     predicted, true = scene(np.random.default_rng(3), faces=2)
     true.landmarks[0, WFLW_98.inter_ocular[1]] = true.landmarks[0, WFLW_98.inter_ocular[0]]
     assert evaluate_faces([predicted], [true])["face"].tolist() == [1]
-
-
-def test_subsets_and_their_errors_by_region():
-    rng = np.random.default_rng(8)
-    predicted, true = scene(rng, faces=4, noise=2.0, missed=(1,))
-    true.attributes = pd.DataFrame({"pose": [1, 1, 0, 0], "blur": [0, 1, 0, 0]})
-    table = evaluate_faces([predicted], [true])
-    parts = subsets(table, (0, 60, np.inf))
-    assert parts["pose"].index.tolist() == [0, 1] and parts["none of them"].index.tolist() == [2, 3]
-    small = [k for k in range(4) if true.size[k] <= 60]
-    assert parts["0 to 60 px"].index.tolist() == small and len(parts["from 60 px"]) == 4 - len(small)
-    errors = region_errors(table)
-    assert errors.loc["pose", ["faces", "found"]].tolist() == [2, 1] and errors.loc["blur", "found"] == 0
-    scale = np.linalg.norm(true.landmarks[0, 60] - true.landmarks[0, 72])
-    nose = np.linalg.norm(predicted.landmarks[0] - true.landmarks[0], axis=1)[list(WFLW_98.regions["nose"])].mean()
-    assert errors.loc["pose", "nose"] == pytest.approx(nose / scale, rel=1e-4) and np.isnan(errors.loc["blur", "nose"])
-    assert errors.columns[2:].tolist() == list(WFLW_98.regions)
-    assert "expression" not in errors.index and len(region_errors(evaluate_faces([], []))) == 1
 
 
 def test_end_to_end_rows_and_misses():

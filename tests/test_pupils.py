@@ -1,16 +1,12 @@
-from dataclasses import replace
-
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
 from retinalib.faces import Faces
-from retinalib.landmarks import WFLW_98, WIDER_5, Eye
+from retinalib.landmarks import WFLW_98, WIDER_5
 from retinalib.pupils import (
     JESORSKY,
     baselines,
-    closed_rates,
     foreshortened,
     level_eye,
     mean_offsets,
@@ -19,9 +15,8 @@ from retinalib.pupils import (
     pupil_offset,
     pupil_table,
     readable_eyes,
-    refine_pupils,
 )
-from tests.shared import SHARED, needs_shared
+from tests.shared import IBUG_68, SHARED, needs_shared
 
 
 def face(offset=(0.1, 0.05), opening=0.3):
@@ -108,14 +103,12 @@ def test_readable_eyes_are_open_and_not_foreshortened():
     assert usual["right"] == pytest.approx([0.2, 0.1]) and usual["left"] == pytest.approx([0.2, 0.1])
 
 
-def test_closed_eyes_found_and_open_ones_left_alone():
-    true = np.array([0.05, 0.1, 0.2, 0.3, 0.3, 0.4])
-    rates = closed_rates(true, np.array([0.1, 0.3, 0.1, 0.3, 0.3, 0.4]), 0.12)
-    assert rates["sensitivity"] == 0.5 and rates["specificity"] == 0.75 and rates["balanced accuracy"] == 0.625
-    always_open = closed_rates(true, np.full(6, 0.3), 0.12)
-    assert always_open["sensitivity"] == 0 and always_open["specificity"] == 1 and always_open["balanced accuracy"] == 0.5
-    assert closed_rates(true, np.full(6, 0.3), 0.12, threshold=0.3)["sensitivity"] == 1
-    assert closed_rates(true[:0], true[:0]).isna().all()
+def test_of_several_photos_a_row_a_face_with_its_photo():
+    some = Faces([[0, 0, 9, 9]] * 2, np.stack([face(), face((0.2, 0.0))]))
+    table = pupil_table([some, Faces.empty(), some[[1]]])
+    assert table["photo"].tolist() == [0, 0, 2] and table.index.tolist() == [0, 1, 2]
+    pd.testing.assert_frame_equal(table.drop(columns="photo")[:2], pupil_table(some))
+    assert list(pupil_table([])) == ["photo", *pupil_table(Faces.empty())] and len(pupil_table([Faces.empty()])) == 0
 
 
 def test_degenerate_and_empty():
@@ -124,10 +117,10 @@ def test_degenerate_and_empty():
     table = pupil_table(Faces([[0, 0, 9, 9]], points[None]))
     assert np.isnan(table["offset_x_right"][0]) and np.isfinite(table["offset_x_left"][0])
     assert len(pupil_table(Faces.empty())) == 0
-    with pytest.raises(ValueError, match="wider5 has no canthi"):
+    with pytest.raises(ValueError, match="wider5 has no canthi, lids and pupils"):
         pupil_table(Faces.empty(WIDER_5))
-    with pytest.raises(ValueError, match="has no canthi and lids"):
-        readable_eyes(points[None], replace(WFLW_98, right_eye=Eye(96, 60, 64)))
+    with pytest.raises(ValueError, match="ibug68 has no canthi, lids and pupils"):
+        readable_eyes(points[None, :68], IBUG_68)
 
 
 def test_baselines_by_hand():
@@ -171,64 +164,3 @@ def test_real_pupils_lie_within_their_eyes():
         offset = pupil_offset(points, eye)[opened]
         assert opened.mean() > 0.7 and (np.abs(offset[:, 0]) < 0.5).mean() > 0.97
         assert abs(np.median(offset[:, 0])) < 0.1 and abs(np.median(offset[:, 1])) < 0.08
-
-
-def painted(true, blot=0.0):
-    """Dark irises of a fifth of the eye's width on a light ground, and with ``blot`` a dark spot so far beside each of them."""
-    image = np.full((400, 480, 3), 235, np.uint8)
-    for eye in (WFLW_98.right_eye, WFLW_98.left_eye):
-        x, y = true[eye.pupil] - 0.5
-        for across, radius in ((0, 24), (blot * 120, 8)):
-            cv2.circle(image, (round((x + across) * 16), round(y * 16)), 16 * radius, (40, 30, 20), -1, cv2.LINE_AA, 4)
-    return image
-
-
-@pytest.mark.parametrize("shift", [(0.0, 0.0), (0.06, 0.03), (-0.08, -0.02)])
-def test_refinement_finds_the_dark_iris(shift):
-    """A painted eye: wherever the start in the iris, the refined pupil is at the disc's middle, to a fraction of a pixel."""
-    true = face((0.05, 0.0), 0.5) * 4
-    start = true.copy()
-    start[list(WFLW_98.pupils)] += np.array(shift) * 120
-    refined = refine_pupils(painted(true), start[None], WFLW_98)[0]
-    assert np.linalg.norm(refined - true[list(WFLW_98.pupils)], axis=1).max() < 0.6
-
-
-def test_refinement_looks_no_farther_than_the_iris():
-    true = face((-0.1, 0.0), 0.5) * 4
-    refined = refine_pupils(painted(true, blot=0.3), true[None], WFLW_98)[0]
-    assert np.linalg.norm(refined - true[list(WFLW_98.pupils)], axis=1).max() < 0.1
-
-
-@pytest.mark.parametrize("opening, moves", [(0.15, False), (0.18, True)])
-def test_refinement_needs_open_lids(opening, moves):
-    """Between lids and lashes there has to be more than two hundredths of the eye's width squared."""
-    true = face((0.0, 0.0), opening) * 4
-    start = true.copy()
-    start[list(WFLW_98.pupils)] += [6.0, 0.0]
-    refined = refine_pupils(painted(true), start[None], WFLW_98)[0]
-    wanted = (true if moves else start)[list(WFLW_98.pupils)]
-    assert np.linalg.norm(refined - wanted, axis=1).max() < (1.0 if moves else 1e-9)
-
-
-def test_refinement_leaves_what_it_can_not_better():
-    plain = np.full((100, 120, 3), 128, np.uint8)
-    points = np.stack([face(), np.full((98, 2), np.nan)])
-    refined = refine_pupils(plain, points, WFLW_98)
-    np.testing.assert_array_equal(refined, points[:, list(WFLW_98.pupils)])
-    assert refine_pupils(plain, np.zeros((0, 98, 2)), WFLW_98).shape == (0, 2, 2)
-
-
-@pytest.mark.parametrize("iris, moves", [(60, True), (229, False)])
-def test_refinement_needs_contrast_and_whole_lids(iris, moves):
-    true = face((0.05, 0.0), 0.5) * 4
-    image = np.full((400, 480, 3), 235, np.uint8)
-    for eye in (WFLW_98.right_eye, WFLW_98.left_eye):
-        x, y = (true[eye.pupil] - 0.5).round().astype(int).tolist()
-        cv2.circle(image, (x, y), 24, (iris, iris, iris), -1)
-    start, pupils = true.copy(), list(WFLW_98.pupils)
-    start[pupils] += [8, 3]
-    lacking = start.copy()
-    lacking[WFLW_98.right_eye.lids[1]] = np.nan
-    refined = refine_pupils(image, np.stack([start, lacking]), WFLW_98)
-    step = np.linalg.norm(refined - np.stack([start, lacking])[:, pupils], axis=-1)
-    assert (step > 4).tolist() == [[moves, moves], [False, moves]] and (moves or step.max() == 0)

@@ -1,1 +1,1 @@
-"""The figures of the workbook, a module a chapter: each function takes numbers and gives a figure. None needs torch."""
+"""The style of all figures, and those figures that two places share. None needs torch."""

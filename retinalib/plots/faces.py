@@ -1,4 +1,4 @@
-"""Figures of a data set: its faces with their landmarks, counts and sizes, oddities, shapes, pupils."""
+"""Faces and eyes close up, and distributions side by side."""
 
 from __future__ import annotations
 
@@ -8,224 +8,99 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
 
 from retinalib.faces import Faces
-from retinalib.landmarks import LandmarkSchema
-from retinalib.plots.style import PALETTE, draw_faces, region_colours, region_lines
-from retinalib.studies.shapes import aligned_to
-
-Picture = tuple[np.ndarray, Faces]
-"""An image (H, W, 3) uint8 and its faces."""
+from retinalib.landmarks import Eye
+from retinalib.plots.style import PREDICTION, TRUTH, draw_faces
+from retinalib.pupils import level_eye
 
 
 def plate(
-    pictures: Sequence[Picture],
+    pictures: Sequence[tuple[np.ndarray, Faces]],
     titles: Sequence[str] | None = None,
     columns: int = 6,
     width: float = 1.5,
-    *,
-    boxes: bool = False,
-    regions: bool = True,
-    landmarks: bool = True,
+    **drawn: bool,
 ) -> Figure:
-    """A contact sheet of pictures with their true faces; width: inches per picture."""
+    """A contact sheet of pictures, (H, W, 3) uint8, with their true faces; width: inches per picture; drawn: what of the faces,
+    as of :func:`retinalib.plots.style.draw_faces` (regions unless said otherwise, no boxes)."""
     columns = min(columns, max(1, len(pictures)))
     rows = max(1, -(-len(pictures) // columns))
     height = width + (0.22 if titles is not None else 0.04)
     fig, axes = plt.subplots(rows, columns, figsize=(columns * width, rows * height), layout="constrained", squeeze=False)
     fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
-    for number, ax in enumerate(axes.flat):
-        if number >= len(pictures):
-            ax.axis("off")
-            continue
-        image, faces = pictures[number]
-        draw_faces(ax, image, faces, boxes=boxes, regions=regions, landmarks=landmarks)
+    for ax in axes.flat[len(pictures) :]:
+        ax.axis("off")
+    for number, (ax, (image, faces)) in enumerate(zip(axes.flat, pictures, strict=False)):
+        draw_faces(ax, image, faces, **{"boxes": False, "regions": True} | drawn)
         if titles is not None:
             ax.set_title(titles[number], fontsize=7, weight="normal", pad=2)
     return fig
 
 
-def numbered_face(image: np.ndarray, face: Faces) -> Figure:
-    """One face with the number of every landmark, in the colours of its regions: the map of the schema."""
-    fig, ax = plt.subplots(figsize=(7.2, 5.8), layout="constrained")
-    draw_faces(ax, image, face, boxes=False, regions=True, numbers=True)
-    regions = face.schema.regions
-    marks = [plt.Line2D([], [], marker="o", ls="", color=colour) for colour in region_colours(face.schema).values()]
-    labels = [f"{name} {min(points)}–{max(points)}" for name, points in regions.items()]
-    ax.legend(marks, labels, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return fig
+def draw_level_eye(
+    ax: Axes,
+    image: np.ndarray,
+    at: np.ndarray,
+    eye: Eye,
+    looks: Sequence[tuple[str, np.ndarray, str, str]],
+    size: tuple[int, int] = (120, 72),
+) -> None:
+    """One eye turned level, with the lids and the pupil of several landmarks over it.
 
-
-def attribute_figure(table: pd.DataFrame, names: Sequence[str]) -> Figure:
-    """How many faces have each attribute, and how often two come together.
-
-    table: one row per face, with the boolean columns ``names``.
+    image: (H, W, 3) uint8; at: (L, 2) landmarks that say where the eye is; looks: name, (L, 2) landmarks, colour and marker of
+    the pupil, the first one lowest; all in pixels of the image. size: width and height of what is shown.
     """
-    flags = table[list(names)].astype(float)
-    counts = flags.sum().sort_values(ascending=False)
-    flags = flags[counts.index]
-    labels = [name.replace("_", "-") for name in counts.index]
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.6), layout="constrained", width_ratios=(1, 1.15))
-    bars = left.barh(labels, counts, color=PALETTE[0])
-    left.bar_label(bars, [f" {int(n)} ({n / max(len(table), 1):.0%})" for n in counts], fontsize=8)
-    left.set(xlabel=f"faces (of {len(table)})", xlim=(0, max(counts.max(), 1) * 1.28), title="Faces with each attribute")
-    left.invert_yaxis()
-    left.grid(axis="y", visible=False)
-    together = flags.T @ flags
-    share = together.div(np.maximum(np.diag(together), 1), axis=0)
-    hidden = np.eye(len(labels), dtype=bool)
-    options = {"xticklabels": labels, "yticklabels": labels, "vmin": 0, "vmax": 1, "cmap": "mako_r"}
-    sns.heatmap(share, mask=hidden, annot=True, fmt=".0%", ax=right, cbar=False, annot_kws={"fontsize": 9}, **options)
-    for text in right.texts:  # black or white, whichever stands out more
-        dark = float(text.get_text().rstrip("%")) > 50
-        text.set_color("white" if dark else "black")
-    right.set(title="Of the faces with the row's attribute,\nthe share that also has the column's", xlabel="", ylabel="")
-    right.tick_params(axis="x", rotation=30)
-    right.grid(False)
+    crop, matrix = level_eye(image, at, eye, size)
+    ax.imshow(crop, extent=(0, crop.shape[1], crop.shape[0], 0))
+    for name, landmarks, colour, marker in looks:
+        points = landmarks @ matrix[:, :2].T + matrix[:, 2]
+        ax.plot(*points[[*eye.lids, eye.lids[0]]].T, color=colour, lw=1.2)
+        ax.plot(*points[eye.pupil], marker, color=colour, mfc="none", ms=10, mew=1.8, ls="none", label=name)
+    ax.set(xlim=(0, crop.shape[1]), ylim=(crop.shape[0], 0), xticks=[], yticks=[])
+    ax.grid(False)
+
+
+def eye_sheet(
+    photos: Sequence[np.ndarray], true: np.ndarray, predicted: np.ndarray, eye: Eye, titles: Sequence[str], columns: int = 6
+) -> Figure:
+    """Level eyes with the true (green circle) and the predicted pupil (blue cross; outside of what is shown: a blue triangle at
+    the border nearest to it). photos: one for each of (N, L, 2) true and predicted landmarks."""
+    rows = max(1, -(-len(true) // columns))
+    fig, axes = plt.subplots(rows, columns, figsize=(1.7 * columns, 1.25 * rows), squeeze=False, layout="constrained")
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, photo, *points, title in zip(axes.flat, photos, true, predicted, titles, strict=False):
+        crop, matrix = level_eye(photo, points[0], eye)
+        there, found = (matrix[:, :2] @ landmarks[eye.pupil] + matrix[:, 2] for landmarks in points)
+        size = np.array(crop.shape[1::-1])
+        ax.imshow(crop, extent=(0, size[0], size[1], 0))
+        ax.plot(*there, "o", mfc="none", mec=TRUTH, ms=9, mew=1.6)
+        shown = np.clip(found, 0, size)
+        beyond, axis = found - shown, int(np.abs(found - shown).argmax())
+        inside = not beyond.any()
+        marker = "+" if inside else ("<>", "^v")[axis][int(beyond[axis] > 0)]
+        ax.plot(*shown, marker, color=PREDICTION, ms=10 if inside else 7, mew=1.8, clip_on=False)
+        ax.set(xlim=(0, size[0]), ylim=(size[1], 0))
+        ax.set_title(title if inside else f"{title}, outside", fontsize=8, loc="center", weight="normal")
     return fig
 
 
-def size_figure(described: pd.DataFrame) -> Figure:
-    """Sizes of the faces' boxes, in pixels and as a share of the photo, and faces per photo.
+def distributions_figure(table: pd.DataFrame, labels: dict[str, str], ks: dict[str, float]) -> Figure:
+    """Distributions of the same columns in several sources, a panel per column, with the Kolmogorov–Smirnov statistic of each.
 
-    described: a table of :func:`retinalib.datasets.describe.describe_faces`.
+    table: a column ``source`` and those of ``labels`` (column -> label with unit); ks: label -> statistic.
     """
-    fig, axes = plt.subplots(1, 3, figsize=(10.5, 3.2), layout="constrained")
-    sns.histplot(described, x="size", log_scale=True, bins=30, ax=axes[0], color=PALETTE[0])
-    low, high = np.log2(described["size"].min()), np.log2(described["size"].max())
-    ticks = [2**n for n in range(int(np.ceil(low)), int(high) + 1)]
-    axes[0].set_xticks(ticks, ticks)
-    axes[0].xaxis.set_minor_locator(NullLocator())
-    axes[0].axvline(described["size"].median(), color=PALETTE[5], ls="--", lw=1.2)
-    axes[0].set(xlabel="size of the box (√area, pixels)", ylabel="faces", title=f"Median {described['size'].median():.0f} px")
-    sns.histplot(described, x="share", bins=30, ax=axes[1], color=PALETTE[0])
-    title = f"Median {described['share'].median():.0%} of the photo's side"
-    axes[1].set(xlabel="box by photo (√ of the areas' ratio)", ylabel="faces", title=title)
-    counts = described.groupby("photo")["faces"].first().value_counts().sort_index()
-    most = int(counts.index.max())
-    axes[2].bar(counts.index, counts, color=PALETTE[0])
-    axes[2].set(xlabel="labelled faces in a photo", ylabel="photos", title=f"{counts.get(1, 0) / counts.sum():.0%} have one")
-    if most <= 12:
-        axes[2].set_xticks(range(1, most + 1))
-    for ax in axes:
-        ax.grid(axis="x", visible=False)
-    return fig
-
-
-def odd_points_figure(described: pd.DataFrame) -> Figure:
-    """How many faces have landmarks outside the photo, outside their box, or one on another; a panel for each that occurs."""
-    columns = {
-        "outside_photo": "outside the photo",
-        "outside_box": "over 1 px outside the box",
-        "repeated": "on another landmark",
-    }
-    marked = described[described["labelled"]]
-    found = {column: label for column, label in columns.items() if (marked[column] > 0).any()}
-    fig, axes = plt.subplots(
-        1, max(len(found), 1), figsize=(3.9 * max(len(found), 1), 2.9), layout="constrained", squeeze=False
-    )
-    if not found:
-        axes[0, 0].text(0.5, 0.5, "none", transform=axes[0, 0].transAxes, ha="center", color="0.4")
-        axes[0, 0].set(xticks=[], yticks=[], title="Odd landmarks")
-    for ax, (column, label) in zip(axes[0], found.items(), strict=False):
-        some = marked.loc[marked[column] > 0, column]
-        bins = {"binwidth": max(1, round(some.max() / 20)), "binrange": (0.5, some.max() + 0.5)}
-        sns.histplot(x=some, ax=ax, color=PALETTE[1], **bins)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        ax.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        ax.set(
-            xlabel="such landmarks of a face", ylabel="faces", title=f"{label.capitalize()}: {len(some)} of {len(marked)} faces"
-        )
-        ax.grid(axis="x", visible=False)
-    return fig
-
-
-def shape_figure(shapes: np.ndarray, mean: np.ndarray, schema: LandmarkSchema, shown: int = 400) -> Figure:
-    """The mean shape over the aligned faces, and how far each landmark strays from it.
-
-    shapes: (N, L, 2) complete landmarks; mean: (L, 2), as of :func:`retinalib.studies.shapes.mean_shape`.
-    """
-    right, left = schema.inter_ocular
-    unit = np.linalg.norm(mean[right] - mean[left])
-    mean = (mean - (mean[right] + mean[left]) / 2) / unit
-    aligned = aligned_to(shapes.astype(float), mean)
-    spread = np.sqrt(((aligned - mean) ** 2).sum(-1).mean(0))
-    fig, axes = plt.subplots(1, 2, figsize=(10, 4.8), layout="constrained", sharex=True, sharey=True)
-    colours = region_colours(schema)
-    for name, points in schema.regions.items():
-        cloud = aligned[:shown, list(points)].reshape(-1, 2)
-        axes[0].scatter(*cloud.T, s=2, color=colours[name], alpha=0.15, lw=0, rasterized=True)
-    lines = region_lines(mean, schema)
-    for ax, colour in ((axes[0], "black"), (axes[1], "0.75")):
-        for line in lines.values():
-            ax.plot(*line.T, color=colour, lw=1.1)
-    axes[0].scatter(*mean[list(schema.pupils)].T, s=14, color="black", zorder=3)
-    dots = axes[1].scatter(*mean.T, c=spread, s=24, cmap="flare", zorder=3)
-    fig.colorbar(dots, ax=axes[1], label="root mean square distance (inter-ocular)", shrink=0.8)
-    axes[0].set(
-        title=f"Mean shape over {len(shapes)} aligned faces, {min(len(shapes), shown)} shown", ylabel="inter-ocular distances"
-    )
-    axes[1].set(title="Where faces differ most")
-    low, high = mean.min(0) - 0.35, mean.max(0) + 0.3
-    for ax in axes:
-        ax.set(aspect="equal", xlim=(low[0], high[0]), ylim=(high[1], low[1]), xlabel="inter-ocular distances")
-    return fig
-
-
-def pupil_figure(pupils: pd.DataFrame) -> Figure:
-    """Where the pupils lie within the eyes, and how open the eyes are.
-
-    pupils: a table of :func:`retinalib.pupils.pupil_table`. Foreshortened eyes are in neither panel,
-    closed ones not in the left one.
-    """
-    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", width_ratios=(1.5, 1))
-    turned = pupils[["foreshortened_right", "foreshortened_left"]].to_numpy()
-    lids = pupils[["openness_right", "openness_left"]].mask(turned)
-    at = np.linspace(-0.5, 0.5, 50)
-    lid = 0.6 * np.nanmedian(lids) * (1 - 4 * at**2)  # parabolas whose mean opening at the three lid points is the median
-    left.fill_between(at, -lid, lid, color="0.9", lw=0)
-    left.plot([-0.5, 0.5], [0, 0], ls="", marker="o", color="black", ms=4)
-    dots = []
-    for side, colour in (("right", PALETTE[0]), ("left", PALETTE[1])):
-        shown = pupils[~pupils[f"closed_{side}"] & ~pupils[f"foreshortened_{side}"]]
-        dots.append(shown[[f"offset_x_{side}", f"offset_y_{side}"]].set_axis(["x", "y"], axis=1).assign(colour=colour))
-        left.scatter([], [], s=25, color=colour, lw=0, label=f"{side} eye")
-        shown = lids[f"openness_{side}"].clip(upper=0.8)
-        bins = np.linspace(0, 0.8, 33)
-        sns.histplot(x=shown, bins=bins, ax=right, color=colour, element="step", alpha=0.25, label=f"{side} eye")
-    left.set(xlabel="from the outer (−0.5) to the inner canthus (0.5), eye widths", ylabel="up (eye widths)")
-    left.set(title="Pupils in the frame of their eye", xlim=(-0.65, 0.65), ylim=(-0.45, 0.45), aspect="equal")
-    left.legend(loc="upper right")
-    mixed = pd.concat(dots).sample(frac=1, random_state=0)  # neither side's dots lie above the other's
-    left.scatter(mixed["x"], mixed["y"], s=9, c=mixed["colour"], alpha=0.4, lw=0, rasterized=True)
-    right.set(xlabel="opening of the lids (eye widths, at most 0.8)", ylabel="eyes", title="How open the eyes are")
-    right.legend()
-    return fig
-
-
-def component_figure(left: pd.DataFrame) -> Figure:
-    """How far real shapes remain from their fits by principal components. left: mean distance of a landmark in % of the
-    inter-ocular distance; index: number of components, columns: whose they are."""
-    fig, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
-    for (name, values), colour in zip(left.items(), PALETTE, strict=False):
-        ax.plot(left.index, values, marker="o", ms=4, color=colour, label=f"of {name} shapes")
-    ax.set_xscale("symlog", linthresh=1)
-    ax.set(xticks=left.index, xticklabels=left.index, xlabel="principal components", ylim=(0, None))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.set(ylabel="mean distance left (% inter-ocular)", title="How near do they come to real faces?")
-    ax.legend()
-    return fig
-
-
-def pose_figure(table: pd.DataFrame) -> Figure:
-    """Head pose and gaze of rendered faces: columns yaw, pitch, gaze_yaw_right, gaze_pitch_right, degrees."""
-    fig, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    options = {"s": 8, "alpha": 0.5, "linewidth": 0, "color": PALETTE[0], "rasterized": True}
-    sns.scatterplot(table, x="yaw", y="pitch", ax=axes[0], **options)
-    axes[0].set(xlabel="head yaw (°, to the image's right)", ylabel="head pitch (°, up)", title="Where heads turn")
-    sns.scatterplot(table, x="gaze_yaw_right", y="gaze_pitch_right", ax=axes[1], **options)
-    axes[1].set(xlabel="gaze yaw (°, to the image's right)", ylabel="gaze pitch (°, up)")
-    axes[1].set(title="Where right eyes look (0, 0: along the camera's axis)")
+    fig, axes = plt.subplots(2, -(-len(labels) // 2), figsize=(10.5, 5.4), squeeze=False, layout="constrained")
+    for ax in axes.flat[len(labels) :]:
+        ax.axis("off")
+    for ax, (column, label) in zip(axes.flat, labels.items(), strict=False):
+        span = tuple(table[column].quantile([0.005, 0.995]))
+        options = {"bins": 24, "stat": "density", "element": "step", "alpha": 0.25, "common_norm": False}
+        sns.histplot(table, x=column, hue="source", binrange=span, ax=ax, legend=ax is axes.flat[0], **options)
+        ax.set(xlabel=label, ylabel="density")
+        ax.set_title(f"KS {ks[label]:.2f}", fontsize=9)
+    axes.flat[0].get_legend().set_title("")
     return fig

@@ -22,6 +22,7 @@ from retinalib.landmarks import LandmarkSchema
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31", "#555555")
 """Okabe and Ito's colours (2008), in the order in which series take them."""
 
+LINES = ("-", "--", ":", "-.")  # so that lines can be told apart in grey, too
 TRUTH = "#14B87A"  # light green, and drawn below
 PREDICTION = "#1F5FE0"  # dark blue: the two differ in lightness as well as in hue
 
@@ -152,7 +153,7 @@ def _draw_landmarks(ax: Axes, face: Faces, colour: str, regions: bool, numbers: 
                 if known[i]:
                     unit = direction / max(float(np.linalg.norm(direction)), 1e-6)
                     at = points[i] + (-1.6 if region == "inner lips" else 1.6) * size * unit  # the outer lips' are outside
-                    text = ax.annotate(str(i), at, color="white", fontsize=5.5, zorder=4, ha="center", va="center")
+                    text = ax.annotate(str(i), at, color="white", fontsize=7, zorder=4, ha="center", va="center")
                     text.set_path_effects(_OUTLINE)
 
 

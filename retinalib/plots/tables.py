@@ -1,18 +1,44 @@
-"""Tables of the report: CSV for machines, Markdown for pages, LaTeX for papers, each with its protocol as caption."""
+"""Tables and sentences of the report. A table is CSV for machines, Markdown for pages, LaTeX for papers, with its protocol as
+caption; a sentence is made from numbers, so that it can't go stale.
+"""
 
 from __future__ import annotations
 
+import re
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown, display
+from pandas.io.formats.style import Styler
 
 from retinalib.files import write_text
 
-_LATEX = {"_": " ", "<": "$<$", "≥": r"$\ge$", "≤": r"$\le$", "×": r"$\times$", "±": r"$\pm$", "−": "$-$", "°": r"$^\circ$"}
-_LATEX |= {"ρ": r"$\rho$", "\u00a0": "~", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-_LATEX |= {sign: "\\" + sign for sign in "%&#${}"}
+_SIGNS = {"≥": r"$\ge$", "≤": r"$\le$", "−": "$-$", "ρ": r"$\rho$", "\u00a0": "~"}  # those that LaTeX does not know
+
+
+def say(*lines: str) -> None:
+    """Shows Markdown in a notebook, a line below the other."""
+    display(Markdown("\n".join(lines)))
+
+
+def show_table(
+    table: pd.DataFrame,
+    caption: str = "",
+    path: Path | None = None,
+    digits: int = 3,
+    counts: Sequence[str] = ("faces",),
+    printed: pd.DataFrame | None = None,
+) -> Styler:
+    """A table as a notebook shows it: so many digits after the point, columns named in ``counts`` whole. With ``path`` and
+    ``printed`` it is written as well, see :func:`write_table`."""
+    if path is not None:
+        write_table(table, path, caption, printed)
+    whole = [name for name in counts if name in table]
+    shown = table.style.format(precision=digits, na_rep="").format("{:,.0f}", subset=whole)
+    return shown.set_caption(caption) if caption else shown
 
 
 def paper_form(differences: pd.DataFrame) -> pd.DataFrame:
@@ -49,47 +75,35 @@ def write_table(table: pd.DataFrame, path: Path, caption: str, printed: pd.DataF
     page = page.reset_index() if several else page
     markdown = page.to_markdown(floatfmt=".4g", index=not several, missingval="–")
     write_text(path.with_suffix(".md"), f"{markdown}\n\n{caption}\n")
-    cells = printed.rename(columns=_heading, index=_latex).map(_latex)
-    cells.index.names = [_latex(name) for name in cells.index.names]
-    latex = cells.style.to_latex(
+    cells = printed.rename_axis(index=lambda name: name and name.replace("_", " "))
+    cells.columns = [name.replace("_", " ") for name in cells]
+    styled = cells.style.format(lambda v: _number(v) if isinstance(v, float) else v, escape="latex")
+    for axis, form in ((0, None), (1, _stacked)):
+        styled.format_index(form, axis=axis, escape="latex")
+    latex = styled.to_latex(
         hrules=True,
-        caption=_latex(caption),
+        caption=re.sub(r"([%&#$_])", r"\\\1", caption),
         label=f"tab:{path.parent.name}-{path.name}",
         position="htbp",
         column_format="l" * cells.index.nlevels + "r" * cells.shape[1],
         multirow_align="naive",
-    )
+    ).translate(str.maketrans(_SIGNS))
     small = "\\footnotesize\\centering\\setlength{\\tabcolsep}{3pt}\n"
     write_text(path.with_suffix(".tex"), latex.replace("\\caption", small + "\\caption", 1))
 
 
-def _latex(value: object) -> object:
-    """A cell or a caption as LaTeX writes it; numbers with three digits."""
-    if isinstance(value, str):
-        return value.translate(str.maketrans(_LATEX))
-    if isinstance(value, float | np.floating):
-        return "--" if np.isnan(value) else f"${_number(value)}$"
-    return value
-
-
-def _heading(name: str) -> str:
+def _stacked(heading: str) -> str:
     """A column's name in several lines, so that columns stay as narrow as their numbers."""
-    return (
-        r"\shortstack[r]{"
-        + r"\\{}".join(_latex(line) for line in textwrap.wrap(name.replace("_", " "), 8, break_long_words=False))
-        + "}"
-    )
+    return r"\shortstack[r]{" + r"\\{}".join(textwrap.wrap(heading, 10, break_long_words=False)) + "}"
 
 
 def _with_interval(middle: float, low: float, high: float) -> str:
-    if np.isnan(middle):
-        return "–"
-    return f"{_number(middle)} [{_number(low)}, {_number(high)}]".replace("-", "−")
+    return "–" if np.isnan(middle) else f"{_number(middle)} [{_number(low)}, {_number(high)}]"
 
 
 def _number(value: float) -> str:
-    """Three digits, but all of a whole number and none of a rounding error."""
+    """Three digits, but all of a whole number and none of a rounding error; – for NaN."""
     if np.isnan(value):
         return "–"
     value = round(float(value), 6) + 0.0
-    return f"{value:.0f}" if value.is_integer() or abs(value) >= 1000 else f"{value:.3g}"
+    return (f"{value:.0f}" if value.is_integer() or abs(value) >= 1000 else f"{value:.3g}").replace("-", "−")

@@ -1,5 +1,5 @@
-"""Photos looked at in several ways, so that a network's pupils can be compared with the truth, with simpler guesses, and with
-themselves: how far a detector agrees with itself is all that can be measured where nobody knows the error.
+"""How far a detector agrees with itself, which is all that can be measured where nobody knows the error; and each way of
+looking at a photo beside the truth and beside baselines that ignore the pupil.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from retinalib.detect import Detector
 from retinalib.evaluate import match_faces, matched_landmarks
 from retinalib.faces import Faces
 from retinalib.landmarks import LandmarkSchema
-from retinalib.pupils import CLOSED, baselines, pupil_offset, readable_eyes, refine_pupils
+from retinalib.pupils import CLOSED, baselines, pupil_offset, readable_eyes
 
 
 @dataclass(frozen=True)
@@ -28,21 +28,21 @@ class Looks:
     predicted: np.ndarray
     true: np.ndarray
     mirrored: np.ndarray  # from the mirrored photo, mirrored back; NaN where the face was not found again
-    first: np.ndarray | None  # without the second look at the eyes; None for a network that takes none
+    first: np.ndarray | None  # without the second look; None for a network that takes none
 
-    def methods(
-        self, images: Sequence[np.ndarray], schema: LandmarkSchema, mean_offset: dict[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        """Pupils (N, 2, 2), right and left, by name: "network", "first look alone" where there are two looks, the three of
-        :func:`retinalib.pupils.baselines` (from the network's other landmarks) and "network, refined" in the images."""
+    def about(self, truth: Sequence[Faces], names: Sequence[str]) -> pd.DataFrame:
+        """What is known of the faces, a row each: their attributes, image (the photo's name) and size (pixels). truth, names: of
+        each photo."""
+        faces = [truth[p][int(n)] for p, n in zip(self.photo, self.number, strict=True)]
+        table = pd.concat([face.attributes for face in faces] or [pd.DataFrame()], ignore_index=True)
+        return table.assign(image=[names[p] for p in self.photo], size=[face.size[0] for face in faces])
+
+    def methods(self, schema: LandmarkSchema, mean_offset: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Pupils (N, 2, 2), right and left, by name: "network", "first look alone" where there are two looks, and the three of
+        :func:`retinalib.pupils.baselines`, from the network's other landmarks."""
         pupils = list(schema.pupils)
-        result = {"network": self.predicted[:, pupils]}
-        if self.first is not None:
-            result["first look alone"] = self.first[:, pupils]
-        result |= baselines(self.predicted, schema, mean_offset)
-        refined = [refine_pupils(images[p], self.predicted[self.photo == p], schema) for p in np.unique(self.photo)]
-        result["network, refined"] = np.concatenate(refined) if refined else np.zeros((0, 2, 2))
-        return result
+        first = {} if self.first is None else {"first look alone": self.first[:, pupils]}
+        return {"network": self.predicted[:, pupils], **first, **baselines(self.predicted, schema, mean_offset)}
 
 
 def look(detector: Detector, photos: Sequence[tuple[np.ndarray, Faces]], score_threshold: float) -> Looks:
@@ -52,38 +52,20 @@ def look(detector: Detector, photos: Sequence[tuple[np.ndarray, Faces]], score_t
     photo, number, predicted, true = matched_landmarks(found, truth)
     partners = [match_faces(ours, theirs) for ours, theirs in zip(found, truth, strict=True)]
     scores = np.array([found[p].scores[partners[p][n]] for p, n in zip(photo, number, strict=True)])
-    back = mirrored_look(detector, images, found, score_threshold)
+    back = _mirrored(detector, images, found, score_threshold)
     mirrored = np.array([back[p][partners[p][n]] for p, n in zip(photo, number, strict=True)]).reshape(predicted.shape)
-    first = first_look(detector, images, score_threshold)
-    once = None if first is None else matched_landmarks(first, truth)[2]
-    return Looks(found, photo, number, scores, predicted, true, mirrored, once)
+    first = None
+    if detector.model.eye_head is not None:
+        once = detector.detect(images, score_threshold, pyramid=True, second_look=False)  # the same faces
+        first = matched_landmarks(once, truth)[2]
+    return Looks(found, photo, number, scores, predicted, true, mirrored, first)
 
 
-def first_look(
-    detector: Detector, images: Sequence[np.ndarray], score_threshold: float, pyramid: bool = True
-) -> list[Faces] | None:
-    """The same faces in the same order as :func:`look` finds, without the second look at each eye;
-    None for a network that takes none. pyramid: as of :meth:`Detector.detect <retinalib.detect.Detector.detect>`, of whose own
-    faces with the same setting these are the first look."""
-    head = detector.model.eye_head
-    if head is None:
-        return None
-    detector.model.eye_head = None
-    try:
-        return detector.detect(list(images), score_threshold, pyramid=pyramid)
-    finally:
-        detector.model.eye_head = head
-
-
-def mirrored_look(
-    detector: Detector, images: Sequence[np.ndarray], found: Sequence[Faces], score_threshold: float
-) -> list[np.ndarray]:
-    """For each image's faces, the (F, L, 2) landmarks that the detector gives them in the mirrored photo, mirrored back.
-
-    In pixels of the photo as it is; NaN for a face that is not found again (IoU of the boxes at least 0.5).
-    """
+def _mirrored(detector: Detector, images: Sequence[np.ndarray], found: Sequence[Faces], score: float) -> list[np.ndarray]:
+    """For each image's faces, the (F, L, 2) landmarks that the detector gives them in the mirrored photo, mirrored back; NaN
+    for a face that is not found there (IoU of the boxes at least 0.5)."""
     result = []
-    again = detector.detect([np.ascontiguousarray(image[:, ::-1]) for image in images], score_threshold, pyramid=True)
+    again = detector.detect([np.ascontiguousarray(image[:, ::-1]) for image in images], score, pyramid=True)
     for image, faces, back in zip(images, found, again, strict=True):
         back = back.flipped(image.shape[1])
         partner = match_faces(back, faces)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from itertools import product
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import iqr
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from retinalib.detect import decode, for_inference
-from retinalib.landmarks import Eye, LandmarkSchema
-from retinalib.model import ModelConfig, Outputs, RetinaFace, SqueezeExcitation
+from retinalib.detect import for_inference
+from retinalib.model import RetinaFace, SqueezeExcitation
 
 PARTS = {
     "backbone": "backbone",
@@ -72,66 +70,26 @@ def costs_side_by_side(models: Mapping[str, RetinaFace], size: int = 640, rounds
     return table.astype({"parameters": int, "gflop": float, "latency_ms": float, "latency_iqr_ms": float})
 
 
-@torch.inference_mode()
-def cost_of_landmarks(points: Sequence[int], faces: Sequence[int], size: int = 640, repeats: int = 9) -> pd.DataFrame:
-    """Time of detection with a number of landmarks and of faces: columns points, faces, milliseconds (median of ``repeats``).
-
-    The networks are untrained; ``faces`` anchors far enough from each other are made to pass for faces. Raises ValueError if an
-    image of ``size`` × ``size`` pixels holds fewer.
-    """
-    spread = torch.arange(0, size // 8, 4)  # a small anchor in every fourth cell of the finest level
-    spots = (2 * (spread[:, None] * (size // 8) + spread)).flatten()
-    networks = {}
-    for count in points:
-        eyes = dict.fromkeys(("right_eye", "left_eye"), Eye(0))
-        schema = LandmarkSchema(f"any{count}", count, {"all": tuple(range(count))}, tuple(range(count)), **eyes)
-        networks[count] = for_inference(RetinaFace(ModelConfig(schema=schema)))
-    image = torch.zeros(1, 3, size, size).contiguous(memory_format=torch.channels_last)
-    times: dict[tuple[int, int], list[float]] = {key: [] for key in product(points, faces)}
-    for _ in range(1 + repeats):  # the first is not counted
-        for key, taken in times.items():
-            start = time.perf_counter()
-            outputs = networks[key[0]](image)
-            logits = torch.zeros_like(outputs.logits)
-            logits[..., 0] = 9.0
-            logits[0, spots[: key[1]], 1] = 18.0
-            found = decode(networks[key[0]], image, Outputs(logits, torch.zeros_like(outputs.boxes), outputs.features))
-            taken.append(1000 * (time.perf_counter() - start))
-            if len(found[0]) != key[1]:
-                raise ValueError(f"{size} pixels hold no {key[1]} faces apart from each other: take fewer, or a larger size")
-    rows = [(*key, np.median(taken[1:])) for key, taken in times.items()]
-    return pd.DataFrame(rows, columns=["points", "faces", "milliseconds"])
-
-
 def _blank(height: int, width: int, model: RetinaFace) -> Tensor:
     """(1, 3, height, width) zeros where the model is."""
     return torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
 
 
+@torch.inference_mode()
 def shapes(model: RetinaFace, height: int = 640, width: int = 640) -> pd.DataFrame:
     """What comes out of the parts for one image, a row per part and level: part, level, shape (channels × rows × columns)."""
-    rows: list[dict] = []
-
-    def note(part: str, first: int):
-        def hook(_module: nn.Module, _inputs: tuple, output: object) -> None:
-            values = output.values() if isinstance(output, dict) else output if isinstance(output, (list, tuple)) else [output]
-            for stride, value in zip(model.config.anchors.strides[first:], values, strict=False):
-                rows.append({"part": part, "level": f"1/{stride}", "shape": "×".join(map(str, value.shape[1:]))})
-
-        return hook
-
-    handles = []
-    for part, name in PARTS.items():
-        module = getattr(model, name)
-        for number, one in enumerate(module if isinstance(module, nn.ModuleList) else [module]):
-            handles.append(one.register_forward_hook(note(part, number)))
-    try:
-        with torch.inference_mode():
-            model.eval().dense(_blank(height, width, model))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return pd.DataFrame(rows)
+    model.eval()
+    levels = {"backbone": list(model.backbone(_blank(height, width, model)).values())}
+    levels["FPN"] = model.fpn(levels["backbone"])
+    levels["SSH"] = [module(level) for module, level in zip(model.ssh, levels["FPN"], strict=True)]
+    levels["SE"] = [module(level) for module, level in zip(model.excitation, levels["SSH"], strict=True)]
+    for head in ("class head", "box head", "landmark head"):
+        levels[head] = [module(level) for module, level in zip(getattr(model, PARTS[head]), levels["SE"], strict=True)]
+    return pd.DataFrame(
+        {"part": part, "level": f"1/{stride}", "shape": "×".join(map(str, value.shape[1:]))}
+        for part, values in levels.items()
+        for stride, value in zip(model.config.anchors.strides, values, strict=True)
+    )
 
 
 def receptive_field(model: RetinaFace, size: int = 640) -> dict[int, np.ndarray]:

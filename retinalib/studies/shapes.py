@@ -1,9 +1,6 @@
-"""Shapes of faces: their mean and how they vary, how far two are apart, and the mean shape put into boxes, a baseline that
-sees no face."""
+"""Shapes of faces: their mean, how far two are apart, and their proportions."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -48,48 +45,6 @@ def procrustes_distance(a: np.ndarray, b: np.ndarray, schema: LandmarkSchema = W
     right, left = schema.inter_ocular
     gap = np.linalg.norm(aligned_to(b[None], a)[0] - a, axis=1).mean()
     return float(gap / np.linalg.norm(a[right] - a[left]))
-
-
-def components(landmarks: np.ndarray, mean: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The principal components of (N, L, 2) complete shapes aligned to (L, 2) ``mean``: their average (2L,), and ``count``
-    directions (count, 2L), orthonormal, the one of most variance first (the point distribution model of Cootes et al. 1995)."""
-    flat = aligned_to(np.asarray(landmarks, float), mean).reshape(len(landmarks), -1)
-    average = flat.mean(0)
-    return average, np.linalg.svd(flat - average, full_matrices=False)[2][:count]
-
-
-def residuals(landmarks: np.ndarray, mean: np.ndarray, average: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """(N, L) what :func:`components` leave unexplained of other (N, L, 2) shapes: distances in the units of ``mean``."""
-    flat = aligned_to(np.asarray(landmarks, float), mean).reshape(len(landmarks), -1) - average
-    rest = flat - flat @ directions.T @ directions
-    return np.linalg.norm(rest.reshape(len(landmarks), -1, 2), axis=-1)
-
-
-def left_by_components(
-    real: np.ndarray,
-    others: dict[str, np.ndarray],
-    counts: Sequence[int],
-    seed: int = 0,
-    schema: LandmarkSchema = WFLW_98,
-) -> pd.DataFrame:
-    """How far landmarks of (N, L, 2) ``real`` shapes lie from their fit by principal components: the mean distance in % of the
-    mean shape's inter-ocular distance, a row for each of ``counts`` components and a column for each set of shapes that gives
-    them.
-
-    "other real": the components of one half of the real shapes, measured on the other, both ways; the halves are drawn with
-    ``seed``. others: name -> (M, L, 2) shapes, whose components are measured on the same halves.
-    """
-    halves = np.array_split(np.random.default_rng(seed).permutation(len(real)), 2)
-    mean = mean_shape(real)
-    right, left = schema.inter_ocular
-    unit = np.linalg.norm(mean[right] - mean[left])
-    table = pd.DataFrame(0.0, index=pd.Index(counts, name="components"), columns=["other real", *others])
-    for fitted, measured in (halves, halves[::-1]):
-        for name, shapes in {"other real": real[fitted], **others}.items():
-            average, directions = components(shapes, mean, max(counts))
-            rest = [residuals(real[measured], mean, average, directions[:n]).mean() for n in counts]
-            table[name] += 50 * np.array(rest) / unit
-    return table
 
 
 def proportions(landmarks: np.ndarray, schema: LandmarkSchema = WFLW_98) -> pd.DataFrame:

@@ -11,17 +11,15 @@ import torch
 from ipywidgets import Dropdown, FloatSlider, IntSlider, SelectionSlider
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torchvision.ops import box_convert
 
 from retinalib.anchors import AnchorConfig, anchor_grid, match
-from retinalib.datasets.describe import image_sizes
 from retinalib.datasets.table import FaceDataset
 from retinalib.faces import Faces
-from retinalib.plots.anchors import KINDS, draw_coverage, draw_match, look_closer
-from retinalib.studies.anchor_coverage import fitted, reach
+from retinalib.plots.anchors import KINDS, draw_coverage, draw_match
+from retinalib.studies.anchor_coverage import anchor_boxes, coverage, fitted
 from retinalib.widgets.explorer import Explorer, panels
 
-_MOST_FACES = 2000  # more would make the picture lag behind the hand
+_MOST_FACES = 500  # more would make the picture lag behind the hand
 _MINIMUM = 0.2  # IoU from which a face keeps its best anchor
 _INPUTS = (80, 160, 320, 480, 640)
 _STRIDES = {"8, 16, 32": (8, 16, 32), "4, 8, 16, 32": (4, 8, 16, 32), "8, 16, 32, 64": (8, 16, 32, 64), "16, 32": (16, 32)}
@@ -32,41 +30,37 @@ def anchor_explorer(dataset: FaceDataset) -> Explorer:
 
     Anchor sizes form a ladder: from the smallest on, each is ``ratio`` times the one before, and each stride takes the next
     few. Left, the faces by size class; right, one face (by its rank in size) with the anchors that answer for it. Photos are
-    scaled to fit the input. With more than 2,000 faces, photos evenly spread over the data set stand for all; the sentence says
-    how many.
+    scaled to fit the input. With more than 500 faces, photos evenly spread over the data set stand for all; the sentence says
+    how many. Raises ValueError without faces.
     """
-    photos = image_sizes(dataset)
     every = max(1, -(-len(dataset.table) // _MOST_FACES))
     numbers = [n for n in range(0, len(dataset), every) if len(dataset.faces(n))]
     if not numbers:
-        raise ValueError("the data set holds no face to reach")
+        raise ValueError("the data set holds no face to look at")
     count = sum(len(dataset.faces(n)) for n in numbers)
+    photos = dataset.sizes
 
     @cache
     def at_input(size: int) -> list[Faces]:
         return [fitted(dataset.faces(n), tuple(photos[n]), size) for n in numbers]
 
-    for size in _INPUTS:  # once, and no hand waits for it
-        at_input(size)
-
     def draw(
         strides: str, smallest: int, per_cell: int, ratio: float, image_size: int, threshold: float, face: int
     ) -> tuple[Figure, str]:
         config = ladder(_STRIDES[strides], smallest, per_cell, ratio)
-        match_rule = (image_size, config, threshold, _MINIMUM)
-        table = reach(at_input(image_size), *match_rule)
+        table = coverage(at_input(image_size), image_size, config, threshold, _MINIMUM)
         figure, (left, right) = panels([5.4, 4.2], 4)
         draw_coverage(left, table)
         left.set_ylabel("share of the faces (numbers: faces)")
         left.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(KINDS), fontsize=7)
         row = table.sort_values("size", kind="stable").iloc[face - 1]
         photo = int(row["image"])
-        _one_face(right, dataset[numbers[photo]][0], at_input(image_size)[photo], row, *match_rule)
+        _one_face(right, dataset[numbers[photo]][0], at_input(image_size)[photo], row, image_size, config, threshold)
         shares = table["kind"].value_counts(normalize=True)
         sizes = " | ".join(", ".join(f"{size:.0f}" for size in level) for level in config.sizes)
         said = ", ".join(f"{shares.get(kind, 0):.1%} {kind}" for kind in KINDS)
         of = "" if count == len(dataset.table) else f" of {len(dataset.table):,}"
-        anchors = config.per_cell * sum(rows * columns for rows, columns in config.levels(image_size, image_size))
+        anchors = len(anchor_grid(image_size, image_size, config))
         return figure, f"{count:,}{of} faces: {said}. Anchors of {sizes} px, {anchors:,} per image."
 
     controls = {
@@ -88,18 +82,14 @@ def ladder(strides: tuple[int, ...], smallest: float, per_cell: int, ratio: floa
 
 
 def _one_face(
-    ax: Axes, image: np.ndarray, faces: Faces, row: pd.Series, size: int, config: AnchorConfig, threshold: float, minimum: float
+    ax: Axes, image: np.ndarray, faces: Faces, row: pd.Series, size: int, config: AnchorConfig, threshold: float
 ) -> None:
     """The anchors that answer for the face of ``row`` in its photo at the input's size, as training matches them."""
+    face, (corners, strides) = int(row["face"]), anchor_boxes(size, config)
     scale = size / max(image.shape[:2])
-    face = int(row["face"])
     small = cv2.resize(image, [max(1, round(scale * side)) for side in image.shape[1::-1]], interpolation=cv2.INTER_AREA)
-    anchors = anchor_grid(size, size, config)
-    numbers = np.flatnonzero(match(torch.from_numpy(faces.boxes / size), anchors, threshold, minimum).numpy() == face)
-    corners = box_convert(anchors[numbers], "cxcywh", "xyxy").numpy() * size
-    strides = np.repeat(config.strides, [rows * columns * config.per_cell for rows, columns in config.levels(size, size)])
-    draw_match(ax, small, faces[face], corners, strides[numbers])
-    look_closer(ax, faces[face], 0.85)
-    ax.set_title(f"{row['size']:.0f} px, best IoU {row['iou']:.2f}, anchors that answer for it: {len(numbers)}", fontsize=8)
-    if len(numbers):
-        ax.legend(loc="upper right", frameon=True, fontsize=8)
+    matched = match(torch.from_numpy(faces.boxes / size), anchor_grid(size, size, config), threshold, _MINIMUM)
+    mine = (matched == face).numpy()
+    draw_match(ax, small, faces[face], corners[mine].numpy(), strides[mine], closer=0.85)
+    ax.set_title(f"{row['size']:.0f} px, best IoU {row['iou']:.2f}, anchors that answer for it: {mine.sum()}", fontsize=8)
+    ax.legend(loc="upper right", frameon=True, fontsize=8)

@@ -35,17 +35,13 @@ def dataset_browser(dataset: FaceDataset) -> Explorer:
     table = pd.concat([describe_faces(dataset), dataset.table[["image", *names]].reset_index(drop=True)], axis=1)
     odd_face = (table[list(_ODD)] > 0).any(axis=1)
     flags = table[names].astype(bool)
-    counts = {"any": len(table), **flags.sum(), "none": (~flags.any(axis=1)).sum()}
-    choices = [(f"{name.replace('_', '-')}: {count:,}", name) for name, count in counts.items()]
+    flags = flags.assign(any=True, none=~flags.any(axis=1))
+    choices = [(f"{name.replace('_', '-')}: {flags[name].sum():,}", name) for name in ("any", *names, "none")]
     smallest, largest = int(np.floor(table["size"].min())), int(np.ceil(table["size"].max()))
 
     def chosen(attribute: str, sizes: tuple[int, int], text: str, odd: bool) -> pd.DataFrame:
         keep = table["size"].between(*sizes) & table["image"].str.contains(text, case=False, regex=False)
-        if attribute in names:
-            keep &= table[attribute].astype(bool)
-        elif attribute == "none":
-            keep &= ~table[names].astype(bool).any(axis=1)
-        return table[keep & odd_face] if odd else table[keep]
+        return table[keep & flags[attribute] & (odd_face | (not odd))]
 
     def draw(
         attribute: str, sizes: tuple[int, int], text: str, odd: bool, region: str, numbers: bool, face: int

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 
 import cv2
 import numpy as np
-from ipywidgets import Button, Checkbox, FileUpload, FloatSlider, IntSlider, Text
+from ipywidgets import Checkbox, FileUpload, FloatSlider, IntSlider
 from matplotlib.figure import Figure
 
 from retinalib.datasets.table import FaceDataset, decode_image
 from retinalib.detect import Detector
 from retinalib.faces import Faces
-from retinalib.files import write_bytes
 from retinalib.plots.style import draw_faces
 from retinalib.widgets.explorer import Explorer, panels
 
@@ -25,24 +23,25 @@ def detection_explorer(detectors: dict[str, Detector], dataset: FaceDataset) -> 
     """Shows what one or two detectors find in a photo: truth in green, predictions in blue with their scores.
 
     detectors: name -> detector. Photos come from the data set, or, without a truth, from an upload (JPEG or PNG, turned as its
-    EXIF orientation says); the photo slider or "data set" leads back. A photo is detected once for each NMS threshold; the
-    score threshold only hides what is below it. "save" writes the picture to the file named.
+    EXIF orientation says), from which the photo slider leads back. A photo is detected once for each NMS threshold; the score
+    threshold only hides what is below it. Raises ValueError for other numbers of detectors, or no photo.
     """
     if not 1 <= len(detectors) <= 2:
         raise ValueError(f"the explorer shows one or two detectors, got {len(detectors)}")
     if not len(dataset):
         raise ValueError("the data set holds no photo to look at")
-    upload: np.ndarray | None = None  # the photo uploaded last, while it is shown
-    uploads = 0
+    uploads: list[np.ndarray] = []
+    upload = 0  # the number of the one that is shown; 0: none
 
     @lru_cache(maxsize=64)
     def detected(name: str, number: int, nms: float) -> Faces:
         """``number``: of the photo in the data set; uploads count down from -1."""
-        return detectors[name].detect(dataset[number][0] if number >= 0 else upload, LOWEST_SCORE, nms, pyramid=True)
+        image = dataset[number][0] if number >= 0 else uploads[-number - 1]
+        return detectors[name].detect(image, LOWEST_SCORE, nms, pyramid=True)
 
     def draw(photo: int, score: float, nms: float, landmarks: bool, truth: bool) -> tuple[Figure, str]:
-        number = photo - 1 if upload is None else -uploads
-        image, true = dataset[number] if upload is None else (upload, None)
+        number = -upload if upload else photo - 1
+        image, true = (uploads[-1], None) if upload else dataset[number]
         height = 4.6 * min(1.4, max(0.5, image.shape[0] / image.shape[1]))
         figure, axes = panels([4.6] * len(detectors), height)
         counts = []
@@ -50,10 +49,9 @@ def detection_explorer(detectors: dict[str, Detector], dataset: FaceDataset) -> 
             found = detected(name, number, nms)
             found = found[found.scores >= score]
             draw_faces(ax, image, true if truth else None, found, landmarks=landmarks)
+            style = {"fontsize": 7, "color": "white", "backgroundcolor": "#1F5FE0AA", "va": "bottom"}
             for (x1, y1, *_), value in zip(found.boxes, found.scores, strict=True):
-                ax.text(
-                    max(x1, 0), max(y1, 0), f"{value:.2f}", fontsize=7, color="white", backgroundcolor="#1F5FE0AA", va="bottom"
-                )
+                ax.text(max(x1, 0), max(y1, 0), f"{value:.2f}", **style)
             ax.set_title(name, fontsize=9)
             counts.append(f"{name} finds {len(found)}")
         what = "your photo"
@@ -68,20 +66,17 @@ def detection_explorer(detectors: dict[str, Detector], dataset: FaceDataset) -> 
         "landmarks": Checkbox(value=True, description="landmarks", indent=False),
         "truth": Checkbox(value=True, description="truth", indent=False),
         "upload": FileUpload(accept=".jpg,.jpeg,.png", multiple=False, description="your photo"),
-        "back": Button(description="data set", tooltip="back from your photo"),
-        "file": Text(value="detections.png", description="file"),
-        "save": Button(description="save"),
     }
 
-    def back(_: dict) -> None:
+    def leave(_: dict) -> None:
         nonlocal upload
-        upload = None
+        upload = 0
 
-    controls["photo"].observe(back, "value")  # before the picture follows
+    controls["photo"].observe(leave, "value")  # before the picture follows
     explorer = Explorer(controls, draw)
 
     def receive(change: dict) -> None:
-        nonlocal upload, uploads
+        nonlocal upload
         for file in change["new"]:
             try:
                 image = decode_image(bytes(file["content"]), file["name"], honour_exif=True)
@@ -89,24 +84,10 @@ def detection_explorer(detectors: dict[str, Detector], dataset: FaceDataset) -> 
                 explorer.say(str(error))
                 return
             scale = min(1, _LARGEST / max(image.shape[:2]))
-            width, height = (max(1, round(scale * side)) for side in image.shape[1::-1])
-            upload, uploads = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), uploads + 1
+            size = [max(1, round(scale * side)) for side in image.shape[1::-1]]
+            uploads.append(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+            upload = len(uploads)
             explorer.update()
 
-    def save(_: Button) -> None:
-        try:
-            path = Path(controls["file"].value).with_suffix(".png")
-            write_bytes(path, explorer.picture.value)
-        except (OSError, ValueError) as error:
-            explorer.say(f"the picture was not saved: {error}")
-        else:
-            explorer.say(f"saved as {path}")
-
-    def leave(_: Button) -> None:
-        back({})
-        explorer.update()
-
     controls["upload"].observe(receive, "value")
-    controls["back"].on_click(leave)
-    controls["save"].on_click(save)
     return explorer

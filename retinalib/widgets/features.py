@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from ipywidgets import Dropdown, IntSlider, ToggleButtons
+from ipywidgets import IntSlider, ToggleButtons
 from matplotlib.figure import Figure
 
 from retinalib.datasets.table import FaceDataset
@@ -16,15 +16,12 @@ from retinalib.plots.style import PALETTE
 from retinalib.studies.network_cost import excitations
 from retinalib.widgets.explorer import Explorer, panels
 
-_ORDERS = ("mean of all", "strongest first", "by number")
-_SHADES = ("#B8CFE0", PALETTE[1])  # of the bars, and of the chosen channel's
-
 
 def feature_viewer(detector: Detector, dataset: FaceDataset) -> Explorer:
     """Shows one level's features of a photo, before SE and after it, beside the photo and the gates of all channels.
 
-    A channel is chosen by its number or by its rank (by mean absolute activation before SE). Bars are the excitations; at a
-    level without SE there is only one map, and the bars are the channels' mean absolute activations.
+    Channels are ranked by their mean absolute activation before SE; rank 0 is the mean of all. Bars are the gates, in the order
+    of the ranks; at a level without SE there is only one map, and the bars are the channels' mean absolute activations.
     """
     model = detector.model.eval()
     strides = model.config.anchors.strides
@@ -40,16 +37,13 @@ def feature_viewer(detector: Detector, dataset: FaceDataset) -> Explorer:
                 levels |= excitations(model, one)
         return image, {stride: tuple(part[0].float().cpu().numpy() for part in parts) for stride, parts in levels.items()}
 
-    def draw(photo: int, level: int, show: str, order: str, channel: int) -> tuple[Figure, str]:
+    def draw(photo: int, level: int, rank: int) -> tuple[Figure, str]:
         image, levels = seen(photo - 1)
         before, *gated = levels[level]
         strength = np.abs(before).mean((1, 2))
-        heights, after = gated if gated else (strength, None)
         ranks = np.argsort(-strength, kind="stable")
-        chosen = None if order == "mean of all" else int(ranks[channel - 1] if order == "strongest first" else channel - 1)
-        maps = {"without SE": before} if after is None else {"before SE": before, "after SE": after}
-        shown = {name: part for name, part in maps.items() if after is None or show in (name, "both")}
-        values = {name: part.mean(0) if chosen is None else part[chosen] for name, part in shown.items()}
+        maps = {"before SE": before, "after SE": gated[1]} if gated else {"features": before}
+        values = {name: part[ranks[rank - 1]] if rank else part.mean(0) for name, part in maps.items()}
         low, high = min(v.min() for v in values.values()), max(v.max() for v in values.values())
         figure, (left, *middle, right) = panels([3, *[3] * len(values), 3.4], 3.2)
         left.imshow(image)
@@ -61,27 +55,17 @@ def feature_viewer(detector: Detector, dataset: FaceDataset) -> Explorer:
         for ax in (left, *middle):
             ax.set(xticks=[], yticks=[])
             ax.grid(False)
-        at = np.arange(len(heights))
-        placed = ranks if order == "strongest first" else at
-        right.bar(at, heights[placed], width=1.0, color=[_SHADES[int(c == chosen)] for c in placed])
-        what = "excitation" if gated else "mean |activation|"
-        right.set(xlabel="channel, strongest first" if order == "strongest first" else "channel", ylabel=what)
-        if gated:
-            right.set_ylim(0, 1)
-        size = f"stride {level}: {len(before)} channels of {before.shape[1]} × {before.shape[2]} cells"
-        if chosen is None:
-            return figure, f"{size}, their mean"
-        return (
-            figure,
-            f"{size}; channel {chosen}, rank {int(np.flatnonzero(ranks == chosen)[0]) + 1}, {what} {heights[chosen]:.3f}",
-        )
+        heights = (gated[0] if gated else strength)[ranks]
+        colours = [PALETTE[1] if place + 1 == rank else "#B8CFE0" for place in range(len(heights))]
+        right.bar(range(1, 1 + len(heights)), heights, width=1.0, color=colours)
+        what = "gate" if gated else "mean |activation|"
+        right.set(xlabel="channel, the strongest first", ylabel=what, ylim=(0, 1 if gated else None))
+        one = f"channel {ranks[rank - 1]}, rank {rank}, {what} {heights[rank - 1]:.3f}" if rank else "the mean of all"
+        return figure, f"stride {level}: {len(before)} channels of {before.shape[1]} × {before.shape[2]} cells; {one}"
 
-    channels = len(seen(0)[1][strides[0]][0])
     controls = {
         "photo": IntSlider(value=1, min=1, max=len(dataset), description="photo"),
         "level": ToggleButtons(options=[(f"stride {s}", s) for s in strides]),
-        "show": Dropdown(options=["both", "before SE", "after SE"], description="features"),
-        "order": Dropdown(options=_ORDERS, description="channels"),
-        "channel": IntSlider(value=1, min=1, max=channels, description="channel"),
+        "rank": IntSlider(value=0, min=0, max=len(seen(0)[1][strides[0]][0]), description="channel"),
     }
     return Explorer(controls, draw)

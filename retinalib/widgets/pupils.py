@@ -1,11 +1,10 @@
-"""The explorer of chapter 6: a rendered face that looks where it is told, and what the detector says of its eyes."""
+"""The explorer of chapters 6 and 7: a rendered face that looks where it is told, and what the detector says of its eyes."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 from ipywidgets import FloatSlider, IntSlider
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from retinalib.detect import Detector
@@ -13,13 +12,14 @@ from retinalib.evaluate import match_faces
 from retinalib.faces import Faces
 from retinalib.gaze import Eyeball, gaze_angles, gaze_error
 from retinalib.landmarks import WFLW_98
-from retinalib.plots.pupils import draw_level_eye
+from retinalib.plots.faces import draw_level_eye
 from retinalib.plots.style import PREDICTION, TRUTH, draw_faces
-from retinalib.pupils import pupil_table
-from retinalib.rendered.dataset import render_face
+from retinalib.pupils import eyes_of, pupil_table
+from retinalib.rendered import render_face
 from retinalib.widgets.explorer import Explorer, panels
 
 _SCORE = 0.3
+_EYES = eyes_of(WFLW_98)
 _ROWS = {
     "offset x (widths)": ("offset_x_{}", "+.3f"),
     "offset y (widths)": ("offset_y_{}", "+.3f"),
@@ -29,15 +29,16 @@ _ROWS = {
 }
 
 
-def pupil_explorer(detector: Detector, eyeball: Eyeball) -> Explorer:
+def pupil_explorer(detector: Detector, eyeball: Eyeball | None = None) -> Explorer:
     """Shows a rendered face, both eyes turned level, and what was measured in them beside the truth.
 
-    Truth in green, the detector's landmarks in blue. eyeball: as :func:`retinalib.gaze.calibrate` gives it; the gaze measured
-    is what it makes of the predicted landmarks, the true gaze is what was rendered. Raises ValueError for a detector of other
-    than 98 points.
+    Truth in green, the detector's landmarks in blue. The gaze measured is what ``eyeball`` (by default the average one) makes
+    of the predicted landmarks, the true gaze is what was rendered. Raises ValueError for a detector of other than 98 points.
     """
-    if detector.model.config.schema is not WFLW_98:
+    if detector.model.config.schema != WFLW_98:
         raise ValueError(f"pupils need a detector of 98 landmarks, this one has {detector.model.config.schema.count}")
+
+    eyeball = eyeball or Eyeball()
 
     def draw(
         yaw: float, pitch: float, roll: float, gaze_yaw: float, gaze_pitch: float, lids: float, person: int, size: int
@@ -45,21 +46,23 @@ def pupil_explorer(detector: Detector, eyeball: Eyeball) -> Explorer:
         image, truth = render_face(yaw, pitch, roll, (gaze_yaw, gaze_pitch), lids, size, person)
         found = detector.detect(image, _SCORE, pyramid=True)
         at = int(match_faces(found, truth)[0])
-        seen = found[[at]] if at >= 0 else None
+        seen = found[[at]] if at >= 0 else Faces.empty()
         figure, axes = panels([3.2, 2.0, 2.0, 4.3], 3.4)
         draw_faces(axes[0], image, truth, seen, boxes=False)
+        looks = [("true", truth, TRUTH, "o"), ("found", seen, PREDICTION, "+")][: 1 + len(seen)]
+        looks = [(name, faces.landmarks[0], *style) for name, faces, *style in looks]
         for ax, (side, eye) in zip(axes[1:3], _EYES.items(), strict=True):
-            looks = [("true", truth, TRUTH, "o")] + ([] if seen is None else [("found", seen, PREDICTION, "+")])
-            looks = [(name, faces.landmarks[0], *style) for name, faces, *style in looks]
             draw_level_eye(ax, image, truth.landmarks[0], eye, looks)
             ax.set_title(f"{side} eye", fontsize=9)
-        measured = None if seen is None else _measure(seen, eyeball)
-        _numbers(axes[3], _measure(truth, eyeball), measured, gaze_yaw, gaze_pitch)
-        if measured is None:
+        true, measured = _measure(truth, eyeball), _measure(seen, eyeball)
+        true = true.assign(**truth.attributes[[c for c in truth.attributes if c in true]])  # the gaze that was rendered
+        axes[3].text(0, 0.5, _numbers(true, measured), family="monospace", fontsize=10, va="center", linespacing=1.6)
+        axes[3].axis("off")
+        if not len(seen):
             return figure, f"no face found with a score of at least {_SCORE}"
-        wrong = {side: gaze_error(measured.to_frame().T, truth.attributes, side)[0] for side in _EYES}
-        said = ", ".join(f"{degrees:.1f}° ({side})" for side, degrees in wrong.items())
-        return figure, f"found with a score of {seen.scores[0]:.2f}; the measured gaze is off by {said}"
+        wrong = {side: gaze_error(measured, truth.attributes, side)[0] for side in _EYES}
+        said = " and ".join(f"{d:.1f}° ({s})" if np.isfinite(d) else f"unknown ({s}, closed)" for s, d in wrong.items())
+        return figure, f"found with a score of {seen.scores[0]:.2f}; the error of the measured gaze is {said}"
 
     def angle(name: str, reach: float) -> FloatSlider:
         return FloatSlider(value=0, min=-reach, max=reach, step=1, description=name, readout_format=".0f")
@@ -77,24 +80,22 @@ def pupil_explorer(detector: Detector, eyeball: Eyeball) -> Explorer:
     return Explorer(controls, draw)
 
 
-_EYES = {"right": WFLW_98.right_eye, "left": WFLW_98.left_eye}
-
-
-def _measure(faces: Faces, eyeball: Eyeball) -> pd.Series:
+def _measure(faces: Faces, eyeball: Eyeball) -> pd.DataFrame:
+    """A row for the face, or an empty table."""
     bare = Faces(faces.boxes, faces.landmarks)  # attributes name the gaze, too, and that is not what was measured
-    return pd.concat([pupil_table(bare).iloc[0], gaze_angles(faces.landmarks, eyeball).iloc[0]])
+    return pd.concat([pupil_table(bare), gaze_angles(faces.landmarks, eyeball)], axis=1)
 
 
-def _numbers(ax: Axes, true: pd.Series, seen: pd.Series | None, gaze_yaw: float, gaze_pitch: float) -> None:
-    """A small table: measured beside true, for both eyes."""
-    rendered = {"gaze_yaw_{}": gaze_yaw, "gaze_pitch_{}": gaze_pitch}
-    lines = [f"{'':18}{'right':>16}{'left':>16}", f"{'':18}" + f"{'true':>8}{'found':>8}" * 2]
-    for name, (column, form) in _ROWS.items():
-        cells = []
-        for side in _EYES:
-            known = rendered.get(column, true[column.format(side)])
-            values = (known, np.nan if seen is None else seen[column.format(side)])
-            cells += [f"{value:{form}}" if np.isfinite(value) else "–" for value in values]
-        lines.append(f"{name:18}" + "".join(f"{cell:>8}" for cell in cells))
-    ax.text(0, 0.5, "\n".join(lines), family="monospace", fontsize=10, va="center", linespacing=1.6)
-    ax.axis("off")
+def _numbers(true: pd.DataFrame, measured: pd.DataFrame) -> str:
+    """Measured beside true, for both eyes."""
+    both = pd.concat([true, measured]).to_dict("list")
+    cells = {
+        (side, name): [
+            f"{v:{form}}" if np.isfinite(v) else "–"
+            for column, form in _ROWS.values()
+            for v in [both[column.format(side)][row]]
+        ]
+        for side in _EYES
+        for row, name in list(enumerate(("true", "found")))[: 1 + len(measured)]
+    }
+    return pd.DataFrame(cells, index=list(_ROWS)).to_string()

@@ -35,64 +35,71 @@ def watch(folders: Iterable[str | Path], training: Callable[[], _T]) -> _T:
         # what is set here sends the control's calls to the cell's thread, which is busy; without it they get one of their own
         vars(control.comm).pop("_reply_subshell_id", None)
     shown = display(view, display_id=True)
-    drawn = _news(runs)
     with ThreadPoolExecutor(1) as thread:
         job = thread.submit(training)
         while not job.done():
             try:
+                written = _written(runs)
                 wait([job], timeout=1)
-                if (news := _news(runs)) != drawn:
+                if _written(runs) != written:
                     view.update()
-                    drawn = news
             except KeyboardInterrupt:
-                _stop(runs, view)
+                view.controls["stop"].click()
     view.update()
     if shown:  # outside a notebook nothing is
         shown.update(view)  # so that the picture that stays is the last one
     return job.result()
 
 
+def _written(runs: list[Path]) -> list[int]:
+    """When each run last wrote its metrics."""
+    logs = [folder / "metrics.csv" for folder in runs]
+    return [log.stat().st_mtime_ns if log.is_file() else 0 for log in logs]
+
+
 def training_view(folders: str | Path | Iterable[str | Path]) -> Explorer:
     """Shows the losses and validations of run folders so far, and the newest picture of the chosen run.
 
     The runs go on elsewhere, in this process or another; "refresh", or ``update()`` in code, reads their files again, and
-    "stop" asks them to stop (see :func:`retinalib.runs.request_stop`).
+    "stop" asks them to stop (see :func:`retinalib.runs.request_stop`). Raises ValueError without a folder.
     """
     runs = [Path(f) for f in ([folders] if isinstance(folders, (str, Path)) else folders)]
     if not runs:
         raise ValueError("there is no run folder to look at")
-
     names = [folder.name for folder in runs]
     if len(set(names)) < len(names):
         names = [f"{folder.parent.name}/{folder.name}" for folder in runs]
 
     def draw(run: int) -> tuple[Figure, str]:
-        histories = [(name, _history(folder)) for name, folder in zip(names, runs, strict=True)]
-        said = "; ".join(f"{name}: {_standing(history)}" for name, history in histories)
-        if all(history.empty for _, history in histories):
+        histories = {name: _history(folder) for name, folder in zip(names, runs, strict=True)}
+        said = "; ".join(f"{name}: {_standing(history)}" for name, history in histories.items())
+        if all(history.empty for history in histories.values()):
             return nothing("no run has finished an epoch yet: refresh later"), said
         newest = _newest_picture(runs[run])
         figure = Figure(figsize=(10, 5.2 if newest else 2.8), layout="constrained")
         grid = figure.add_gridspec(2 if newest else 1, len(_MEASURES))
         for place, (column, title) in enumerate(_MEASURES.items()):
             ax = figure.add_subplot(grid[0, place])
-            for (name, history), colour in zip(histories, PALETTE * len(runs), strict=False):
-                if column in history:
-                    known = history.dropna(subset=[column])
-                    ax.plot(known["epoch"], known[column], marker="o", ms=3, color=colour, label=name)
+            for (name, history), colour in zip(histories.items(), PALETTE * len(runs), strict=False):
+                known = history.dropna(subset=[column])
+                ax.plot(known["epoch"], known[column], marker="o", ms=3, color=colour, label=name)
             ax.set_title(title, fontsize=9)
             ax.set(xlabel="epoch", ylim=(0, None))
             ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-        ax = figure.axes[0]
-        if ax.lines:
-            figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
         if newest:
             ax = figure.add_subplot(grid[1, :])
             ax.imshow(newest[1])
             ax.set(xticks=[], yticks=[])
             ax.grid(False)
-            ax.set_title(f"{names[run]}, {newest[0]}: predictions in blue over truth in green", fontsize=9)
+            ax.set_title(f"{names[run]}, epoch {newest[0]}: predictions in blue over truth in green", fontsize=9)
         return figure, said
+
+    def stop(_: Button) -> None:
+        from retinalib.runs import request_stop  # torch takes seconds to load, and looking at runs needs none of it
+
+        request_stop(runs)
+        explorer.say("asked to stop: what trains ends after its present step, and keeps its finished epochs")
 
     controls = {
         "run": Dropdown(options=[(name, n) for n, name in enumerate(names)], description="picture of"),
@@ -101,42 +108,30 @@ def training_view(folders: str | Path | Iterable[str | Path]) -> Explorer:
     }
     explorer = Explorer(controls, draw)
     controls["refresh"].on_click(lambda _: explorer.update())
-    controls["stop"].on_click(lambda _: _stop(runs, explorer))
+    controls["stop"].on_click(stop)
     return explorer
-
-
-def _stop(runs: list[Path], view: Explorer) -> None:
-    from retinalib.runs import request_stop  # torch takes seconds to load, and looking at runs needs none of it
-
-    request_stop(runs)
-    view.say("asked to stop: what trains ends after its present step, and keeps its finished epochs")
-
-
-def _news(runs: list[Path]) -> list[int]:
-    """Another answer means that there is something to draw."""
-    logs = [folder / "metrics.csv" for folder in runs]
-    return [log.stat().st_mtime_ns if log.is_file() else 0 for log in logs]
 
 
 def _history(folder: Path) -> pd.DataFrame:
     """A row for each epoch that the run has finished."""
     path = folder / "metrics.csv"
-    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    known = pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    return known.reindex(columns=["epoch", *_MEASURES])
 
 
 def _standing(history: pd.DataFrame) -> str:
     if history.empty:
         return "no epoch yet"
-    last = history.iloc[-1]
-    text = f"epoch {int(last['epoch'])}, loss {last['total']:.2f}"
-    measured = history.dropna(subset=["ap"]) if "ap" in history else history[:0]
-    return text + (f", AP {measured.iloc[-1]['ap']:.3f}, NME {measured.iloc[-1]['nme']:.1%}" if len(measured) else "")
+    epoch, loss = history[["epoch", "total"]].iloc[-1]
+    measured = history.dropna(subset=["ap"])
+    said = f", AP {measured['ap'].iloc[-1]:.3f}, NME {measured['nme'].iloc[-1]:.1%}" if len(measured) else ""
+    return f"epoch {epoch:.0f}, loss {loss:.2f}{said}"
 
 
 def _newest_picture(folder: Path) -> tuple[str, np.ndarray] | None:
-    """The last picture that can be read (one may just be being written), and the epoch it is of."""
+    """The epoch of the last picture that can be read (one may just be being written), and the picture."""
     for path in sorted((folder / "pictures").glob("*.jpg"), reverse=True):
         picture = cv2.imread(str(path))
         if picture is not None:
-            return f"epoch {int(path.stem)}" if path.stem.isdigit() else path.stem, picture[..., ::-1]
+            return path.stem.lstrip("0"), picture[..., ::-1]
     return None

@@ -5,25 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retinalib.plots.tables import paper_form, with_intervals, write_table
+from retinalib.plots.tables import paper_form, show_table, with_intervals, write_table
 from retinalib.workspace import PROJECT
 
 
 def differences():
-    columns = [
-        "arm",
-        "measure",
-        "unit",
-        "better",
-        "estimate",
-        "low",
-        "high",
-        "p_value",
-        "p_holm",
-        "detectable",
-        "seeds",
-        "photos",
-    ]
+    columns = "arm measure unit better estimate low high p_value p_holm detectable seeds photos".split()
     rows = [
         ("se_16", "mean NME", "% of inter-ocular", "lower", -0.5123, -1.0, -7e-17, 0.01, 0.04, 1.25, 3, 488),
         ("se_16", "AP", "", "higher", 0.00337, -0.002, 0.009, 1e-9, 3e-9, 0.0123456, 3, 488),
@@ -39,8 +26,8 @@ def test_tables_are_written_for_paper_page_and_machine(tmp_path):
     assert "50 % of 3 photos" in page and "| no_se" in page and "0.05123" in page and "100300" in page
     assert "–" in page and "nan" not in page
     latex = (tmp_path / "tables/t.tex").read_text()
-    assert r"\toprule" in latex and r"50 \% of 3 photos, IoU $\ge$ 0.5" in latex and r"median\\{}nme" in latex
-    assert "no se & $0.0512$ & 100300" in latex and "b & -- & 7" in latex and r"\label{tab:tables-t}" in latex
+    assert r"\toprule" in latex and r"50 \% of 3 photos, IoU $\ge$ 0.5" in latex and r"\shortstack[r]{median nme}" in latex
+    assert r"no\_se & 0.0512 & 100300" in latex and "b & – & 7" in latex and r"\label{tab:tables-t}" in latex
 
 
 def test_a_paper_prints_differences_with_their_intervals(tmp_path):
@@ -50,7 +37,7 @@ def test_a_paper_prints_differences_with_their_intervals(tmp_path):
     write_table(differences(), tmp_path / "d", "x", printed)
     assert "photos" in (tmp_path / "d.csv").read_text() and "photos" not in (tmp_path / "d.md").read_text()
     assert "| se_16 | mean NME (%) | −0.512" in " ".join((tmp_path / "d.md").read_text().split())
-    assert r"$-$0.512 [$-$1, 0] & 0.040 & $1.25$" in (tmp_path / "d.tex").read_text()
+    assert r"$-$0.512 [$-$1, 0] & 0.040 & 1.25" in (tmp_path / "d.tex").read_text()
     assert r"\shortstack[r]{difference\\{}[95~\%]}" in (tmp_path / "d.tex").read_text()
     assert len(paper_form(differences()[:0])) == 0
 
@@ -60,6 +47,13 @@ def test_intervals_share_their_number_s_cell():
     printed = with_intervals(table, {"median": ("low", "high")})
     assert printed.to_dict("list") == {"faces": [3, 4], "median [95\u00a0%]": ["2.5 [−1, 4.25]", "–"]}
     assert "low" in table and with_intervals(table[:0], {"median": ("low", "high")}).empty
+
+
+def test_a_notebook_shows_counts_whole_and_writes_what_it_shows(tmp_path):
+    table = pd.DataFrame({"faces": [1234.0], "nme": [0.05123], "auc": [np.nan]}, index=["a"])
+    page = show_table(table, "50 photos", tmp_path / "t").to_html()
+    assert all(part in page for part in ("1,234", "0.051", "50 photos")) and "nan" not in page
+    assert "50 photos" in (tmp_path / "t.md").read_text()
 
 
 def test_the_reports_labels_differ():

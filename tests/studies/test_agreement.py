@@ -3,7 +3,6 @@ import pytest
 
 from retinalib.faces import Faces
 from retinalib.landmarks import WFLW_98
-from retinalib.model import ModelConfig, RetinaFace
 from retinalib.pupils import mean_offsets
 from retinalib.studies import agreement
 from tests.test_pupils import face
@@ -18,7 +17,7 @@ class Painted:
         self.points, self.size, self.wrong = points, size, wrong
         self.model = type("Model", (), {"eye_head": head})()
 
-    def detect(self, images, score_threshold, pyramid):
+    def detect(self, images, score_threshold, pyramid, second_look=True):
         found = []
         for image in images:
             if image.max() == 0:  # an empty photo
@@ -27,7 +26,7 @@ class Painted:
             there = Faces([[0, 0, self.size, self.size]], self.points[None], scores=np.ones(1))
             there = there.flipped(self.size) if image[0, 0, 0] == 0 else there  # the bright corner marks the photo's left
             landmarks = there.landmarks.copy()
-            landmarks[:, PUPILS, 0] += self.wrong + (0.0 if self.model.eye_head is not None else 2.0)
+            landmarks[:, PUPILS, 0] += self.wrong + (0.0 if second_look else 2.0)
             found.append(Faces(there.boxes, landmarks, scores=there.scores))
         return found
 
@@ -45,6 +44,8 @@ def test_a_mirrored_photo_is_mirrored_back(photos):
     assert looks.photo.tolist() == [0] and looks.number.tolist() == [0]
     np.testing.assert_allclose(looks.mirrored, looks.predicted, atol=1e-4)
     np.testing.assert_allclose(looks.first[:, PUPILS] - looks.predicted[:, PUPILS], [[[2, 0], [2, 0]]], atol=1e-4)
+    about = looks.about([faces for _, faces in photos], ["a.png", "b.png"])
+    assert about[["image", "size"]].to_dict("list") == {"image": ["a.png"], "size": [100.0]}
     signs = agreement.disagreement(looks.predicted, WFLW_98, looks.mirrored, looks.first)
     assert signs["mirrored photo disagrees"][0] == pytest.approx(0, abs=1e-5)
     assert signs["two looks disagree"][0] == pytest.approx(2 / 80)
@@ -54,39 +55,14 @@ def test_a_mirrored_photo_is_mirrored_back(photos):
     assert signs["mirrored photo disagrees"][0] == pytest.approx(6 / 80, rel=1e-4)
 
 
-def test_the_second_look_is_put_back():
-    detector = Painted(face(), 100)
-    head = detector.model.eye_head = object()
-    assert len(agreement.first_look(detector, [np.full((9, 9, 3), 255, np.uint8)], 0.5)) == 1
-    assert detector.model.eye_head is head
-    asked = []
-    detector.detect = lambda images, score_threshold, pyramid: asked.append(pyramid)
-    agreement.first_look(detector, [], 0.5)
-    agreement.first_look(detector, [], 0.5, pyramid=False)
-    assert asked == [True, False]
-    detector.detect = lambda *_, **__: 1 / 0
-    with pytest.raises(ZeroDivisionError):
-        agreement.first_look(detector, [], 0.5)
-    assert detector.model.eye_head is head
-    assert agreement.first_look(Painted(face(), 100, head=None), [], 0.5) is None
-
-
-def test_networks_say_whether_they_look_twice():
-    for second in (False, True):
-        model = RetinaFace(ModelConfig(schema=WFLW_98, eye_head=second))
-        assert (model.eye_head is not None) == second
-
-
 def test_methods_by_name(photos):
     usual = mean_offsets(face()[None], WFLW_98)
-    images = [image for image, _ in photos]
-    found = agreement.look(Painted(face(), 100), photos, 0.5).methods(images, WFLW_98, usual)
-    rivals = ["canthus midpoint", "lid centroid", "mean offset"]
-    assert list(found) == ["network", "first look alone", *rivals, "network, refined"]
+    found = agreement.look(Painted(face(), 100), photos, 0.5).methods(WFLW_98, usual)
+    assert list(found) == ["network", "first look alone", "canthus midpoint", "lid centroid", "mean offset"]
     assert {points.shape for points in found.values()} == {(1, 2, 2)}
     np.testing.assert_allclose(found["mean offset"], found["network"], atol=1e-4)
     once = agreement.look(Painted(face(), 100, head=None), photos, 0.5)
-    assert once.first is None and "first look alone" not in once.methods(images, WFLW_98, usual)
+    assert once.first is None and "first look alone" not in once.methods(WFLW_98, usual)
 
 
 def test_eyes_that_disagree():
@@ -105,4 +81,4 @@ def test_nothing_at_all():
     looks = agreement.look(Painted(face(), 50), empty, 0.5)
     assert len(looks.photo) == 0 and looks.mirrored.shape == (0, 98, 2)
     usual = {"right": np.zeros(2), "left": np.zeros(2)}
-    assert looks.methods([empty[0][0]], WFLW_98, usual)["network, refined"].shape == (0, 2, 2)
+    assert looks.methods(WFLW_98, usual)["mean offset"].shape == (0, 2, 2) and looks.about([empty[0][1]], ["a.png"]).empty

@@ -83,11 +83,3 @@ def test_costs_are_those_of_detections_copies(monkeypatch):
     table = costs_side_by_side(models, 64, rounds=1)
     assert len(made) == 2 and table["gflop"].nunique() == 1 and table["latency_iqr_ms"].tolist() == [0, 0]
     assert table["parameters"].tolist() == [sum(p.numel() for p in m.parameters()) for m in models.values()]
-
-
-def test_cost_of_landmarks_times_what_it_was_asked():
-    table = network_cost.cost_of_landmarks((5, 40), (1, 9), size=128, repeats=1)
-    assert table[["points", "faces"]].to_numpy().tolist() == [[5, 1], [5, 9], [40, 1], [40, 9]]
-    assert (table["milliseconds"] > 0).all()
-    with pytest.raises(ValueError, match="128 pixels hold no 100 faces"):
-        network_cost.cost_of_landmarks((5,), (100,), size=128, repeats=1)

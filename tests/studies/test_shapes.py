@@ -1,20 +1,11 @@
 import warnings
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from retinalib.faces import Faces, mean_landmarks_in_box, put_in_boxes
 from retinalib.landmarks import WFLW_98
-from retinalib.studies.shapes import (
-    aligned_to,
-    components,
-    left_by_components,
-    mean_shape,
-    procrustes_distance,
-    proportions,
-    residuals,
-)
+from retinalib.studies.shapes import aligned_to, mean_shape, procrustes_distance, proportions
 from tests.test_evaluate import scene
 
 
@@ -40,33 +31,6 @@ def test_alignment_undoes_similarities():
     moved = np.stack([base @ turn * 30 + [5, -80], base @ turn.T * 0.2])
     assert np.allclose(aligned_to(moved, base), base, atol=1e-8)
     assert not np.allclose(aligned_to(moved * [-1, 1], base), base, atol=0.1)  # a mirrored face is another face
-
-
-def test_components_are_those_of_the_covariance():
-    rng = np.random.default_rng(1)
-    mean = rng.normal(size=(98, 2))
-    varied = mean + 0.02 * rng.normal(size=(60, 1, 1)) * rng.normal(size=(98, 2)) + 0.001 * rng.normal(size=(60, 98, 2))
-    average, directions = components(varied, mean, 3)
-    np.testing.assert_allclose(directions @ directions.T, np.eye(3), atol=1e-9)
-    flat = aligned_to(varied, mean).reshape(60, -1)
-    largest = np.linalg.eigh(np.cov(flat.T))[1][:, -1]
-    assert abs(largest @ directions[0]) == pytest.approx(1, abs=1e-6)
-    left = [residuals(varied, mean, average, directions[:n]).mean() for n in (0, 1, 3)]
-    assert left[0] == pytest.approx(np.linalg.norm((flat - average).reshape(60, 98, 2), axis=-1).mean())
-    assert left[1] < 0.3 * left[0] and left[2] < left[1]
-    whole = components(varied, mean, 60)
-    assert residuals(varied, mean, *whole).max() < 1e-9  # sixty faces span no more than sixty directions
-
-
-def test_components_are_measured_on_faces_that_they_have_not_seen():
-    rng = np.random.default_rng(2)
-    mean = rng.normal(size=(98, 2))
-    noise = mean + 0.05 * rng.normal(size=(40, 98, 2))  # nothing to learn: any components of other faces are useless
-    left = left_by_components(noise, {"the same": noise}, (0, 5, 30))
-    assert list(left) == ["other real", "the same"] and left.index.tolist() == [0, 5, 30]
-    assert left["other real"][30] > 0.85 * left["other real"][0]
-    assert left["the same"][30] < 0.6 * left["the same"][0]
-    pd.testing.assert_frame_equal(left, left_by_components(noise, {"the same": noise}, (0, 5, 30)))
 
 
 def test_proportions_of_a_drawn_mouth():
