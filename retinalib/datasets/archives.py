@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
+import stat
 import tarfile
 import tempfile
 import zipfile
@@ -24,14 +25,12 @@ from retinalib.files import only_process
 _MOST_BYTES = 20_000_000_000  # an archive that would unpack to more is refused
 _MOST_MEMBERS = 200_000  # or that holds more files
 
-
 ARCHIVES = {
     "wflw": {"WFLW_images.tar.gz": wflw.IMAGES, "WFLW_annotations.tar.gz": "WFLW_annotations"},
     "wider": {f"{name}.zip": name for name in ("WIDER_train", "WIDER_val", "wider_face_split")},
 }
 """The official files, and the folder that is there once each is extracted."""
 
-HOMES = {"wflw": wflw.HOME, "wider": wider.HOME}
 EXPECTED = {
     "wflw": {"train": 7500, "test": 2500},
     "wider": {"train": 159_424, "val": 39_708},
@@ -47,43 +46,38 @@ def extract(archive: str | Path, folder: str | Path) -> None:
     checksums agree. Raises ValueError naming archive and member.
     """
     archive, folder = Path(archive), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     with only_process(folder, wait=True):
         for left in folder.glob(".extracting-*"):  # by one that was killed
             shutil.rmtree(left)
-        _extract(archive, folder)
+        temporary = Path(tempfile.mkdtemp(prefix=".extracting-", dir=folder))
+        try:
+            (_unzip if archive.suffix == ".zip" else _untar)(archive, temporary)
+            for part in temporary.iterdir():
+                if part.name != "__MACOSX":  # of which every archive that a Mac packed has one
+                    os.replace(part, folder / part.name)
+        except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError) as error:
+            said = " ".join(str(error).split())  # RuntimeError: encrypted, or packed in a way that zipfile does not know
+            raise ValueError(f"{archive} is damaged or can't be unpacked ({said}): download it again") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _extract(archive: Path, folder: Path) -> None:
-    temporary = Path(tempfile.mkdtemp(prefix=".extracting-", dir=folder))
-    try:
-        if archive.suffix == ".zip":
-            with zipfile.ZipFile(archive) as file:
-                members = [(m.filename, m.file_size, _is_plain_zip(m)) for m in file.infolist()]
-                _check(archive, members)
-                for member in tqdm(file.infolist(), desc=archive.name):
-                    file.extract(member, temporary)
-        else:
-            with tarfile.open(archive) as file:
-                infos = file.getmembers()
-                _check(archive, [(m.name, m.size, m.isfile() or m.isdir()) for m in infos])
-                for member in tqdm(infos, desc=archive.name):
-                    file.extract(member, temporary, filter="data")
-                while file.fileobj.read(1 << 20):  # to its end, where the checksum stands: tarfile alone doesn't compare it
-                    pass
-        for part in temporary.iterdir():
-            if part.name != "__MACOSX":  # of which every archive that a Mac packed has one
-                os.replace(part, folder / part.name)
-    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError) as error:
-        said = " ".join(str(error).split())  # RuntimeError: encrypted, or packed in a way that zipfile does not know
-        raise ValueError(f"{archive} is damaged or can't be unpacked ({said}): download it again") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def _unzip(archive: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as file:
+        kinds = (0, stat.S_IFREG, stat.S_IFDIR)  # not said, a file, a folder
+        _check(archive, [(m.filename, m.file_size, stat.S_IFMT(m.external_attr >> 16) in kinds) for m in file.infolist()])
+        for member in tqdm(file.infolist(), desc=archive.name):
+            file.extract(member, folder)
 
 
-def _is_plain_zip(member: zipfile.ZipInfo) -> bool:
-    kind = (member.external_attr >> 16) & 0o170000
-    return kind in (0, 0o100000, 0o040000)  # not said, a file, a folder
+def _untar(archive: Path, folder: Path) -> None:
+    with tarfile.open(archive) as file:
+        members = file.getmembers()
+        _check(archive, [(m.name, m.size, m.isfile() or m.isdir()) for m in members])
+        for member in tqdm(members, desc=archive.name):
+            file.extract(member, folder, filter="data")
+        while file.fileobj.read(1 << 20):  # to its end, where the checksum stands: tarfile alone doesn't compare it
+            pass
 
 
 def _check(archive: Path, members: list[tuple[str, int, bool]]) -> None:
@@ -114,12 +108,10 @@ def prepare(dataset: str, root: str | Path) -> dict[str, int]:
         if not (root / gives).exists():
             missing.append(name)
     if missing:
-        names = " and ".join(missing)
-        raise FileNotFoundError(f"{names} missing in {root}: download from {HOMES[dataset]} and put there; see data/README.md")
-    if dataset == "wflw":
-        tables = {s: wflw.read_annotations(root / wflw.LISTS.format(split=s)) for s in EXPECTED["wflw"]}
-    else:
-        tables = {s: wider.read_boxes(root / wider.BOXES.format(split=s)) for s in EXPECTED["wider"]}
+        names, home = " and ".join(missing), wflw.HOME if dataset == "wflw" else wider.HOME
+        raise FileNotFoundError(f"{names} missing in {root}: download from {home} and put there; see data/README.md")
+    read, lists = (wflw.read_annotations, wflw.LISTS) if dataset == "wflw" else (wider.read_boxes, wider.BOXES)
+    tables = {split: read(root / lists.format(split=split)) for split in EXPECTED[dataset]}
     counts = {s: len(table) + len(table.attrs["set_aside"]) for s, table in tables.items()}
     wrong = [f"{s}: {n:,} instead of {EXPECTED[dataset][s]:,}" for s, n in counts.items() if n != EXPECTED[dataset][s]]
     if wrong:

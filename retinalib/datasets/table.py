@@ -7,6 +7,7 @@ import inspect
 import io
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -171,12 +172,6 @@ def set_aside(table: pd.DataFrame, gone: np.ndarray | pd.Series, reason: str) ->
     return kept
 
 
-def set_aside_counts(table: pd.DataFrame) -> str:
-    """What was set aside, by reason, such as "2 (box of no area), 1 (its photo is missing)"; empty if nothing was."""
-    reasons = pd.Series([reason for _, reason in table.attrs.get("set_aside", [])], dtype=object).value_counts(sort=False)
-    return ", ".join(f"{count} ({reason})" for reason, count in reasons.items())
-
-
 def usable(table: pd.DataFrame, schema: LandmarkSchema) -> pd.DataFrame:
     """The rows that can be learned and measured, as far as a table tells without its photos.
 
@@ -273,7 +268,8 @@ class FaceDataset(Sequence):
     def _tell(self, turned: list[str]) -> None:
         """Raises or warns where faces were set aside or changed, or photos are turned by viewers."""
         source = f"{self.table.attrs['source']}: " if "source" in self.table.attrs else ""
-        said, repaired = set_aside_counts(self.table), self.table.attrs["repaired"]
+        reasons, repaired = Counter(reason for _, reason in self.table.attrs["set_aside"]), self.table.attrs["repaired"]
+        said = ", ".join(f"{count} ({reason})" for reason, count in reasons.items())
         if said and not self.names:
             raise ValueError(f"{source}no face is left, for all are set aside: {said}")
         said = [f"set aside {said}"] if said else []

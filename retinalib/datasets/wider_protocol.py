@@ -104,14 +104,22 @@ def _names_of(photos: Iterable[str], names: Iterable[str]) -> dict[str, str]:
     return chosen
 
 
-def _matches(predictions: dict[str, np.ndarray], faces: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All detections of photos that have faces, best first: score (0 to 1), whether on a face, the number of that face."""
-    found = {name: np.asarray(rows, float) for name, rows in predictions.items()}
-    for name, rows in found.items():
+def _best_first(predictions: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The predictions as (N, 5) float64, best score first. Raises ValueError for another shape."""
+    found = {}
+    for name, rows in predictions.items():
+        rows = np.asarray(rows, float)
         if rows.ndim != 2 or rows.shape[1] != 5:
             raise ValueError(f"predictions of {name} must be (N, 5) x y w h score, got {rows.shape}")
-        if not np.isfinite(rows).all():
-            raise ValueError(f"predictions of {name} hold numbers that are not finite")
+        found[name] = rows[np.argsort(-rows[:, 4], kind="stable")]
+    return found
+
+
+def _matches(predictions: dict[str, np.ndarray], faces: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All detections of photos that have faces, best first: score (0 to 1), whether on a face, the number of that face."""
+    found = _best_first(predictions)
+    if odd := [name for name, rows in found.items() if not np.isfinite(rows).all()]:
+        raise ValueError(f"predictions of {odd[0]} hold numbers that are not finite")
     scores = np.concatenate([rows[:, 4] for rows in found.values()] or [np.zeros(0)])
     low, span = (scores.min(), np.ptp(scores) or 1.0) if len(scores) else (0.0, 1.0)
     boxes, photos = faces[BOX].to_numpy(float), faces.groupby("image", sort=False).indices
@@ -119,7 +127,6 @@ def _matches(predictions: dict[str, np.ndarray], faces: pd.DataFrame) -> tuple[n
     score, overlap, face = [np.zeros(0)], [np.zeros(0)], [np.zeros(0, int)]
     for photo, places in photos.items():
         if photo in name_of and len(rows := found[name_of[photo]]):
-            rows = rows[np.argsort(-rows[:, 4], kind="stable")]
             shared = box_iou(np.column_stack([rows[:, :2], rows[:, :2] + rows[:, 2:4]]), boxes[places], pixel=1.0)
             best = shared.argmax(1)
             score.append((rows[:, 4] - low) / span)
@@ -156,12 +163,8 @@ def read_truth(folder: str | Path) -> pd.DataFrame:
 def write_detections(predictions: dict[str, np.ndarray], folder: str | Path) -> None:
     """The official text files, ``folder/event/name.txt``: the photo's name, the number of detections, then ``x y w h score`` a
     line, best first. Raises ValueError for predictions of a wrong shape or a name that leads out of the folder."""
-    for name, rows in predictions.items():
-        rows = np.asarray(rows, float)
-        if rows.ndim != 2 or rows.shape[1] != 5:
-            raise ValueError(f"predictions of {name} must be (N, 5) x y w h score, got {rows.shape}")
+    for name, rows in _best_first(predictions).items():
         path = safe_relative(name).removesuffix(".jpg")
-        rows = rows[np.argsort(-rows[:, 4], kind="stable")]
         lines = (" ".join(f"{value:.8g}" for value in row) for row in rows)
         write_text(Path(folder) / f"{path}.txt", "\n".join([Path(path).name, str(len(rows)), *lines]) + "\n")
 
