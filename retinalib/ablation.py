@@ -14,33 +14,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
 
-from retinalib.config import TrainConfig
+from retinalib.config import PROFILES, TrainConfig
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector, load_detector
-from retinalib.evaluate import (
-    THRESHOLD,
-    detection_ap,
-    evaluate_faces,
-    precision_recall,
-    resampled_ap,
-    summary,
-)
+from retinalib.evaluate import detection_ap, evaluate_faces, precision_recall, summary
 from retinalib.faces import Faces
 from retinalib.files import end_with_parent, write_text
 from retinalib.plots.tables import paper_form, write_table
 from retinalib.runs import Stopped, request_stop, stop_file
-from retinalib.studies.statistics import Difference, crossed_difference, holm, paired_difference, photo_weights
+from retinalib.studies.comparison import compare, verdict
 from retinalib.train import fingerprint, run_folder, train
+from retinalib.workspace import open_dataset, runs_folder
 
 SCORE_THRESHOLD = 0.5  # a face found with less counts as missed; AP is over all scores from _AP_SCORE on
 _AP_SCORE = 0.02
@@ -183,7 +175,7 @@ def _train_in_child(config: TrainConfig, train_set: FaceDataset, validation_set:
 
 def detect_all(detector: Detector, dataset: FaceDataset) -> list[Faces]:
     """What the detector finds in each photo, down to the scores that enter AP."""
-    return [detector.detect(dataset[number][0], score_threshold=_AP_SCORE) for number in range(len(dataset))]
+    return [detector.detect(dataset[number][0], _AP_SCORE, pyramid=False) for number in range(len(dataset))]
 
 
 def measure(detector: Detector, dataset: FaceDataset) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, float]]:
@@ -242,76 +234,6 @@ def _measured(folder: Path, test_set: FaceDataset, device: str | torch.device | 
     return pd.read_csv(faces_path), numbers
 
 
-def compare(faces: pd.DataFrame, detections: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
-    """Each further arm against the first, paired by seed and photo; tables of :func:`run` and :func:`detections_of`.
-
-    Columns: arm, measure, unit, better ("lower" or "higher"), estimate, low, high (95 %), p_value, p_holm (corrected for all
-    comparisons of the table), detectable (the smallest effect found with a power of 80 % after that correction), seeds, photos.
-    A face that an arm missed has no NME, so of each seed mean NME and mean pupil error are compared over faces that both arms
-    found; the failure rate over all. Holm's correction is over the whole table: what belongs to another question, such as a
-    fault whose harm is to be measured, goes into a table of its own. A measure is left out where fewer than two photos have it
-    in both arms for at least two seeds (AP also where a run has no detections at all: photos labelled in part); with one seed
-    the table is empty.
-    """
-    planned: list[tuple] = []  # arm, measure, unit, better, and how the difference is found
-    for arm in arms[1:]:
-        pair, both = (table[table["arm"].isin([arms[0], arm])] for table in (faces, detections))
-        found = pair[pair.groupby(["seed", "image", "face"])["matched"].transform("all")]
-        measures = {
-            "mean NME": ("% of inter-ocular", found.assign(value=100 * found["nme"])),
-            "mean pupil error": ("% of inter-ocular", found.assign(value=100 * found.get("nme_pupils", np.nan))),
-            "failure rate": ("% of faces", pair.assign(value=100.0 * ~(pair["nme"] <= THRESHOLD))),
-        }
-        for measure, (unit, table) in measures.items():
-            if _comparable(table) and (measure != "mean pupil error" or "nme_pupils" in table):
-                planned.append((arm, measure, unit, "lower", partial(paired_difference, table, "value", arms[0], arm)))
-        if _comparable(both):
-            planned.append((arm, "AP", "", "higher", partial(_ap_difference, both, arms[0], arm)))
-    rows = [(*said, *difference(comparisons=len(planned))) for *said, difference in planned]
-    result = pd.DataFrame(rows, columns=["arm", "measure", "unit", "better", *Difference._fields])
-    result.insert(result.columns.get_loc("p_value") + 1, "p_holm", holm(result["p_value"].to_numpy()))
-    return result
-
-
-def _ap_difference(detections: pd.DataFrame, first: str, second: str, comparisons: int) -> Difference:
-    """The difference in AP; photos are drawn with all their detections and faces, the same ones for both arms and all seeds."""
-    images = pd.Index(detections["image"].unique())
-    weights = np.vstack([np.ones(len(images), int), photo_weights(len(images))])
-    runs = {run: part for run, part in detections.groupby(["arm", "seed"])}
-    seeds = [seed for arm, seed in runs if arm == first and (second, seed) in runs]
-    aps = {run: resampled_ap(part, images, weights) for run, part in runs.items() if run[1] in seeds}
-    changes = np.stack([aps[second, seed] - aps[first, seed] for seed in seeds], axis=1)
-    return crossed_difference(changes[0], changes[1:], len(images), comparisons)
-
-
-def _comparable(pairs: pd.DataFrame) -> bool:
-    """Whether at least two photos are there for every one of at least two seeds, in both arms."""
-    there = pairs.groupby(["image", "seed", "arm"]).size().unstack(["seed", "arm"])
-    return there.columns.get_level_values("seed").nunique() >= 2 and len(there.dropna()) >= 2
-
-
-def verdict(differences: pd.DataFrame, baseline: str) -> str:
-    """What the differences say, in a sentence an arm, made from the intervals and corrected p-values alone."""
-    if not len(differences):
-        return "Nothing to compare: a difference needs two arms and at least two seeds."
-    sentences = []
-    for arm, part in differences.groupby("arm", sort=False):
-        said = []
-        for row in part.itertuples():
-            unit = f" {row.unit}" if row.unit else ""
-            estimate = row.estimate if abs(row.estimate) > 1e-9 else 0.0  # equal up to rounding
-            numbers = f"{estimate:+.3g}{unit}, 95 % interval {row.low:+.3g} to {row.high:+.3g}, {row.photos} photos"
-            if np.isnan(row.detectable):
-                said.append(f"{row.measure} tells nothing, it does not vary or is not known ({numbers})")
-            elif row.p_holm >= 0.05 or row.low <= 0 <= row.high:
-                said.append(f"no difference found in {row.measure} ({numbers}; detectable: {row.detectable:.2g})")
-            else:
-                good = (row.estimate < 0) == (row.better == "lower")
-                said.append(f"**{row.measure} {'better' if good else 'worse'}** ({numbers})")
-        sentences.append(f"*{arm}* against *{baseline}*, {int(part['seeds'].min())} seeds: " + "; ".join(said) + ".")
-    return " ".join(sentences)
-
-
 def detections_of(runs: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """The detections that :func:`run` left in the run folders: columns arm, seed, and those of evaluate.precision_recall."""
     tables = [
@@ -337,9 +259,6 @@ def report(
 
     seeds: by default as many as the profile has. Raises what :func:`run` raises.
     """
-    from retinalib.config import PROFILES
-    from retinalib.workspace import open_dataset, runs_folder
-
     sets = [open_dataset(dataset, data_root, profile, 0, split) for split in ("train", "validation", "test")]
     seeds = seeds or range(PROFILES[profile].seeds)
     runs_at = runs_folder(runs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from retinalib.augment import AugmentConfig
 from retinalib.landmarks import WFLW_98, LandmarkSchema
@@ -54,19 +54,6 @@ class TrainConfig:
     def to_dict(self) -> dict:
         """Plain values only, for JSON."""
         return {**asdict(self), "model": self.model.to_dict()}
-
-    @classmethod
-    def from_dict(cls, values: dict) -> TrainConfig:
-        """The inverse of :meth:`to_dict`. Raises ValueError for an unknown parameter."""
-        unknown = set(values) - {f.name for f in fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown training parameters: {', '.join(sorted(unknown))}")
-        parts = {"model": ModelConfig.from_dict, "loss": lambda v: LossConfig(**v), "augment": _augment_config}
-        return cls(**{k: parts[k](v) if k in parts else v for k, v in values.items()})
-
-
-def _augment_config(values: dict) -> AugmentConfig:
-    return AugmentConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 @dataclass(frozen=True)

@@ -13,19 +13,15 @@ from filelock import FileLock, Timeout
 
 
 @contextmanager
-def replacing(path: str | Path, before: str | Path | None = None) -> Iterator[Path]:
+def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary name beside ``path`` to write to, which takes its place at the end: an interruption or an error leaves the
-    old file or the new one. Makes the folder.
-
-    before: the name that the old file gets then, by default none. Raises OSError, naming the file, where it can't be written.
+    old file or the new one. Makes the folder. Raises OSError, naming the file, where it can't be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
-        if before is not None and path.exists():
-            os.replace(path, before)
         os.replace(temporary, path)
     except OSError as error:
         raise OSError(error.errno, f"{path} could not be written and is as it was before: {error.strerror or error}") from error

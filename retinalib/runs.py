@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,29 +62,23 @@ def claim(folder: Path, recipe: dict) -> Iterator[dict | None]:
             yield state
             return
     with only_process(folder):
-        state = _state(folder, recipe, own=True)
+        state = _state(folder, recipe)
         stop_file(folder).unlink(missing_ok=True)
         write_text(folder / "config.json", json.dumps(recipe, indent=1))
         if state:
-            _log(folder, state["rows"], epochs)
+            write_text(log, _table(state["rows"]))
         yield state
 
 
-def _state(folder: Path, recipe: dict, own: bool = False) -> dict | None:
-    """The state to go on from. own: the folder is this process', which then removes a damaged one, that the next state may not
-    take the good one's place."""
-    last, previous = folder / "last.pt", folder / "previous.pt"
-    if not last.is_file() and not previous.is_file():
+def _state(folder: Path, recipe: dict) -> dict | None:
+    """The state to go on from."""
+    last = folder / "last.pt"
+    if not last.is_file():
         return None
     try:
         state = read(last)
-    except (ValueError, FileNotFoundError) as error:
-        if not previous.is_file():
-            raise ValueError(f"{error}; there is none before it: delete the folder to train anew") from error
-        state = read(previous)
-        if own:
-            last.unlink(missing_ok=True)
-        warnings.warn(f"{error}; going on from {previous}, epoch {len(state['rows'])}", stacklevel=2)
+    except ValueError as error:
+        raise ValueError(f"{error}; delete the folder to train anew") from error
     if _what_is_learned(state["recipe"]) != _what_is_learned(recipe):
         raise ValueError(f"{folder} holds a run of another configuration or other data: take another folder, or delete it")
     if len(state["rows"]) > recipe["config"]["epochs"]:
@@ -108,15 +101,7 @@ def save_epoch(
     if scores[-1] > -math.inf and scores[-1] == max(scores):
         save_model(average.module, folder / "best.pt", epoch=len(rows), recipe=recipe)
     states = {"training": model.state_dict(), "averaged": average.n_averaged, "optimiser": optimiser.state_dict()}
-    last, previous = folder / "last.pt", folder / "previous.pt"
-    save_model(average.module, last, before=previous, epoch=len(rows), recipe=recipe, rows=rows, **states)
-    _log(folder, rows, recipe["config"]["epochs"])
-
-
-def _log(folder: Path, rows: list[dict], epochs: int) -> None:
-    """What follows from the last state: no other state once the run is finished, and the log."""
-    if len(rows) == epochs:
-        (folder / "previous.pt").unlink(missing_ok=True)
+    save_model(average.module, folder / "last.pt", epoch=len(rows), recipe=recipe, rows=rows, **states)
     write_text(folder / "metrics.csv", _table(rows))
 
 

@@ -1,12 +1,11 @@
 """The training loop: data in order by seed, schedule, precision, EMA, checkpoints, log. A run is a folder that can go on.
 
 A run folder holds ``config.json``, ``metrics.csv`` (a row per epoch), ``best.pt`` (to use: the averaged weights of the epoch
-with the best validation), ``last.pt`` (to go on: the last averaged weights with all of the training's state; until the run
-is finished, ``previous.pt`` is the one before), and ``pictures/`` (predictions in blue over truth in green). One process
-works in it at a time, or several that ``torchrun --nproc-per-node=N -m retinalib.train`` started together: each takes an equal
-part of every batch and averages gradients with the others; the first writes and validates. Losses are divided by what each
-part has, and on CPUs batch norms take the statistics of each part (on GPUs those of all), so that results differ a little from
-those of one process.
+with the best validation), ``last.pt`` (to go on: the last averaged weights with all of the training's state) and ``pictures/``
+(predictions in blue over truth in green). One process works in it at a time, or several that torchrun started together: each
+takes an equal part of every batch and averages gradients with the others; the first writes and validates. Losses are divided
+by what each part has, and on CPUs batch norms take the statistics of each part (on GPUs those of all): results differ a little
+from those of one process.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from retinalib.anchors import anchor_grid
 from retinalib.batches import AugmentedPhotos, Batch, Batches, reading
 from retinalib.checkpoint import save_atomically, start_from
 from retinalib.config import TrainConfig
-from retinalib.datasets.table import FaceDataset
+from retinalib.datasets.table import BOX, FaceDataset
 from retinalib.detect import Detector, find_checkpoint, warn_of_slow_bfloat16
 from retinalib.evaluate import auc, detection_ap, evaluate_faces
 from retinalib.faces import Faces, mean_landmarks_in_box
@@ -46,7 +45,7 @@ from retinalib.runs import Stopped, claim, save_epoch, stop_file
 from retinalib.second_look import eye_loss
 
 _VALIDATION_SCORE = 0.05  # detections from this score on enter the validation's AP
-_VALIDATION_PICTURES = 4
+_VALIDATION_PICTURES, _PICTURE = 4, 320  # how many, and how high in pixels
 _PATIENCE = timedelta(hours=2)  # how long processes wait for the first, which validates
 
 
@@ -66,14 +65,11 @@ def _recipe(config: TrainConfig, train_set: FaceDataset) -> dict:
 
 
 def fingerprint(dataset: FaceDataset) -> str:
-    """A digest of the names, boxes and landmarks of a data set, its photos without faces, and whether it is complete."""
-    digest = hashlib.sha256("\n".join(dataset.table["image"]).encode())
-    digest.update(dataset.table[["x1", "y1", "x2", "y2"]].to_numpy(np.float32).tobytes())
-    digest.update(b"".join(np.asarray(points, np.float32).tobytes() for points in dataset.table["landmarks"]))
-    bare = [name for name, rows in zip(dataset.names, dataset.rows, strict=True) if not len(rows)]
-    digest.update("\n".join(bare).encode())
-    if not dataset.complete:  # which decides what counts as background
-        digest.update(b"labelled in part")
+    """A digest of a data set: its photos, boxes and landmarks, and whether it is complete, which decides what is background."""
+    table = dataset.table
+    digest = hashlib.sha256(json.dumps([dataset.names, table["image"].tolist(), dataset.complete]).encode())
+    for part in (table[BOX].to_numpy(), *table["landmarks"]):
+        digest.update(np.asarray(part, np.float32).tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -306,8 +302,7 @@ def _epoch(training: _Training, stream: Iterator[Batch], bar: tqdm, folder: Path
         values = training.step(images, targets, step, steps * config.epochs)
         if not values.isfinite().all():
             raise FloatingPointError(
-                f"the loss is {values[0]:g} at step {step} of {folder.name}; "
-                + _keep(images, names, values, folder / "not_finite.pt")
+                f"the loss is {values[0]:g} at step {step} of {folder.name}; " + _keep(images, names, values, folder)
             )
         sums += values
         bar.set_postfix({n: f"{v:.2f}" for n, v in zip(Parts._fields, values.tolist(), strict=True)}, refresh=False)
@@ -316,15 +311,10 @@ def _epoch(training: _Training, stream: Iterator[Batch], bar: tqdm, folder: Path
     return {"epoch": epoch + 1, "learning_rate": training.optimiser.param_groups[0]["lr"], **parts}
 
 
-def _keep(images: Tensor, names: list[str], values: Tensor, path: Path) -> str:
-    """Keeps the batch of a loss that is not finite, of all processes, and says so."""
-    shares = [(images, names)]
-    if dist.is_initialized():
-        shares = [None] * dist.get_world_size()
-        dist.all_gather_object(shares, (images, names))
-    names = [name for _, part in shares for name in part]
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        save_atomically({"images": torch.cat([part for part, _ in shares]), "names": names, "loss": values}, path)
+def _keep(images: Tensor, names: list[str], values: Tensor, folder: Path) -> str:
+    """Keeps the batch of a loss that is not finite, each process its part, and says so."""
+    path = folder / (f"not_finite_{dist.get_rank()}.pt" if dist.is_initialized() else "not_finite.pt")
+    save_atomically({"images": images, "names": names, "loss": values}, path)
     if dist.is_initialized():
         dist.barrier()  # torchrun ends the others with the first that fails
     return f"the images {', '.join(names)} are kept in {path}: look at their annotations, or lower the learning rate"
@@ -338,12 +328,11 @@ def _validate(model: RetinaFace, dataset: FaceDataset, picture: Path) -> dict[st
     detector, found, truth, drawn = Detector(model, next(model.parameters()).device), [], [], []
     for number in range(len(dataset)):
         image, faces = dataset[number]
-        found.append(detector.detect(image, score_threshold=_VALIDATION_SCORE))
+        found.append(detector.detect(image, _VALIDATION_SCORE, pyramid=False))
         truth.append(faces)
         if number < _VALIDATION_PICTURES:
             drawn.append(_draw(image, faces, found[-1]))
-    shown = cv2.cvtColor(cv2.hconcat(_same_height(drawn)), cv2.COLOR_RGB2BGR)
-    write_bytes(picture, cv2.imencode(picture.suffix, shown)[1].tobytes())
+    write_bytes(picture, cv2.imencode(picture.suffix, cv2.cvtColor(cv2.hconcat(drawn), cv2.COLOR_RGB2BGR))[1].tobytes())
     table = evaluate_faces(found, truth)
     return {
         "ap": detection_ap(found, truth) if dataset.complete else float("nan"),
@@ -353,19 +342,16 @@ def _validate(model: RetinaFace, dataset: FaceDataset, picture: Path) -> dict[st
 
 
 def _draw(image: np.ndarray, truth: Faces, found: Faces) -> np.ndarray:
-    """Truth in green, predictions with a score over 0.5 in blue."""
+    """Truth in green, predictions with a score over 0.5 in blue, on a picture of one height."""
     image = image.copy()
     for faces, colour in ((truth, (60, 180, 75)), (found[found.scores > 0.5], (30, 110, 255))):
-        for box, points in zip(faces.boxes, faces.landmarks, strict=True):
-            cv2.rectangle(image, box[:2].round().astype(int).tolist(), box[2:].round().astype(int).tolist(), colour, 1)
-            for x, y in points[np.isfinite(points).all(1)]:
-                cv2.circle(image, (round(float(x)), round(float(y))), 1, colour, -1)
-    return image
-
-
-def _same_height(images: list[np.ndarray]) -> list[np.ndarray]:
-    height = min(i.shape[0] for i in images)
-    return [cv2.resize(i, (round(i.shape[1] * height / i.shape[0]), height), interpolation=cv2.INTER_AREA) for i in images]
+        for box, points in zip(faces.boxes.round().astype(int), faces.landmarks, strict=True):
+            cv2.rectangle(image, box[:2].tolist(), box[2:].tolist(), colour, 1)
+            for point in points[np.isfinite(points).all(1)].round().astype(int).tolist():
+                cv2.circle(image, point, 1, colour, -1)
+    return cv2.resize(
+        image, (max(1, round(image.shape[1] * _PICTURE / image.shape[0])), _PICTURE), interpolation=cv2.INTER_AREA
+    )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from retinalib import ablation, cli
 from retinalib.config import PROFILES, TrainConfig
 from retinalib.evaluate import precision_recall, resampled_ap
 from retinalib.runs import Stopped, request_stop
+from retinalib.studies import comparison
 from retinalib.studies.statistics import paired_difference, photo_weights
 from retinalib.train import train
 from tests.pictures import rendered_faces
@@ -52,7 +53,7 @@ def simulated(effect, seeds=3, photos=40, rng=None):
 def test_arms_change_what_they_say():
     assert ablation.arm_config("no-se", BASE, 3) == replace(BASE, seed=3)
     assert ablation.arm_config("se4", BASE, 0).model.se_reduction == 4
-    assert ablation.arm_config("five-point-flip", BASE, 0).augment.flip_order == "five-point"
+    assert ablation.arm_config("five-point-flip", BASE, 0).fault == "five-point-flip"
     with pytest.raises(ValueError, match="unknown arm 'se5': choose from no-se"):
         ablation.arm_config("se5", BASE, 0)
     base = replace(BASE, loss=replace(BASE.loss, pupil_weight=1.0))
@@ -155,8 +156,8 @@ def test_a_known_difference_in_ap_is_found():
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_equal_arms_are_seldom_said_to_differ(seeds, monkeypatch):
     """In at most 5 % of studies without any difference is one claimed, in whichever of the four measures."""
-    monkeypatch.setattr(ablation, "photo_weights", partial(photo_weights, rounds=200))
-    monkeypatch.setattr(ablation, "paired_difference", partial(paired_difference, rounds=200))
+    monkeypatch.setattr(comparison, "photo_weights", partial(photo_weights, rounds=200))
+    monkeypatch.setattr(comparison, "paired_difference", partial(paired_difference, rounds=200))
     rng, claims = np.random.default_rng(seeds), 0
     for _ in range(150):
         faces, detections, _ = study(rng, seeds, 50, miss=0.02)

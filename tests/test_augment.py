@@ -1,12 +1,13 @@
 """Augmentation is held against the pictures themselves: marks painted where the landmarks are must be found where they went."""
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
-from retinalib.augment import AugmentConfig, augment, letterbox
+from retinalib.augment import AugmentConfig, augment, letterbox, turned
 from retinalib.faces import Faces
-from retinalib.landmarks import WFLW_98, WIDER_5
+from retinalib.landmarks import WIDER_5
 
 PLAIN = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
 MARK = 4  # half the side of a painted mark, pixels
@@ -70,22 +71,62 @@ def test_flipping_twice_is_nothing():
     assert (twice.visible == faces.visible).all()
 
 
-def test_five_point_order_reproduces_the_fault():
-    """Everything but landmarks 0, 1, 3, 4 keeps its number in the mirrored picture."""
-    faces = Faces([[20, 20, 90, 90]], np.random.default_rng(0).uniform(20, 90, (1, 98, 2)))
-    config = AugmentConfig(**PLAIN, flip=1.0, expand=0.0, crop=(1.0, 1.0), flip_order="five-point")
-    _, wrong = augment(np.zeros((128, 128, 3), np.uint8), faces, 128, np.random.default_rng(0), config)
-    mirrored = faces.landmarks[0] * [-1, 1] + [128, 0]
-    expected = list(range(98))
-    expected[0], expected[1], expected[3], expected[4] = 1, 0, 4, 3
-    assert np.allclose(wrong.landmarks[0], mirrored[expected], atol=1e-4)
-    right = AugmentConfig(**PLAIN, flip=1.0, expand=0.0, crop=(1.0, 1.0))
-    _, good = augment(np.zeros((128, 128, 3), np.uint8), faces, 128, np.random.default_rng(0), right)
-    assert np.allclose(good.landmarks[0], mirrored[list(WFLW_98.flip_order)], atol=1e-4)
-    # on five points the two orders are one
-    few = five(POINTS)
-    results = [augment(painted((50, 50)), few, 99, np.random.default_rng(3), c)[1] for c in (config, right)]
-    assert np.allclose(results[0].landmarks, results[1].landmarks)
+@pytest.mark.parametrize("turn", [25.0, 180.0])
+def test_landmarks_follow_the_pixels_under_turns(turn):
+    """Five dots, each in a colour of its own, painted where the landmarks are and found again in the crop."""
+    rows, columns = np.indices((200, 260)) + 0.5
+    image, found, angles = np.full((200, 260, 3), 128, np.uint8), 0, []
+    colours = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255)])
+    for colour, (x, y) in zip(colours, POINTS, strict=True):
+        image[np.hypot(columns - x, rows - y) < 6] = colour
+    config = AugmentConfig(**PLAIN, flip=0.0, expand=0.3, turn=turn)
+    for seed in range(40):
+        crop, faces = augment(image, five(POINTS, [60, 66, 140, 150]), 192, np.random.default_rng(seed), config)
+        for points in faces.landmarks:
+            for colour, point, visible in zip(colours, points, faces.visible[0], strict=True):
+                dot = np.abs(crop.astype(int) - colour).max(-1) < 60
+                if not (dot[[0, -1]].any() or dot[:, [0, -1]].any()):  # whole, or out of the crop
+                    assert dot.any() == visible
+                    if visible:
+                        assert np.linalg.norm(np.argwhere(dot).mean(0)[::-1] + 0.5 - point) < 1.0
+                        found += 1
+            x, y = points[1] - points[0]
+            angles.append((np.degrees(np.arctan2(y, x) - np.arctan2(-4, 60)) + 180) % 360 - 180)
+    assert found > 100 and turn < np.ptp(angles) and np.abs(angles).max() <= turn
+
+
+def test_a_turn_shows_the_photo_in_the_corners_and_keeps_the_extent_of_boxes():
+    faces = five([(190, 190), (210, 190), (200, 200), (195, 212), (205, 212)], [180, 170, 220, 225])
+    config = AugmentConfig(**PLAIN, flip=0.0, expand=0.0, crop=(0.3, 0.3), turn=45.0)
+    for seed in range(20):
+        crop, kept = augment(np.full((400, 400, 3), 200, np.uint8), faces, 120, np.random.default_rng(seed), config)
+        assert (np.abs(crop.astype(int) - 200) <= 8).all()
+        if (kept.boxes > 0).all() and (kept.boxes < 120).all():
+            width, height = kept.boxes[0, 2:] - kept.boxes[0, :2]
+            assert width**2 + height**2 == pytest.approx(40**2 + 55**2, rel=1e-4)  # as of a turned ellipse
+            assert 40 - 1e-3 <= width <= height <= 55 + 1e-3
+    quarter = turned(faces, 90.0, 200.0)  # clockwise: what was above is at the right
+    assert np.allclose(quarter.boxes, [[175, 180, 230, 220]], atol=1e-3)
+    assert np.allclose(quarter.landmarks[0, 0], [210, 190], atol=1e-3)
+    back = turned(quarter, -90.0, 200.0)
+    assert np.allclose(back.boxes, faces.boxes, atol=1e-3) and np.allclose(back.landmarks, faces.landmarks, atol=1e-3)
+
+
+def test_blur_loss_of_colours_and_compression_change_pixels_alone_and_draw_nothing_where_they_are_off():
+    image = cv2.resize(np.random.default_rng(0).integers(0, 255, (12, 15, 3), dtype=np.uint8), (150, 120))
+    plain, faces = augment(image, five(POINTS), 96, np.random.default_rng(4), AugmentConfig())
+    for name in ("blur", "grey", "jpeg"):
+        changed, same = augment(image, five(POINTS), 96, np.random.default_rng(4), AugmentConfig(**{name: 1.0}))
+        assert np.array_equal(same.landmarks, faces.landmarks) and (changed != plain).any()
+        assert np.abs(changed.mean((0, 1)) - plain.mean((0, 1))).max() < (
+            60 if name == "grey" else 3
+        )  # channels in their order
+        assert (changed[..., 0] == changed[..., 1]).all() == (name == "grey")
+    unused = AugmentConfig(turn=0.0, blur=0.0, grey=0.0, jpeg=0.0)
+    rngs = [np.random.default_rng(4) for _ in range(2)]
+    augment(image, five(POINTS), 96, rngs[0], unused)
+    augment(image, five(POINTS), 96, rngs[1], AugmentConfig())
+    assert rngs[0].random() == rngs[1].random()
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -180,20 +221,16 @@ def test_landmarks_that_leave_the_crop_keep_their_place_and_are_masked():
     assert len(faces) == 2 and np.allclose(faces.landmarks, two_faces().landmarks)
     assert faces.visible.tolist() == [[True] * 5, [True, False, True, True, False]]
     assert faces.boxes[1].tolist() == [80, 40, 100, 80]
-    _, clamped = augment(image, two_faces(), 100, np.random.default_rng(0), AugmentConfig(**config, clamp_landmarks=True))
-    assert clamped.visible.all() and clamped.landmarks[1, :, 0].tolist() == [90, 100, 99, 90, 100]
 
 
 def test_unknown_landmarks_stay_unknown():
     points = np.array(POINTS, float)
     points[2] = np.nan
     faces = Faces([[60, 70, 140, 150]], points[None], schema=WIDER_5)
-    for clamp in (False, True):
-        for seed in range(10):
-            config = AugmentConfig(clamp_landmarks=clamp)
-            _, kept = augment(painted((50, 50)), faces, 96, np.random.default_rng(seed), config)
-            assert np.isnan(kept.landmarks[0]).all(-1).tolist() == [False, False, True, False, False]
-            assert not kept.visible[0, 2]
+    for seed in range(10):
+        _, kept = augment(painted((50, 50)), faces, 96, np.random.default_rng(seed), AugmentConfig(turn=20.0))
+        assert np.isnan(kept.landmarks[0]).all(-1).tolist() == [False, False, True, False, False]
+        assert not kept.visible[0, 2]
 
 
 def test_degenerate_faces_are_dropped():
@@ -249,8 +286,7 @@ def test_letterbox_comes_back():
     assert scale == 2 and larger.shape == (520, 520, 3)
 
 
-def test_bad_settings_say_so():
-    with pytest.raises(ValueError, match="flip_order"):
-        AugmentConfig(flip_order="none")
-    with pytest.raises(ValueError, match="crop"):
-        AugmentConfig(crop=(0.9, 0.4))
+@pytest.mark.parametrize("bad", [{"crop": (0.9, 0.4)}, {"flip": 1.5}, {"jpeg": -0.1}, {"turn": 181.0}, {"expand_to": 0.5}])
+def test_bad_settings_say_so(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        AugmentConfig(**bad)

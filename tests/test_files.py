@@ -1,8 +1,10 @@
 import os
+import subprocess
+import sys
 
 import pytest
 
-from retinalib.files import replacing, write_text
+from retinalib.files import only_process, write_text
 
 
 def test_writes_and_replaces(tmp_path):
@@ -25,8 +27,29 @@ def test_an_interruption_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_the_old_file_can_be_kept_under_another_name(tmp_path):
-    for text in ("one", "two", "three"):
-        with replacing(tmp_path / "a.txt", before=tmp_path / "b.txt") as temporary:
-            temporary.write_text(text)
-    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.txt": "three", "b.txt": "two"}
+def test_a_folder_whose_owner_was_killed_is_tidied(tmp_path):
+    leftover, kept = tmp_path / "pictures" / ".001.jpg.4711", tmp_path / ".hidden"
+    for path in (leftover, kept):
+        write_text(path, "")
+    with only_process(tmp_path):
+        assert not leftover.exists() and kept.exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", ".lock", "pictures"]
+
+
+UNGUARDED = """
+import multiprocessing
+from retinalib.files import only_process
+
+with only_process({folder!r}):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(pool.map_async(abs, [-1]).get(timeout=20))
+"""
+
+
+def test_a_program_without_a_guard_is_told_of_it(tmp_path):
+    """Where processes are spawned they import the program, which would begin its work again in each."""
+    (tmp_path / "script.py").write_text(UNGUARDED.format(folder=str(tmp_path / "run")))
+    with subprocess.Popen([sys.executable, tmp_path / "script.py"], stderr=subprocess.PIPE, text=True) as process:
+        said = [line for line in process.stderr if "was started while" in line][:1] or [process.stderr.read()]
+        process.kill()
+    assert "put what the program does below a line \"if __name__ == '__main__':\"" in said[0]

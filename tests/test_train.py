@@ -1,5 +1,4 @@
 import json
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,25 +7,19 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from retinalib.anchors import anchor_grid
+import retinalib.train as training
 from retinalib.batches import to_target
+from retinalib.checkpoint import load_model, save_model, start_from
+from retinalib.config import TrainConfig
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import load_detector
-from retinalib.distributed import ALONE
 from retinalib.landmarks import WIDER_5
 from retinalib.loss import Parts
-from retinalib.model import ModelConfig, RetinaFace
+from retinalib.model import REFERENCE_NORMALISATION, ModelConfig, RetinaFace
 from retinalib.runs import Stopped, request_stop, save_epoch
-from retinalib.train import (
-    TrainConfig,
-    for_training,
-    learning_rate_factor,
-    make_optimiser,
-    run_folder,
-    train,
-    training_step,
-)
+from retinalib.train import Learner, learning_rate_factor, make_optimiser, run_folder, train, training_step
 from tests.pictures import rendered_faces
+from tests.shared import SHARED, needs_shared
 
 CONFIG = TrainConfig(image_size=96, epochs=2, batch_size=4, validate_every=1)
 
@@ -40,6 +33,17 @@ def sets(tmp_path_factory):
 def finished(sets, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     return folder, train(CONFIG, *sets, folder, "cpu", workers=0, progress=False)
+
+
+@pytest.fixture(scope="module")
+def batch(sets):
+    images, faces = zip(*(sets[0][number] for number in range(4)), strict=True)
+    images = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    return images, [to_target(f, images.shape[2:]) for f in faces]
+
+
+def go(config, sets, folder):
+    return train(config, *sets, folder, "cpu", workers=0, progress=False)
 
 
 def weights(folder):
@@ -64,8 +68,7 @@ def test_a_run_is_a_folder(finished, sets):
     pd.testing.assert_frame_equal(pd.read_csv(folder / "metrics.csv"), history)
     assert {"total", "box", "classification", "landmark", "ap", "nme", "auc"} <= set(history)
     assert len(list((folder / "pictures").iterdir())) == 2
-    assert TrainConfig.from_dict(json.loads((folder / "config.json").read_text())["config"]) == CONFIG
-    assert load_detector(folder, "cpu").model.config == CONFIG.model
+    assert json.loads((folder / "config.json").read_text())["config"] == json.loads(json.dumps(CONFIG.to_dict()))
 
 
 def test_the_last_state_is_a_detector_too(finished, tmp_path):
@@ -87,54 +90,30 @@ def test_the_last_state_is_a_detector_too(finished, tmp_path):
 )
 @pytest.mark.filterwarnings("ignore:this cpu has no bfloat16")
 def test_other_recipes_train(changes, sets, tmp_path):
-    history = train(replace(CONFIG, epochs=1, **changes), *sets, tmp_path, "cpu", workers=0, progress=False)
+    history = go(replace(CONFIG, epochs=1, **changes), sets, tmp_path)
     assert np.isfinite(history[["total", "box", "classification", "landmark"]].to_numpy()).all()
     assert (history["eye"] > 0).all() == ("model" in changes)
 
 
-def test_bfloat16_leaves_the_second_look_its_digits(sets):
+def test_bfloat16_leaves_the_second_look_its_digits(batch):
     """Places in an image, to 8 bits, would be off by pixels."""
-    images, faces = zip(*(sets[0][number] for number in range(4)), strict=True)
-    images = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-    targets, anchors = [to_target(f, images.shape[2:]) for f in faces], anchor_grid(*images.shape[2:])
     parts = []
     for precision in ("float32", "bfloat16"):
         config = replace(CONFIG, model=replace(CONFIG.model, eye_head=True), precision=precision)
         torch.manual_seed(0)
-        model = RetinaFace(config.model).train()
-        generator = torch.Generator().manual_seed(0)
-        values = training_step(model, make_optimiser(model, config), images, targets, anchors, config, generator, ALONE)
-        parts.append(Parts(*values.tolist()))
+        learner = Learner(RetinaFace(config.model).train(), config)
+        optimiser = make_optimiser(learner, config)
+        parts.append(Parts(*training_step(learner, optimiser, *batch, torch.Generator().manual_seed(0), 10.0).tolist()))
     assert parts[0].eye == parts[1].eye > 0
     assert parts[0].classification != parts[1].classification == pytest.approx(parts[0].classification, rel=0.02)
-
-
-def test_layers_of_eight_channels_are_planar_where_threads_share_the_work(sets, monkeypatch):
-    image, faces = sets[0][0]
-    images, targets = torch.from_numpy(image).permute(2, 0, 1)[None], [to_target(faces, image.shape[:2])]
-    anchors, losses, ways = anchor_grid(*image.shape[:2]), [], []
-    for threads in (1, 2):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        torch.manual_seed(0)
-        model = for_training(RetinaFace(CONFIG.model), torch.device("cpu"))
-        seen = []
-        for layer in model.modules():
-            if isinstance(layer, torch.nn.BatchNorm2d):
-                look = lambda _, given, seen=seen: seen.append((given[0].shape[1], given[0].is_contiguous()))  # noqa: E731
-                layer.register_forward_pre_hook(look)
-        optimiser = make_optimiser(model, CONFIG)
-        losses.append(training_step(model, optimiser, images, targets, anchors, CONFIG, torch.Generator(), ALONE))
-        ways.append({planar for channels, planar in seen if channels == 8})
-        assert not any(planar for channels, planar in seen if channels > 8)
-    assert ways == [{False}, {True}]
-    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-5)
 
 
 def test_partly_labelled_photos_have_no_ap(sets, tmp_path):
     """There, a surplus detection may be a face that nobody labelled; the best epoch is chosen all the same."""
     partly = [FaceDataset(s.table, s.images_root, s.schema, complete=False) for s in sets]
-    history = train(replace(CONFIG, epochs=1), *partly, tmp_path, "cpu", workers=0, progress=False)
+    history = go(replace(CONFIG, epochs=1), partly, tmp_path)
     assert history["ap"].isna().all() and history["auc"].notna().all() and (tmp_path / "best.pt").is_file()
+    assert run_folder(tmp_path, "arm", CONFIG, partly[0]) != run_folder(tmp_path, "arm", CONFIG, sets[0])
 
 
 @pytest.mark.parametrize(
@@ -161,51 +140,64 @@ def test_five_landmarks_train(sets, tmp_path):
     five = [96, 97, 54, 76, 82]
     tables = [s.table.assign(landmarks=[points[five] for points in s.table["landmarks"]]) for s in sets]
     datasets = [FaceDataset(t, s.images_root, WIDER_5) for t, s in zip(tables, sets, strict=True)]
-    config = replace(CONFIG, epochs=1, model=ModelConfig(schema=WIDER_5))
-    history = train(config, *datasets, tmp_path, "cpu", workers=0, progress=False)
+    history = go(replace(CONFIG, epochs=1, model=ModelConfig(schema=WIDER_5)), datasets, tmp_path)
     assert np.isfinite(history["landmark"]).all() and load_detector(tmp_path, "cpu").model.config.schema is WIDER_5
-
-
-def test_a_finished_run_is_only_read(finished, sets):
-    folder, history = finished
-    before = (folder / "last.pt").stat().st_mtime_ns
-    pd.testing.assert_frame_equal(train(CONFIG, *sets, folder, "cpu", progress=False), history)
-    assert (folder / "last.pt").stat().st_mtime_ns == before
 
 
 def test_same_seed_same_weights_whatever_the_workers(finished, sets, tmp_path):
     train(CONFIG, *sets, tmp_path / "again", "cpu", workers=2, progress=False)
     assert_equal_states(weights(finished[0])["model"], weights(tmp_path / "again")["model"])
-    train(replace(CONFIG, seed=1), *sets, tmp_path / "other", "cpu", workers=0, progress=False)
+    go(replace(CONFIG, seed=1), sets, tmp_path / "other")
     name = "fpn.merge.0.0.weight"
     assert not torch.equal(weights(finished[0])["model"][name], weights(tmp_path / "other")["model"][name])
 
 
-def test_an_interrupted_run_goes_on_to_equal_weights(finished, sets, tmp_path, monkeypatch):
-    import retinalib.train as module
+@pytest.mark.parametrize("how", ["interrupted", "stopped"])
+def test_a_run_that_ended_early_goes_on_to_equal_weights(how, finished, sets, tmp_path, monkeypatch):
+    folder, step, count = tmp_path / "run", training.training_step, 0
 
-    step, count = module.training_step, 0
-
-    def interrupted(*arguments):
+    def ends(*arguments):
         nonlocal count
         count += 1
-        if count == 4:  # in the second epoch
-            raise KeyboardInterrupt
+        if count == 3:  # the first of the two steps of the second epoch
+            if how == "interrupted":
+                raise KeyboardInterrupt
+            request_stop([folder, tmp_path / "not there"])
         return step(*arguments)
 
-    monkeypatch.setattr(module, "training_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train(CONFIG, *sets, tmp_path / "run", "cpu", workers=0, progress=False)
-    monkeypatch.setattr(module, "training_step", step)
-    history = train(CONFIG, *sets, tmp_path / "run", "cpu", workers=0, progress=False)
-    pd.testing.assert_frame_equal(history, finished[1])
-    assert_equal_states(weights(tmp_path / "run"), weights(finished[0]))
+    monkeypatch.setattr(training, "training_step", ends)
+    with pytest.raises(KeyboardInterrupt if how == "interrupted" else Stopped) as error:
+        go(CONFIG, sets, folder)
+    assert how == "interrupted" or "run keeps 1 of 2 epochs; start it again to go on" in str(error.value)
+    assert count == 3 and len(pd.read_csv(folder / "metrics.csv")) == 1 and not (tmp_path / "not there").exists()
+    monkeypatch.undo()
+    pd.testing.assert_frame_equal(go(CONFIG, sets, folder), finished[1])
+    assert_equal_states(weights(folder), weights(finished[0]))
+    assert not (folder / "stop").exists()
+
+
+def test_a_finished_run_is_only_read_or_goes_on_for_more_epochs(finished, sets, tmp_path, capsys):
+    folder, before = tmp_path / "run", (finished[0] / "last.pt").stat().st_mtime_ns
+    pd.testing.assert_frame_equal(go(CONFIG, sets, finished[0]), finished[1])
+    assert (finished[0] / "last.pt").stat().st_mtime_ns == before
+    go(CONFIG, sets, folder)
+    longer = replace(CONFIG, epochs=4, validate_every=2)
+    history = go(longer, sets, folder)
+    said = "run goes on to 4 epochs: 2 are done, and from here on the learning rate is that of a cosine schedule over all 4"
+    assert said in capsys.readouterr().out
+    pd.testing.assert_frame_equal(history[:2], finished[1])
+    rates = [CONFIG.learning_rate * learning_rate_factor(step, 8, longer) for step in (5, 7)]  # two steps an epoch
+    np.testing.assert_allclose(history["learning_rate"][2:], rates)
+    assert json.loads((folder / "config.json").read_text())["config"]["epochs"] == 4
+    with pytest.raises(ValueError, match="run holds 4 epochs already: ask for as many"):
+        go(replace(CONFIG, epochs=3), sets, folder)
+    with pytest.raises(ValueError, match="another configuration or other data"):
+        go(replace(CONFIG, epochs=5, learning_rate=1e-4), sets, folder)
 
 
 def test_training_learns(sets, tmp_path):
     """A handful of images seen fifty times, never cropped alike: every part of the loss falls clearly."""
-    config = replace(CONFIG, epochs=50, validate_every=50, learning_rate=1e-2)
-    history = train(config, *sets, tmp_path / "run", "cpu", workers=0, progress=False)
+    history = go(replace(CONFIG, epochs=50, validate_every=50, learning_rate=1e-2), sets, tmp_path / "run")
     fall = history.iloc[-3:].mean() / history.iloc[0]
     assert fall["landmark"] < 0.85 and fall["box"] < 0.85 and fall["classification"] < 0.7
 
@@ -213,34 +205,69 @@ def test_training_learns(sets, tmp_path):
 def test_another_configuration_is_another_run(finished, sets, tmp_path):
     other = replace(CONFIG, learning_rate=1e-4)
     with pytest.raises(ValueError, match="another configuration or other data"):
-        train(other, *sets, finished[0], "cpu", progress=False)
+        go(other, sets, finished[0])
     folders = {run_folder(tmp_path, "arm", c, s) for c in (CONFIG, other) for s in sets}
     assert len(folders) == 4 and all(f.name.startswith("arm-0-") for f in folders)
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_images(sets, tmp_path):
-    config = replace(CONFIG, learning_rate=1e30, clip_norm=1e30, warmup=0.0)
     with pytest.raises(FloatingPointError, match=r"the loss is .* at step .*\.jpg.* are kept in"):
-        train(config, *sets, tmp_path / "run", "cpu", workers=0, progress=False)
+        go(replace(CONFIG, learning_rate=1e30, clip_norm=1e30, warmup=0.0), sets, tmp_path / "run")
     kept = torch.load(tmp_path / "run" / "not_finite.pt", weights_only=True)
     assert kept["images"].shape == (4, 3, 96, 96) and len(kept["names"]) == 4
 
 
-def test_a_gradient_that_is_not_finite_updates_nothing(sets):
-    images, faces = zip(*(sets[0][number] for number in range(4)), strict=True)
-    images = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-    targets, anchors = [to_target(f, images.shape[2:]) for f in faces], anchor_grid(*images.shape[2:])
-    model = RetinaFace(CONFIG.model).train()
-    optimiser = make_optimiser(model, CONFIG)
-    model.class_head[2].weight.register_hook(lambda gradient: gradient * float("inf"))
-    before = [p.detach().clone() for p in model.parameters()]
-    values = training_step(model, optimiser, images, targets, anchors, CONFIG, torch.Generator(), ALONE)
-    assert values.isnan().all() and all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+def test_a_gradient_that_is_not_finite_updates_nothing(batch):
+    learner = Learner(RetinaFace(CONFIG.model).train(), CONFIG)
+    learner.network.class_head[2].weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = [p.detach().clone() for p in learner.parameters()]
+    values = training_step(learner, make_optimiser(learner, CONFIG), *batch, torch.Generator(), 10.0)
+    assert values.isnan().all() and all(torch.equal(a, b) for a, b in zip(before, learner.parameters(), strict=True))
 
 
-def test_what_is_complete_makes_another_run(sets, tmp_path):
-    partly = FaceDataset(sets[0].table, sets[0].images_root, sets[0].schema, complete=False)
-    assert run_folder(tmp_path, "arm", CONFIG, partly) != run_folder(tmp_path, "arm", CONFIG, sets[0])
+def test_a_run_starts_from_weights(finished, sets, tmp_path, capsys):
+    """Those of a finished run with other landmarks; with a rate of almost 0 the layers that fit stay what they were."""
+    five = RetinaFace(ModelConfig(schema=WIDER_5, normalisation=REFERENCE_NORMALISATION))
+    five.load_state_dict({n: v for n, v in weights(finished[0])["model"].items() if "landmark_head" not in n}, strict=False)
+    save_model(five, tmp_path / "five.pt")
+    config = replace(CONFIG, epochs=1, learning_rate=1e-12, start_from=str(tmp_path / "five.pt"))
+    go(config, sets, tmp_path / "run")
+    said = "begun with weights for backbone, fpn, ssh, class_head, box_head; what has none or does not fit: landmark_head"
+    assert said in capsys.readouterr().out
+    begun, model = weights(tmp_path / "run")["training"], load_model(tmp_path / "run" / "best.pt")
+    for name in ("backbone.stage1.0.0.weight", "ssh.0.conv3.0.weight", "box_head.1.weight"):
+        torch.testing.assert_close(begun[name], five.state_dict()[name], atol=1e-6, rtol=0)
+    assert model.config.normalisation == REFERENCE_NORMALISATION and model.config.schema.count == 98
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["model"]["normalisation"]["bgr"] is True
+    go(config, sets, tmp_path / "run")  # is only read
+    folders = [run_folder(tmp_path, "arm", c, sets[0]) for c in (config, replace(config, start_from=None))]
+    (tmp_path / "five.pt").rename(tmp_path / "moved.pt")
+    moved = replace(config, start_from=str(tmp_path / "moved.pt"))
+    folders.append(run_folder(tmp_path, "arm", moved, sets[0]))
+    assert (
+        folders[0] == folders[2] != folders[1] and len(go(moved, sets, tmp_path / "run")) == 1
+    )  # content counts, not its place
+    save_model(RetinaFace(ModelConfig(schema=WIDER_5)), tmp_path / "moved.pt")
+    with pytest.raises(ValueError, match="another configuration or other data"):
+        go(moved, sets, tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match=r"five\.pt"):
+        go(config, sets, tmp_path / "other")
+
+
+@needs_shared
+@pytest.mark.filterwarnings("ignore:.*does not say what input")
+def test_public_weights_fill_what_fits():
+    for name, filled in (("mobilenet0.25_Final.pth", "ssh"), ("mobilenetV1X0.25_pretrain.tar", "backbone")):
+        model = RetinaFace(ModelConfig(se_reduction=16))
+        before = {n: v.clone() for n, v in model.state_dict().items()}
+        layers, left = start_from(model, SHARED / "reference" / name)
+        parts, after = {layer.split(".")[0] for layer in layers}, model.state_dict()
+        assert filled in parts and not parts & {"landmark_head", "excitation"} and set(layers).isdisjoint(left)
+        for layer in ("backbone.stage2.0.0", "excitation.0.squeeze", "landmark_head.1"):
+            assert torch.equal(before[f"{layer}.weight"], after[f"{layer}.weight"]) == (layer not in layers)
+        assert (model.config.normalisation == REFERENCE_NORMALISATION) == (filled == "ssh")
+        with pytest.raises(ValueError, match=r"nothing in .* fits a network with the backbone resnet50"):
+            start_from(RetinaFace(ModelConfig(backbone="resnet50")), SHARED / "reference" / name)
 
 
 @pytest.mark.parametrize(
@@ -250,6 +277,10 @@ def test_what_is_complete_makes_another_run(sets, tmp_path):
         ({"seed": -1}, "the seed from 0"),
         ({"batch_size": 1, "image_size": 32}, "a single image of 32 pixels"),
         ({"epochs": 0}, "at least one epoch"),
+        ({"optimiser": "adam"}, "optimiser must be one of"),
+        ({"schedule": "linear"}, "schedule must be one of"),
+        ({"precision": "half"}, "precision must be one of"),
+        ({"fault": "flip"}, "fault must be one of None, five-point-flip, clamped-crops"),
     ],
 )
 def test_configurations_that_can_not_work_are_refused(changes, message):
@@ -257,38 +288,14 @@ def test_configurations_that_can_not_work_are_refused(changes, message):
         replace(CONFIG, **changes)
 
 
-def test_a_validation_set_without_photos_is_refused_before_anything(sets, tmp_path):
+def test_sets_that_can_not_work_are_refused_before_anything(sets, tmp_path):
     with pytest.raises(ValueError, match="the validation set has no photos"):
-        train(CONFIG, sets[0], sets[1].subset([]), tmp_path / "run", "cpu", progress=False)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_run_whose_configuration_a_power_cut_emptied_goes_on(finished, sets, tmp_path):
-    folder = shutil.copytree(finished[0], tmp_path / "run")
-    (folder / "config.json").write_text("")
-    pd.testing.assert_frame_equal(train(CONFIG, *sets, folder, "cpu", progress=False), finished[1])
-    (folder / "metrics.csv").unlink()
-    train(CONFIG, *sets, folder, "cpu", progress=False)
-    assert (folder / "config.json").read_bytes() == (finished[0] / "config.json").read_bytes()
-    (folder / "config.json").write_text("")
-    with pytest.raises(ValueError, match="another configuration or other data"):
-        train(replace(CONFIG, epochs=3), *sets, folder, "cpu", progress=False)
-
-
-def test_too_few_images_for_a_batch(sets, tmp_path):
+        go(CONFIG, (sets[0], sets[1].subset([])), tmp_path / "run")
     with pytest.raises(ValueError, match="lower batch_size"):
-        train(replace(CONFIG, batch_size=500), *sets, tmp_path / "run", "cpu")
-
-
-@pytest.mark.parametrize("change", [{"optimiser": "adam"}, {"schedule": "linear"}, {"precision": "half"}, {"epochs": 0}])
-def test_bad_configurations_are_refused(change):
-    with pytest.raises(ValueError):
-        TrainConfig(**change)
-
-
-def test_unknown_parameters_are_refused():
-    with pytest.raises(ValueError, match="unknown training parameters: learnin_rate"):
-        TrainConfig.from_dict({"learnin_rate": 1})
+        go(replace(CONFIG, batch_size=500), sets, tmp_path / "run")
+    with pytest.raises(ValueError, match="0 training images"):
+        go(CONFIG, (FaceDataset(sets[0].table.iloc[:0], sets[0].images_root), sets[1]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_learning_rate():
@@ -297,31 +304,3 @@ def test_learning_rate():
     assert cosine[5:] == sorted(cosine[5:], reverse=True)
     step = [learning_rate_factor(s, 100, replace(CONFIG, schedule="step", warmup=0)) for s in range(100)]
     assert sorted(set(step)) == [0.01, 0.1, 1.0] and step[98] == 0.01
-
-
-def test_an_empty_data_set_is_named(sets, tmp_path):
-    nothing = FaceDataset(sets[0].table.iloc[:0], sets[0].images_root)
-    with pytest.raises(ValueError, match="0 training images"):
-        train(CONFIG, nothing, sets[1], tmp_path / "run", "cpu")
-
-
-def test_a_stop_that_was_asked_for_keeps_the_finished_epochs(finished, sets, tmp_path, monkeypatch):
-    import retinalib.train as module
-
-    folder, count, step = tmp_path / "run", 0, module.training_step
-
-    def watched(*arguments):
-        nonlocal count
-        count += 1
-        if count == 3:  # the first of the two steps of the second epoch
-            request_stop([folder, tmp_path / "not there"])
-        return step(*arguments)
-
-    monkeypatch.setattr(module, "training_step", watched)
-    with pytest.raises(Stopped, match="run keeps 1 of 2 epochs; start it again to go on"):
-        train(CONFIG, *sets, folder, "cpu", workers=0, progress=False)
-    assert count == 3 and len(pd.read_csv(folder / "metrics.csv")) == 1
-    assert not (tmp_path / "not there").exists()
-    pd.testing.assert_frame_equal(train(CONFIG, *sets, folder, "cpu", workers=0, progress=False), finished[1])
-    assert_equal_states(weights(folder), weights(finished[0]))
-    assert not (folder / "stop").exists()
