@@ -27,7 +27,7 @@ PHOTO_SUFFIXES = frozenset(".apng .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png
 """How names of photos that :func:`read_image` reads end, in lower case: Pillow's extensions of ``_FORMATS``."""
 
 BOX = ["x1", "y1", "x2", "y2"]
-MISSING = "its photo is missing"
+_MISSING = "its photo is missing"
 FARTHEST = 100_000.0  # pixels: wider photos are refused, so a coordinate beyond is a slip
 _FAR = 5.0  # box sizes (longer side) that a landmark may lie outside its box
 _UNKNOWN = -1.0  # both coordinates of a point that WIDER FACE's labels, and many own ones, do not know
@@ -207,10 +207,10 @@ def _headers(names: Iterable[str], images_root: Path, remedy: str) -> tuple[dict
         try:
             headers[name] = read_header(images_root / name, name)
         except FileNotFoundError:
-            gone[name] = MISSING
+            gone[name] = _MISSING
         except ValueError:
-            gone[name] = MISSING if not os.path.isfile(images_root / name) else "its photo is no image that can be read"
-    if set(gone.values()) == {MISSING} and not headers:
+            gone[name] = _MISSING if not os.path.isfile(images_root / name) else "its photo is no image that can be read"
+    if set(gone.values()) == {_MISSING} and not headers:
         raise FileNotFoundError(f"none of the {len(gone)} photos is below {images_root}: {remedy}")
     return headers, gone
 
