@@ -273,7 +273,10 @@ class FaceDataset(Sequence):
         if said and not self.names:
             raise ValueError(f"{source}no face is left, for all are set aside: {said}")
         said = [f"set aside {said}"] if said else []
-        said += [f"{len(repaired)} faces have landmarks that are no place and count as unknown"] if repaired else []
+        if repaired:
+            said.append(
+                f"faces with landmarks that are no place and count as unknown: {len(repaired)} (line {repaired[0][0]} …)"
+            )
         if said:
             warn(f"{source}{'; '.join(said)}; table.attrs['set_aside'] and ['repaired'] of the data set list them")
         if turned:

@@ -177,7 +177,7 @@ def test_a_table_made_by_hand_meets_the_same_checks_in_its_landmarks(tmp_path, h
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         dataset = FaceDataset(table, tmp_path)
-    told = ["2 faces have landmarks that are no place" in str(warning.message) for warning in said]
+    told = ["no place and count as unknown: 2 (line 2 …)" in str(warning.message) for warning in said]
     assert told == ([] if wrong == -1 or np.isnan(wrong) else [True])  # both of which say that a point is unknown
     faces = [dataset.faces(n) for n in range(6)]
     assert [int(f.visible.sum()) for f in faces] == [98, 98, 97, 58, 98, 98]
