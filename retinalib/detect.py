@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from itertools import count, pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -27,6 +28,7 @@ if not CHECKPOINTS.is_dir():
 _DEFAULTS = ("photos98", "rendered98")  # the first of them that is shipped
 _BEFORE_NMS = 5000  # candidates of one image that go to NMS, best first, as in the reference
 _PART = 0.7  # of its area that a part of a face has inside the face
+_TURNED = 0.5  # of the smaller one's area that two boxes share if they are one face at two turns
 _SEEN_BETTER = 0.4  # of the largest size: smaller faces of a level are seen in more detail at the level before it
 _PIXELS_AT_ONCE = 1_000_000  # neighbouring images of one size go through the network together up to this many pixels
 
@@ -101,6 +103,12 @@ def for_inference(model: RetinaFace) -> RetinaFace:
     return model.to(memory_format=torch.channels_last)
 
 
+class _Look(NamedTuple):
+    turn: int  # degrees
+    halved: int  # times
+    faces: list[Faces] | Faces  # of each picture, or of one, in the picture's pixels
+
+
 class Detector:
     """A ``RetinaFace`` with all that belongs before and after it.
 
@@ -168,10 +176,11 @@ class Detector:
         for pictures in _groups(images):
             looks = list(self._looks(pictures, pyramid, turns, options))
             if len(looks) == 1:
-                found += looks[0][1]
+                found += looks[0].faces
                 continue
             for number in range(len(pictures)):
-                found.append(self._merged([(level, faces[number]) for level, faces in looks], nms_threshold, max_faces))
+                looks_at_one = [look._replace(faces=look.faces[number]) for look in looks]
+                found.append(self._merged(looks_at_one, nms_threshold, max_faces))
         return found
 
     @property
@@ -180,11 +189,8 @@ class Detector:
         known = self.model.config.trained_on
         return known.largest if known else max(map(max, self.model.config.anchors.sizes))
 
-    def _looks(
-        self, pictures: list[np.ndarray], pyramid: bool, turns: tuple[int, ...], options: tuple
-    ) -> Iterator[tuple[int, list[Faces]]]:
-        """The faces of ``pictures``, RGB uint8 of one size, at each turn and size: how often the size was halved, and for each
-        picture what counts there, in the picture's pixels."""
+    def _looks(self, pictures: list[np.ndarray], pyramid: bool, turns: tuple[int, ...], options: tuple) -> Iterator[_Look]:
+        """What counts in ``pictures``, RGB uint8 of one size, at each turn and size."""
         height, width = pictures[0].shape[:2]
         for turn in turns:
             level = [np.ascontiguousarray(np.rot90(picture, -turn // 90)) for picture in pictures]
@@ -195,22 +201,22 @@ class Detector:
                 last = not pyramid or max(level[0].shape) <= self._largest
                 if not last:  # larger ones are the next size's
                     found = [faces[_longer_sides(faces.boxes) <= self._largest] for faces in found]
-                yield halved, [_turned_back(faces.transformed(scale), turn, full) for faces in found]
+                yield _Look(turn, halved, [_turned_back(faces.transformed(scale), turn, full) for faces in found])
                 if last:
                     break
                 size = tuple(max(1, round(side / 2)) for side in level[0].shape[1::-1])
                 level = [cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in level]
 
-    def _merged(self, looks: list[tuple[int, Faces]], nms_threshold: float, max_faces: int) -> Faces:
+    def _merged(self, looks: list[_Look], nms_threshold: float, max_faces: int) -> Faces:
         """One picture's faces of all looks. Of two that are one face, the better score stays, but for those that a finer look
         shows as well."""
-        parts = zip(*((f.boxes, f.landmarks, f.visible, f.scores) for _, f in looks), strict=True)
+        parts = zip(*((f.boxes, f.landmarks, f.visible, f.scores) for *_, f in looks), strict=True)
         boxes, landmarks, visible, scores = (np.concatenate(arrays) for arrays in parts)
-        halved = np.repeat([number for number, _ in looks], [len(faces) for _, faces in looks])
+        turn, halved = np.repeat([look[:2] for look in looks], [len(look.faces) for look in looks], axis=0).T
         coarse = (halved > 0) & (_longer_sides(boxes) < _SEEN_BETTER * self._largest * 2**halved)
         kept = nms(torch.from_numpy(boxes), torch.from_numpy(scores - coarse), nms_threshold).numpy()
         kept = kept[np.argsort(-scores[kept], kind="stable")]
-        kept = kept[~_parts_of_faces(boxes[kept], halved[kept])][:max_faces]
+        kept = kept[~_seen_otherwise(boxes[kept], turn[kept], halved[kept])][:max_faces]
         return Faces(boxes[kept], landmarks[kept], visible[kept], scores[kept], schema=self.model.config.schema)
 
     @torch.inference_mode()
@@ -299,14 +305,16 @@ def _turned_back(faces: Faces, turn: int, size: tuple[int, int]) -> Faces:
     return Faces(boxes, landmarks, faces.visible, faces.scores, schema=faces.schema)
 
 
-def _parts_of_faces(boxes: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """(N,) bool, of (N, 4) boxes, best first: found inside a better face of at least twice the area that a smaller level of the
-    pyramid shows, such as an eye or a cheek that looks like a face from too near."""
+def _seen_otherwise(boxes: np.ndarray, turn: np.ndarray, halved: np.ndarray) -> np.ndarray:
+    """(N,) bool, of (N, 4) boxes, best first: what a look shows of a better face of another look. Inside a face of at least
+    twice the area that a smaller size shows, it is an eye or a cheek that looks like a face from too near; with most of itself
+    in a face that another turn shows, or the reverse, that face on its side."""
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     shared = np.minimum(boxes[:, None, 2:], boxes[:, 2:]) - np.maximum(boxes[:, None, :2], boxes[:, :2])
-    inside = shared.clip(0).prod(-1) > _PART * area[:, None]
-    larger = (area > 2 * area[:, None]) & (level > level[:, None])
-    return np.tril(inside & larger, -1).any(1)
+    shared = shared.clip(0).prod(-1)
+    part = (shared > _PART * area[:, None]) & (area > 2 * area[:, None]) & (halved > halved[:, None])
+    turned = (shared > _TURNED * np.minimum(area, area[:, None])) & (turn != turn[:, None])
+    return np.tril(part | turned, -1).any(1)
 
 
 def _checked(image: np.ndarray, number: int) -> np.ndarray:
