@@ -99,12 +99,13 @@ def _lengths(true: np.ndarray, normaliser: str | np.ndarray, schema: LandmarkSch
         if lengths.shape != (len(true),):
             raise ValueError(f"{len(true)} faces need as many lengths as normaliser, got {lengths.shape}")
         return lengths
+    ends = None
     if normaliser == "inter_ocular":
-        ends = [true[:, point] for point in schema.inter_ocular]
-        return np.linalg.norm(ends[0] - ends[1], axis=-1)
-    if normaliser == "inter_pupil" and schema.right_eye is not None:
-        ends = [true[:, list(eye.middle)].mean(1) for eye in (schema.right_eye, schema.left_eye)]
-        return np.linalg.norm(ends[0] - ends[1], axis=-1)
+        ends = [[point] for point in schema.inter_ocular]
+    elif normaliser == "inter_pupil" and schema.right_eye is not None:
+        ends = [list(eye.middle) for eye in (schema.right_eye, schema.left_eye)]
+    if ends:
+        return np.linalg.norm(true[:, ends[0]].mean(1) - true[:, ends[1]].mean(1), axis=-1)
     if normaliser == "box" and boxes is not None:
         return np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
     raise ValueError(
@@ -189,10 +190,12 @@ def evaluate_faces(
     true: Sequence[Faces],
     names: Sequence[str] | None = None,
     *,
-    normaliser: str = "inter_ocular",
+    normaliser: str | None = None,
     iou: float = 0.5,
 ) -> pd.DataFrame:
     """The end-to-end protocol (see the module): a row for each true face with landmarks, found or not.
+
+    normaliser: by default "inter_ocular", and "box" for a schema without eyes; see :func:`point_errors`.
 
     Columns: image, face (its number in the photo), matched (bool), score, iou, size (square root of the true box, pixels),
     nme, nme_<region> for each region, all fractions of the normaliser and NaN for a miss; then the true face's attributes.
@@ -207,9 +210,10 @@ def evaluate_faces(
     for number, (found, faces) in enumerate(zip(predicted, true, strict=True)):
         matched, landmarks = _partners(found, faces, iou)
         hit = matched >= 0
-        length = _lengths(faces.landmarks, normaliser, faces.schema, faces.boxes)
+        unit = normaliser or ("box" if faces.schema.right_eye is None else "inter_ocular")
+        length = _lengths(faces.landmarks, unit, faces.schema, faces.boxes)
         labelled = np.isfinite(faces.landmarks).all(-1).any(1) & (length > 0) & np.isfinite(length)
-        errors = point_errors(landmarks, faces.landmarks, normaliser=normaliser, schema=faces.schema, boxes=faces.boxes)
+        errors = point_errors(landmarks, faces.landmarks, normaliser=unit, schema=faces.schema, boxes=faces.boxes)
         table = pd.DataFrame(
             {
                 "image": names[number] if names is not None else str(number),

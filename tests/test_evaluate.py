@@ -69,6 +69,8 @@ def test_normalisers_of_other_schemas():
     np.testing.assert_allclose(errors[:, 0], 5 / np.linalg.norm(middles[0] - middles[1], axis=-1))
     corners, boxes = true[:, :4], np.array([[0, 0, 10, 10.0]] * 2)
     np.testing.assert_allclose(nme(corners + [3, 4], corners, normaliser="box", schema=PLATE_4, boxes=boxes), 0.5)
+    plate = Faces(boxes[:1], corners[:1], scores=np.ones(1), schema=PLATE_4)
+    assert evaluate_faces([plate], [plate])["nme"].tolist() == [0]  # by default, of the box
     for name in ("inter_ocular", "inter_pupil"):
         with pytest.raises(ValueError, match=r"no eyes|normaliser must be"):
             nme(corners, corners, normaliser=name, schema=PLATE_4)

@@ -21,11 +21,11 @@ from retinalib.widgets.explorer import Explorer, panels
 _SCORE = 0.3
 _EYES = eyes_of(WFLW_98)
 _ROWS = {
-    "offset x (widths)": ("offset_x_{}", "+.3f"),
-    "offset y (widths)": ("offset_y_{}", "+.3f"),
-    "openness": ("openness_{}", ".3f"),
-    "gaze yaw (°)": ("gaze_yaw_{}", "+.1f"),
-    "gaze pitch (°)": ("gaze_pitch_{}", "+.1f"),
+    "offset x (widths)": "offset_x_{}",
+    "offset y (widths)": "offset_y_{}",
+    "openness": "openness_{}",
+    "gaze yaw (°)": "gaze_yaw_{}",
+    "gaze pitch (°)": "gaze_pitch_{}",
 }
 
 
@@ -88,14 +88,10 @@ def _measure(faces: Faces, eyeball: Eyeball) -> pd.DataFrame:
 
 def _numbers(true: pd.DataFrame, measured: pd.DataFrame) -> str:
     """Measured beside true, for both eyes."""
-    both = pd.concat([true, measured]).to_dict("list")
     cells = {
-        (side, name): [
-            f"{v:{form}}" if np.isfinite(v) else "–"
-            for column, form in _ROWS.values()
-            for v in [both[column.format(side)][row]]
-        ]
+        (side, name): [table[column.format(side)].iloc[0] for column in _ROWS.values()]
         for side in _EYES
-        for row, name in list(enumerate(("true", "found")))[: 1 + len(measured)]
+        for name, table in (("true", true), ("found", measured))
+        if len(table)
     }
-    return pd.DataFrame(cells, index=list(_ROWS)).to_string()
+    return pd.DataFrame(cells, index=list(_ROWS)).to_string(na_rep="–", float_format="{:+.3g}".format)
