@@ -45,14 +45,6 @@ def test_offsets_and_openness_are_exact_and_invariant(angle):
         np.testing.assert_allclose(openness(points, eye), [0.3], atol=1e-6)
 
 
-def test_mirroring_keeps_offsets():
-    faces = Faces([[0, 0, 100, 100]], face((0.12, -0.03))[None])
-    table, mirrored = pupil_table(faces), pupil_table(faces.flipped(100))
-    for axis in "xy":
-        np.testing.assert_allclose(mirrored[f"offset_{axis}_right"], table[f"offset_{axis}_left"], atol=1e-5)
-    np.testing.assert_allclose(mirrored["look_x"], -table["look_x"], atol=1e-5)
-
-
 def test_looking_to_one_side_adds_up_and_vergence_cancels():
     points = face((0.1, 0.0))  # both towards the nose
     assert pupil_table(Faces([[0, 0, 9, 9]], points[None]))["look_x"][0] == pytest.approx(0, abs=1e-6)
@@ -87,11 +79,6 @@ def test_foreshortened_eyes_are_flagged_and_kept_out():
     assert table["foreshortened_left"].tolist() == [False, False, True, True]
     assert table["look_x"].tolist() == pytest.approx([0, 0, 0.1, 0.1], abs=1e-6)  # the right eye alone, of the turned ones
     assert abs(table["offset_y_left"][3]) > 4  # what an eye of no width does to an offset
-
-
-def test_a_turned_face_mirrors_its_foreshortened_eye():
-    faces = Faces(np.zeros((1, 4)), narrowed(0.3)[None])
-    assert pupil_table(faces.flipped(100))["foreshortened_right"].tolist() == [True]
 
 
 def test_readable_eyes_are_open_and_not_foreshortened():
