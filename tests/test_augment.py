@@ -63,14 +63,6 @@ def test_flip_moves_marks_and_changes_sides():
         assert np.allclose(after.boxes, [[200 - before.boxes[0, 2], *before.boxes[0, 1:2], 200 - before.boxes[0, 0], 140]])
 
 
-def test_flipping_twice_is_nothing():
-    rng = np.random.default_rng(1)
-    faces = Faces([[10, 20, 90, 110]], rng.uniform(0, 128, (1, 98, 2)), rng.random((1, 98)) > 0.3)
-    twice = faces.flipped(128).flipped(128)
-    assert np.allclose(twice.boxes, faces.boxes) and np.allclose(twice.landmarks, faces.landmarks, atol=1e-4)
-    assert (twice.visible == faces.visible).all()
-
-
 @pytest.mark.parametrize("turn", [25.0, 180.0])
 def test_landmarks_follow_the_pixels_under_turns(turn):
     """Five dots, each in a colour of its own, painted where the landmarks are and found again in the crop."""
@@ -273,17 +265,6 @@ def test_photometric_distortion_stays_within_its_bounds():
     for seed in range(10):  # without strength nothing changes but for the rounding of HSV
         result, _ = augment(colours, Faces.empty(), 64, np.random.default_rng(seed), config)
         assert np.abs(result.astype(int) - colours).max() <= 8
-
-
-def test_letterbox_comes_back():
-    image, faces = painted(POINTS[0]), five(POINTS)
-    square, inside, scale, (dx, dy) = letterbox(image, faces, 130)
-    assert square.shape == (130, 130, 3) and scale == 0.5 and (dx, dy) == (0, 15)
-    assert np.allclose(found(square), inside.landmarks[0, 0], atol=0.6)
-    back = inside.transformed((1 / scale, 1 / scale), (-dx / scale, -dy / scale))
-    assert np.allclose(back.landmarks, faces.landmarks, atol=1e-3) and np.allclose(back.boxes, faces.boxes, atol=1e-3)
-    larger, _, scale, _ = letterbox(image, faces, 520)
-    assert scale == 2 and larger.shape == (520, 520, 3)
 
 
 @pytest.mark.parametrize("bad", [{"crop": (0.9, 0.4)}, {"flip": 1.5}, {"jpeg": -0.1}, {"turn": 181.0}, {"expand_to": 0.5}])
