@@ -251,6 +251,4 @@ def test_a_run_goes_on_after_a_loss_that_was_not_finite(finished, sets, tmp_path
     with pytest.raises(FloatingPointError, match=r"the loss is nan at step 3 of run"):
         train(CONFIG, *sets, tmp_path / "run", "cpu", 0, False)
     monkeypatch.undo()
-    assert len(torch.load(tmp_path / "run" / "not_finite.pt", weights_only=True)["names"]) == 4
-    (tmp_path / "run" / "not_finite.pt").unlink()
     assert go_on(sets, tmp_path / "run") == finished[0]

@@ -211,10 +211,9 @@ def test_another_configuration_is_another_run(finished, sets, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_images(sets, tmp_path):
-    with pytest.raises(FloatingPointError, match=r"the loss is .* at step .*\.jpg.* are kept in"):
+    said = r"the loss is .* at step .*, at the images (\S+\.jpg, ){3}\S+\.jpg: look at their annotations"
+    with pytest.raises(FloatingPointError, match=said):
         go(replace(CONFIG, learning_rate=1e30, clip_norm=1e30, warmup=0.0), sets, tmp_path / "run")
-    kept = torch.load(tmp_path / "run" / "not_finite.pt", weights_only=True)
-    assert kept["images"].shape == (4, 3, 96, 96) and len(kept["names"]) == 4
 
 
 def test_a_gradient_that_is_not_finite_updates_nothing(batch):
