@@ -235,8 +235,9 @@ def train(
         raise ValueError("the validation set has no photos: the best epoch is chosen by them")
     if config.batch_size % processes:
         raise ValueError(f"{processes} processes can't share a batch of {config.batch_size} equally: start fewer, or change it")
-    torch.manual_seed(config.seed)
-    network = RetinaFace(config.model)
+    with torch.random.fork_rng(devices=[]):  # the caller's own draws stay what they were
+        torch.manual_seed(config.seed)
+        network = RetinaFace(config.model)
     layers = start_from(network, find_checkpoint(config.start_from)) if config.start_from else ([], [])
     config = replace(config, model=network.config)  # with the normalisation of those weights
     recipe = _recipe(config, train_set)
