@@ -28,6 +28,7 @@ from retinalib.detect import Detector, load_detector
 from retinalib.evaluate import detection_ap, evaluate_faces, precision_recall, summary
 from retinalib.faces import Faces
 from retinalib.files import end_with_parent, write_text
+from retinalib.model import pick_device
 from retinalib.plots.tables import paper_form, write_table
 from retinalib.runs import Stopped, request_stop, stop_file
 from retinalib.studies.comparison import compare, verdict
@@ -81,7 +82,7 @@ def train_all(
     asked for in any of the folders (see :func:`retinalib.runs.request_stop`) stops them all, and those to come are not begun.
     watch: is given :func:`progress` of the runs after every epoch, on a GPU after every run.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = pick_device(device)
     watch = watch or (lambda table: None)
     if device.type != "cpu":
         metrics = []

@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,17 +24,16 @@ from tqdm import tqdm
 from retinalib import rendered
 from retinalib.datasets import wflw, wider
 from retinalib.datasets.describe import describe_faces, faults
-from retinalib.datasets.table import ATTRIBUTES, BOX, FaceDataset, read_image
+from retinalib.datasets.table import ATTRIBUTES, BOX, PHOTO_SUFFIXES, FaceDataset, read_image
 from retinalib.faces import Faces
 from retinalib.files import replacing, write_bytes, write_text
 
 PICTURE = ".faces.png"  # ends the names of the pictures that are written
-PHOTO_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
-def _sentence(error: Exception) -> str:
-    """What an exception says, on one line."""
+def _sentence(error: Warning | Exception | str) -> str:
+    """What an exception or a warning says, on one line."""
     return " ".join(str(error).split())
 
 
@@ -42,11 +42,13 @@ class _Failure(click.ClickException):
 
 
 class _Group(click.Group):
-    """Says in a sentence what the library raises."""
+    """Says in a sentence what the library raises, or warns of."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = lambda message, *_: click.echo(f"note: {_sentence(message)}", err=True)
+                return super().invoke(ctx)
         except BrokenPipeError:
             raise
         except (OSError, ValueError) as error:
@@ -81,7 +83,7 @@ def _training() -> Iterator[None]:
 def _training_options(command: Callable) -> Callable:
     """The options that a training and an ablation share."""
     for option in (
-        click.option("--device", help="cpu, cuda or mps; by default a GPU if there is one."),
+        _DEVICE,
         click.option("--epochs", type=click.IntRange(min=1), help="By default those of the profile."),
         click.option("--profile", default="standard", show_default=True, help="quick, standard, shipped or full."),
         click.option("--data-root", help="Folder of the data set, by default below data/."),
@@ -89,6 +91,22 @@ def _training_options(command: Callable) -> Callable:
     ):
         command = option(command)
     return command
+
+
+def _usable_device(ctx: click.Context, option: click.Parameter, device: str | None) -> str | None:
+    if device is not None:
+        from retinalib.model import pick_device
+
+        pick_device(device)
+    return device
+
+
+_DEVICE = click.option("--device", callback=_usable_device, help="cpu, cuda or mps; by default a GPU if there is one.")
+_NORMALISATION = click.option(
+    "--normalisation",
+    type=click.Choice(["imagenet", "reference"]),
+    help="Of weights that do not say what they learned with.",
+)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -99,6 +117,7 @@ def main() -> None:
 @main.command()
 @click.argument("folder", type=_FOLDER)
 @_training_options
+@click.option("--start-from", help="Weights to begin with, as far as they fit: a shipped name, a run folder or a file.")
 @click.option("--se-reduction", type=click.IntRange(min=1), help="SE blocks with this reduction; without: no SE.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of weights, order and crops.")
 @click.option("--data-seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of rendered faces.")
@@ -110,6 +129,7 @@ def train(
     profile: str,
     epochs: int | None,
     device: str | None,
+    start_from: str | None,
     se_reduction: int | None,
     seed: int,
     data_seed: int,
@@ -126,6 +146,7 @@ def train(
     with _training(), process_group(device) as first:
         sets = [open_dataset(dataset, data_root, profile, data_seed, split) for split in ("train", "validation")]
         config = PROFILES[profile].train_config(se_reduction, seed, epochs, schema=sets[0].schema)
+        config = replace(config, start_from=start_from)
         history = train(config, *sets, folder, device, workers)
         if first:
             click.echo(history.tail(1).to_string(index=False))
@@ -156,11 +177,14 @@ def ablation(**options: object) -> None:
 @click.option("--what", default="detector", show_default=True, type=click.Choice(["detector", "network"]))
 @click.option("--score-threshold", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Fixed in the file.")
 @click.option("--nms-threshold", default=0.4, show_default=True, type=click.FloatRange(0, 1), help="Fixed in the file.")
-def export(checkpoint: str, out: Path, what: str, score_threshold: float, nms_threshold: float) -> None:
+@_NORMALISATION
+def export(
+    checkpoint: str, out: Path, what: str, score_threshold: float, nms_threshold: float, normalisation: str | None
+) -> None:
     """Writes a CHECKPOINT (a shipped name, a run folder or a file) to OUT.onnx: the whole detector, or the network alone."""
     from retinalib.detect import load_detector
 
-    model = load_detector(checkpoint, "cpu").model
+    model = load_detector(checkpoint, "cpu", normalisation).model
     try:
         from retinalib.export import OUTPUTS, export
 
@@ -192,7 +216,10 @@ def workbook(notebooks: tuple[str, ...], profile: str) -> None:
 @click.option("--detector", help="Writes the detections first: a shipped name, run folder or checkpoint.")
 @click.option("--images", default="data/wider/WIDER_val/images", show_default=True, type=_FOLDER, help="Photos for --detector.")
 @click.option("--figure", type=click.Path(path_type=Path, dir_okay=False), help="Where the figure goes (.png or .pdf).")
-def wider_ap(detections: Path, truth: Path, detector: str | None, images: Path, figure: Path | None) -> None:
+@_NORMALISATION
+def wider_ap(
+    detections: Path, truth: Path, detector: str | None, images: Path, figure: Path | None, normalisation: str | None
+) -> None:
     """AP of DETECTIONS, a folder of event/name.txt, by WIDER FACE's own evaluation.
 
     TRUTH is the folder of the official wider_{easy,medium,hard,face}_val.mat.
@@ -203,7 +230,7 @@ def wider_ap(detections: Path, truth: Path, detector: str | None, images: Path, 
     if detector:
         from retinalib.detect import load_detector
 
-        network = load_detector(detector)
+        network = load_detector(detector, normalisation=normalisation)
         for name in tqdm(faces["image"].unique(), desc="detecting", disable=None):
             found = network.detect(read_image(images / f"{name}.jpg"), protocol.LEAST_SCORE, pyramid=False)
             boxes = np.column_stack([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2], found.scores])
@@ -222,9 +249,20 @@ def wider_ap(detections: Path, truth: Path, detector: str | None, images: Path, 
 @main.command()
 @click.argument("photos", nargs=-1, required=True, metavar="PHOTO…", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=_FOLDER, help="Folder for the pictures, faces.csv and faces.json.")
-@click.option("--checkpoint", default="rendered98", show_default=True, help="A shipped name, a run folder or a file.")
+@click.option("--checkpoint", help="A shipped name, a run folder or a file; by default the first of retinalib checkpoints.")
 @click.option("--score-threshold", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Least score of a face.")
-def detect(photos: tuple[Path, ...], out: Path, checkpoint: str, score_threshold: float) -> None:
+@click.option("--all-turns", is_flag=True, help="Look at each photo also turned by 90, 180 and 270 degrees.")
+@_NORMALISATION
+@_DEVICE
+def detect(
+    photos: tuple[Path, ...],
+    out: Path,
+    checkpoint: str | None,
+    score_threshold: float,
+    all_turns: bool,
+    normalisation: str | None,
+    device: str | None,
+) -> None:
     """Finds the faces of photos, or of all photos below a folder.
 
     Writes each photo with its faces drawn in, faces.csv (a row per face: box, score, and with 98 landmarks what the pupils
@@ -232,16 +270,17 @@ def detect(photos: tuple[Path, ...], out: Path, checkpoint: str, score_threshold
     others go on.
     """
     paths = find_photos(photos)
-    from retinalib.detect import load_detector  # torch takes seconds to load, and a wrong path should not
+    from retinalib.detect import find_checkpoint, load_detector  # torch takes seconds to load, and a wrong path should not
 
-    detector = load_detector(checkpoint)
+    detector = load_detector(find_checkpoint(checkpoint), device, normalisation)
+    turns = (0, 90, 180, 270) if all_turns else (0,)
     schema = detector.model.config.schema
     tables, records, failed = [face_table(Faces.empty(schema))], [], 0
     names = picture_names(paths)
     for path in tqdm(paths, desc="detecting", unit="photo", disable=None):
         try:
             image = read_image(path, honour_exif=True)
-            faces = detector.detect(image, score_threshold)
+            faces = detector.detect(image, score_threshold, turns=turns)
             write_bytes(out / names[path], annotated(image, faces))
         except (OSError, ValueError) as error:
             failed += 1
@@ -256,7 +295,7 @@ def detect(photos: tuple[Path, ...], out: Path, checkpoint: str, score_threshold
     table = pd.concat(tables[1:], ignore_index=True) if tables[1:] else tables[0].assign(photo="", picture="")
     table = table[["photo", "picture", *tables[0]]]
     write_text(out / "faces.csv", table.round(4).to_csv(index=False))
-    about = {"checkpoint": checkpoint, "score_threshold": score_threshold, "schema": schema.name}
+    about = {"checkpoint": checkpoint or find_checkpoint().stem, "score_threshold": score_threshold, "schema": schema.name}
     write_text(out / "faces.json", json.dumps({**about, "photos": records}, indent=1, ensure_ascii=False, allow_nan=False))
     click.echo(f"photos: {len(records)}, faces: {len(table)}, written to {out}")
     if failed:
@@ -295,13 +334,13 @@ def picture_names(paths: Sequence[Path]) -> dict[Path, str]:
 
 
 def face_table(faces: Faces) -> pd.DataFrame:
-    """A row per face: number, box and score, and the columns of :func:`retinalib.pupils.pupil_table` where there are lids."""
+    """A row per face: number, box and score, and the columns of :func:`retinalib.pupils.pupil_table` where there are pupils."""
     from retinalib.pupils import pupil_table
 
     table = pd.DataFrame({"face": np.arange(len(faces))})
     table[BOX] = faces.boxes
     table["score"] = faces.scores
-    if not faces.schema.right_eye.lids:
+    if not faces.schema.has_pupils:
         return table
     return pd.concat([table, pupil_table(faces).drop(columns="score")], axis=1)
 
@@ -335,7 +374,7 @@ def annotated(image: np.ndarray, faces: Faces) -> bytes:
 
 @main.command()
 def checkpoints() -> None:
-    """Lists the checkpoints that come with the project."""
+    """Lists the checkpoints that come with the project, the default first."""
     from retinalib.checkpoint import load_model, read
     from retinalib.detect import CHECKPOINTS, available_detectors
 
@@ -346,10 +385,13 @@ def checkpoints() -> None:
         config, values = model.config, sum(p.numel() for p in model.parameters())
         se = "–" if config.se_reduction is None else f"reduction {config.se_reduction}"
         size = f"{path.stat().st_size / 1e6:.1f} MB"
-        rows.append((name, config.backbone, config.schema.name, se, read(path).get("epoch", "–"), f"{values:,}", size))
+        known = config.trained_on
+        learned = f"{known.smallest:.0f} to {known.largest:.0f} px, ±{known.turns:.0f}°" if known else "–"
+        epoch = read(path).get("epoch", "–")
+        rows.append((name, config.backbone, config.schema.name, se, learned, epoch, f"{values:,}", size))
     if not rows:
         raise ValueError(f"there is no checkpoint in {CHECKPOINTS}")
-    columns = ["name", "backbone", "landmarks", "SE", "epoch", "parameters", "file"]
+    columns = ["name", "backbone", "landmarks", "SE", "faces learned", "epoch", "parameters", "file"]
     click.echo(pd.DataFrame(rows, columns=columns).to_string(index=False))
 
 
@@ -436,13 +478,12 @@ def extract(dataset: str, root: Path) -> None:
 @click.argument("root", type=_FOLDER)
 @click.option("--split", default="train", show_default=True, type=click.Choice(["train", "test"]))
 def describe(root: Path, split: str) -> None:
-    """Prints what the data set in ROOT holds: faces, sizes, attributes, and what is odd about them."""
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        dataset = wflw.load(root, split)
-    for warning in said:
-        click.echo(str(warning.message), err=True)
-    click.echo(description(dataset).to_string(header=False))
+    """Prints what the data set in ROOT holds (WFLW's or WIDER FACE's layout): faces, sizes, attributes, and what is odd.
+
+    WIDER FACE's validation is its "test", since its test has no public truth.
+    """
+    load = wflw.load if official_lists(root)[0][1] is wflw.read_annotations else wider.load_split
+    click.echo(description(load(root, split)).to_string(header=False))
 
 
 def description(dataset: FaceDataset) -> pd.Series:

@@ -91,7 +91,7 @@ class Profile:
             augment=AugmentConfig(near=_NEAR),
             seed=seed,
         )
-        eye_head = self.eye_head and bool(schema.right_eye.lids)
+        eye_head = self.eye_head and schema.has_pupils
         return replace(config, model=replace(config.model, schema=schema, se_reduction=se_reduction, eye_head=eye_head))
 
 

@@ -55,17 +55,20 @@ def load_detector(
 
 
 def find_checkpoint(name_or_path: str | Path | None = None) -> Path:
-    """The file of a shipped name, a run folder (its best epoch) or a path. Raises FileNotFoundError where there is none."""
-    name_or_path = next(iter(available_detectors()), "") if name_or_path is None else name_or_path
+    """The file of a shipped name (by default the first), a run folder (its best epoch) or a path. Raises FileNotFoundError
+    where there is none."""
+    shipped = available_detectors()
+    if name_or_path is None:
+        name_or_path = shipped[0] if shipped else "by default"
     path = Path(name_or_path)
-    if str(name_or_path) in available_detectors():
+    if str(name_or_path) in shipped:
         path = CHECKPOINTS / f"{name_or_path}.pt"
     elif path.is_dir():
         path = next((path / name for name in ("best.pt", "last.pt") if (path / name).is_file()), path / "best.pt")
     elif not path.exists():
         raise FileNotFoundError(
             f"no detector '{name_or_path}': it is neither a file, nor a run folder, nor one of the shipped names "
-            f"({', '.join(available_detectors()) or 'none'})"
+            f"({', '.join(shipped) or 'none'})"
         )
     return path
 

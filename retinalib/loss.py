@@ -89,7 +89,7 @@ def multi_task_loss(
 
     Box and class parts are sums over positives (and the hardest negatives) divided by the number of positive anchors; the
     landmark part is a sum over visible coordinates divided by the number of positive anchors with landmarks, and so is the
-    pupil part, which compares the vectors from the middle of the canthi to the pupil of the ``eyes`` that have canthi: a
+    pupil part, which compares the vectors from the middle of the canthi to the pupil of the ``eyes`` that have both: a
     shift of the whole face does not change them, a wrong place within the eye does. In a photo that
     is not labelled completely, only anchors near labelled faces (centre within the box grown by half on each side) can be
     negatives: elsewhere nobody knows.
@@ -133,7 +133,7 @@ def _pupil(given: Tensor, wanted: Tensor, visible: Tensor, eyes: Sequence[Eye]) 
     """
     total = given.new_zeros(())
     for eye in eyes:
-        if eye.outer is not None and eye.inner is not None:
+        if eye.outer is not None and eye.pupil is not None:
             gap = given - wanted
             gap = gap[:, eye.pupil] - (gap[:, eye.outer] + gap[:, eye.inner]) / 2
             known = visible[:, [eye.pupil, eye.outer, eye.inner]].all(1)

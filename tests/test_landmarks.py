@@ -1,20 +1,28 @@
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
+from retinalib.config import PROFILES
+from retinalib.datasets.table import FaceDataset
+from retinalib.detect import load_detector
+from retinalib.evaluate import evaluate_faces, nme
 from retinalib.landmarks import SCHEMAS, WFLW_98, WIDER_5, Eye, LandmarkSchema
-from retinalib.pupils import pupil_offset
+from retinalib.plots.style import draw_faces
+from retinalib.pupils import pupil_offset, pupil_table
 from retinalib.rendered.dataset import render_face
-from tests.shared import SHARED, needs_shared
+from retinalib.train import train
+from tests.pictures import rendered_faces
+from tests.shared import IBUG_68, PLATE_4, SHARED, needs_shared
 
 
-@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+@pytest.mark.parametrize("schema", [*SCHEMAS.values(), IBUG_68], ids=[*SCHEMAS, "ibug68"])
 def test_flip_order_exchanges_right_and_left(schema):
     order = np.array(schema.flip_order)
     assert sorted(order) == list(range(schema.count)) and (order[order] == np.arange(schema.count)).all()
-    assert order[schema.pupils[0]] == schema.pupils[1]
     assert order[schema.inter_ocular[0]] == schema.inter_ocular[1]
     right, left = schema.right_eye, schema.left_eye
-    assert [order[i] for i in right.lids] == list(left.lids)
+    assert [order[i] for i in right.lids] == list(left.lids) and (not right.left and left.left)
     assert [order[i] for i in right.upper + right.lower] == list(left.upper + left.lower)
 
 
@@ -50,12 +58,40 @@ def test_mirrored_real_faces_have_the_real_mean_shape():
     assert (distance.argmin(1) == np.arange(98)).mean() > 0.95 and np.diag(distance).max() < 0.08
 
 
-def test_wrong_schemas_are_refused():
-    eyes = Eye(0), Eye(1)
-    with pytest.raises(ValueError, match="each of the 3 landmarks exactly once"):
-        LandmarkSchema("x", 3, {"all": (0, 1)}, (0, 1, 2), *eyes)
-    with pytest.raises(ValueError, match="involution"):
-        LandmarkSchema("x", 3, {"all": (0, 1, 2)}, (1, 2, 0), *eyes)
+ALL = {"all": (0, 1, 2, 3)}
+SIDES = {"right cheek": (0, 1), "left cheek": (2, 3)}
+SAME, CROSS = (0, 1, 2, 3), (2, 3, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("regions", "flip_order", "eyes", "more", "message"),
+    [
+        ({"all": (0, 1)}, SAME, (), {}, "each of the 4 landmarks exactly once"),
+        (ALL, (1, 2, 0, 3), (), {}, "an involution of 4 landmarks"),
+        (ALL, (0, 1, 2, 4), (), {}, "an involution of 4 landmarks"),
+        (ALL, SAME, (), {"rigid": (4,)}, "rigid landmarks"),
+        (ALL, SAME, (), {"closed_regions": frozenset({"mouth"})}, "closed_regions must name regions"),
+        (ALL, CROSS, (Eye(0),), {}, "both eyes are given, or neither"),
+        (ALL, CROSS, (Eye(0), Eye(4)), {}, "the left eye has a landmark beyond the 4, counted from 0"),
+        (ALL, CROSS, (Eye(), Eye()), {}, "the right eye needs a pupil, or both canthi"),
+        (ALL, CROSS, (Eye(outer=0), Eye(outer=2)), {}, "the right eye needs a pupil, or both canthi"),
+        (ALL, CROSS, (Eye(None, 0, 1, (0,)), Eye(None, 2, 3, (2,))), {}, "the right eye has lids without canthi"),
+        (ALL, SAME, (Eye(0), Eye(1)), {}, "flip_order must exchange the two eyes, point by point"),
+        (ALL, CROSS, (Eye(None, 0, 1), Eye(None, 3, 2)), {}, "flip_order must exchange the two eyes"),
+        (SIDES, SAME, (), {}, "flip_order must exchange right cheek and its counterpart"),
+    ],
+)
+def test_wrong_schemas_are_refused(regions, flip_order, eyes, more, message):
+    with pytest.raises(ValueError, match=f"schema x: .*{message}"):
+        LandmarkSchema("x", 4, regions, flip_order, *eyes, **more)
+
+
+def test_what_a_schema_lacks_is_said_when_asked_for():
+    assert IBUG_68.inter_ocular == (36, 45) and IBUG_68.right_eye.middle == (36, 37, 38, 39, 40, 41)
+    with pytest.raises(ValueError, match="schema ibug68 has no pupils"):
+        IBUG_68.pupils  # noqa: B018
+    with pytest.raises(ValueError, match="schema plate4 has no eyes, so no inter-ocular distance"):
+        PLATE_4.inter_ocular  # noqa: B018
 
 
 def test_numbers_do_not_say_which_eye_is_left():
@@ -76,3 +112,29 @@ def test_numbers_do_not_say_which_eye_is_left():
     assert (schema.left_eye.outer < schema.left_eye.inner) != (left.outer < left.inner)
     points = render_face(size=160, person=4)[1].landmarks
     np.testing.assert_allclose(pupil_offset(points[:, again], schema.left_eye), pupil_offset(points, left))
+
+
+@pytest.mark.parametrize("schema", [IBUG_68, PLATE_4], ids=["68 points without pupils", "corners of a plate"])
+def test_own_schemas_train_detect_measure_and_draw(tmp_path_factory, schema):
+    """Nothing is registered; the run's checkpoint brings the schema along."""
+    folder, sets = tmp_path_factory.mktemp("run"), []
+    for faces in rendered_faces(tmp_path_factory, 12, seed=3, size=96):
+        points = [np.asarray(p)[: schema.count] for p in faces.table["landmarks"]]
+        table = faces.table[["image", "line", "x1", "y1", "x2", "y2"]].assign(landmarks=points)
+        sets.append(FaceDataset(table, faces.images_root, schema))
+    train(PROFILES["quick"].train_config(epochs=1, schema=schema), *sets, folder, "cpu", workers=0, progress=False)
+    detector = load_detector(folder, "cpu")
+    assert detector.model.config.schema == schema and 0 < detector.model.config.trained_on.largest <= 128
+    image, truth = sets[1][0]
+    found = detector.detect(image, score_threshold=0, max_faces=3)
+    assert found.landmarks.shape == (3, schema.count, 2)
+    table = evaluate_faces([truth], [truth])
+    assert isinstance(table, pd.DataFrame) and len(table) == len(truth) > 0 and table["nme"].max() == 0
+    draw_faces(Figure().subplots(), image, truth=truth, predicted=found)
+    with pytest.raises(ValueError, match=f"schema {schema.name} has no"):
+        pupil_table(found)
+    if schema is IBUG_68:  # from the lids
+        moved = truth.landmarks + np.float32([3, 4])
+        lids = [truth.landmarks[:, list(eye.lids)].mean(1) for eye in (schema.right_eye, schema.left_eye)]
+        wanted = 5 / np.linalg.norm(lids[0] - lids[1], axis=1)
+        np.testing.assert_allclose(nme(moved, truth.landmarks, normaliser="inter_pupil", schema=schema), wanted, rtol=1e-4)
