@@ -14,7 +14,10 @@ from retinalib.config import PROFILES
 from retinalib.datasets import wflw, wider
 from retinalib.datasets.table import FaceDataset
 
-PROJECT = Path(__file__).resolve().parents[1]
+_ABOVE = Path(__file__).resolve().parents[1]
+PROJECT = (
+    _ABOVE if (_ABOVE / "notebooks").is_dir() else Path.cwd()
+)  # an installed package keeps data and runs where it is called
 DATASETS = ("synthetic", "wflw", "wider")
 _VALIDATION_SHARE = 0.1  # of the training photos, kept from training to watch it and to choose the best epoch
 

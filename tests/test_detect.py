@@ -1,5 +1,10 @@
 import copy
 import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
 from dataclasses import replace
 
 import cv2
@@ -17,6 +22,7 @@ from retinalib.faces import Faces, box_iou
 from retinalib.landmarks import WIDER_5
 from retinalib.model import ModelConfig, Normalisation, RetinaFace, TrainedOn
 from retinalib.rendered.dataset import render_face
+from retinalib.workspace import PROJECT
 from tests.shared import SHARED, needs_shared
 
 
@@ -258,3 +264,23 @@ def test_reference_weights_reach_their_level_on_wider_val():
     ap = detection_ap(found, [faces for _, faces in photos])
     print(f"AP of the reference weights, {len(photos)} photos, {sum(len(f) for _, f in photos)} faces: {ap:.4f}")
     assert ap > 0.92
+
+
+def test_an_installed_package_brings_its_checkpoints(tmp_path):
+    """A wheel, built from a copy and unpacked elsewhere; all packages are in it."""
+    copy, out = tmp_path / "copy", tmp_path / "elsewhere"
+    for name in ("retinalib", "data/checkpoints"):
+        shutil.copytree(PROJECT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(PROJECT / name, copy)
+    python = [sys.executable, "-m"]
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
+    subprocess.run([*python, "pip", "wheel", *options, "--wheel-dir", str(tmp_path), str(copy)], check=True)
+    zipfile.ZipFile(next(tmp_path.glob("*.whl"))).extractall(out)
+    modules = {path.relative_to(PROJECT) for path in (PROJECT / "retinalib").rglob("*.py")}
+    assert modules <= {path.relative_to(out) for path in out.rglob("*.py")}
+    code = "import retinalib; from retinalib.workspace import PROJECT; retinalib.load_detector('rendered98', 'cpu'); "
+    code += "print(retinalib.__file__, PROJECT, *retinalib.available_detectors())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=out, env=os.environ | {"PYTHONPATH": str(out)}, capture_output=True)
+    file, project, *shipped = done.stdout.decode().split()
+    assert file == str(out / "retinalib/__init__.py") and project == str(out) and shipped == available_detectors()
