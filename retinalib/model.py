@@ -18,7 +18,7 @@ from torchvision.ops import Conv2dNormActivation
 
 from retinalib.anchors import AnchorConfig
 from retinalib.landmarks import SCHEMAS, WFLW_98, WIDER_5, LandmarkSchema, as_tuples
-from retinalib.second_look import EyeHead, look_again, second_looks
+from retinalib.second_look import EyeHead, Look, LookConfig, look_again, second_looks
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,12 @@ class Normalisation:
         images = images.flip(-3) if self.bgr else images
         mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (self.mean, self.std))
         return images.to(torch.float32, copy=True).sub_(mean).div_(std)
+
+    def invert(self, images: Tensor) -> Tensor:
+        """Network input back to (..., 3, H, W) RGB pixels, float32."""
+        mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (self.mean, self.std))
+        pixels = images * std + mean
+        return pixels.flip(-3) if self.bgr else pixels
 
     def table(self) -> np.ndarray:
         """The same as a table for ``cv2.LUT``: (1, 256, 3) float32, channels in the network's order."""
@@ -67,7 +73,8 @@ class ModelConfig:
     se_reduction: int | None = None  # SE blocks after each SSH: channels are squeezed by this factor; None: no SE
     se_kind: str = "se"  # or "bottleneck": the same parameters without attention, a control
     se_strides: tuple[int, ...] | None = None  # the levels that have such blocks; None: all
-    eye_head: bool = False  # a second look at each eye, see eyes; learns beside the rest and does not change it
+    eye_head: bool = False  # a second look at each eye, see second_look; learns beside the rest and does not change it
+    looks: tuple[LookConfig, ...] = ()  # second looks that were trained on their own, one after the other
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
     normalisation: Normalisation = field(default_factory=Normalisation)
     trained_on: TrainedOn | None = None  # None: not known
@@ -96,8 +103,9 @@ class ModelConfig:
         values["schema"] = self.schema.name if self.schema in (WFLW_98, WIDER_5) else self.schema.to_dict()
         if not self.normalisation.assumed:
             del values["normalisation"]["assumed"]
-        if self.trained_on is None:
-            del values["trained_on"]
+        for name in ("trained_on", "looks"):
+            if not values[name]:
+                del values[name]
         return values
 
     @classmethod
@@ -114,6 +122,7 @@ class ModelConfig:
         for name, kind in (("anchors", AnchorConfig), ("normalisation", Normalisation), ("trained_on", TrainedOn)):
             if name in values:
                 values[name] = kind(**values[name])
+        values["looks"] = tuple(LookConfig(**look) for look in values.get("looks", ()))
         return cls(**values)
 
 
@@ -274,6 +283,7 @@ class RetinaFace(nn.Module):
             block(channels, config.se_reduction) if stride in at else nn.Identity() for stride in config.anchors.strides
         )
         self.eye_head = EyeHead() if config.eye_head else None
+        self.looks = nn.ModuleList(Look(look) for look in config.looks)
 
     @torch.no_grad()
     def start_from_shape(self, shape: Tensor) -> None:
@@ -326,10 +336,15 @@ class RetinaFace(nn.Module):
         return result
 
     def look_again(self, images: Tensor, image: Tensor, landmarks: Tensor) -> Tensor:
-        """(N, L, 2) landmarks in pixels with the eyes of the second look, if the network has one; see eyes.look_again."""
-        if self.eye_head is None:
-            return landmarks
-        return look_again(self.eye_head, images, image, landmarks, self.config.schema)
+        """(N, L, 2) landmarks in pixels, moved by the network's second looks, if it has any; see :mod:`retinalib.second_look`.
+
+        images: (B, 3, H, W) network input; image: (N,) int64, the number of each face's image.
+        """
+        if self.eye_head is not None:
+            landmarks = look_again(self.eye_head, images, image, landmarks, self.config.schema)
+        for look in self.looks:
+            landmarks = look.again(images, image, landmarks, self.config.normalisation.invert)
+        return landmarks
 
     def dense(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, A, 2), box offsets (B, A, 4) and landmark shifts (B, A, 2L) at every anchor."""
@@ -343,7 +358,5 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError, TypeError) as error:  # torch's build decides which
-        raise ValueError(
-            f"device '{device}' can't be used here: choose cpu, or cuda or mps where torch finds one"
-        ) from error
+        raise ValueError(f"device '{device}' can't be used here: choose cpu, or cuda or mps where torch finds one") from error
     return chosen

@@ -1,0 +1,124 @@
+"""The shipped detector for photographs: what its card promises, held on the open photographs, and the script that trains it."""
+
+import runpy
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from retinalib import WIDER_5, ModelConfig, RetinaFace, load_detector, rendered
+from retinalib.checkpoint import load_model, save_model
+from retinalib.datasets import london
+from retinalib.evaluate import nme
+from retinalib.landmarks import WFLW_98
+from retinalib.second_look import Look, LookConfig, fit_frames, sample_parts
+from retinalib.workspace import PROJECT
+
+PUPILS = list(WFLW_98.pupils)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return load_detector("photos98", "cpu")
+
+
+@pytest.fixture(scope="module")
+def photos():
+    dataset = london.load()
+    return [dataset[number] for number in range(0, len(dataset), 9)]
+
+
+def pupil_errors(faces, truth):
+    points = (np.concatenate([f.landmarks[:, PUPILS] for f in part]) for part in (faces, truth))
+    found, true = points
+    return np.linalg.norm(found - true, axis=-1).mean(1) / np.linalg.norm(true[:, 0] - true[:, 1], axis=-1)
+
+
+def test_it_is_the_default_and_fits_a_download(detector):
+    assert load_detector(device="cpu").model.config == detector.model.config
+    assert (PROJECT / "data/checkpoints/photos98.pt").stat().st_size < 6e6
+    assert detector.model.config.trained_on.turns == 40
+
+
+def test_pupils_of_open_photographs(detector, photos):
+    """One face a photograph; the second look at least halves the error of the pupils."""
+    found = [detector.detect(image) for image, _ in photos]
+    assert [len(faces) for faces in found] == [1] * len(photos)
+    once = [detector.detect(image, second_look=False) for image, _ in photos]
+    truth = [faces for _, faces in photos]
+    assert np.median(pupil_errors(found, truth)) < 0.017 < 0.03 < np.median(pupil_errors(once, truth))
+
+
+@pytest.mark.parametrize("longer", [128, 224, 384, 640])
+def test_headshots(detector, photos, longer):
+    """A face with a tenth around it is found at any size."""
+    for image, _ in photos[::3]:
+        whole = detector.detect(image)
+        low, high = np.split(whole.boxes[0], 2)
+        margin = 0.1 * (high - low)
+        left, top, right, bottom = np.concatenate([low - margin, high + margin]).clip(0, 639).astype(int)
+        shot = image[top:bottom, left:right]
+        scale = longer / max(shot.shape[:2])
+        shot = cv2.resize(shot, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        found = detector.detect(shot)
+        assert len(found) == 1
+        expected = (whole.landmarks - [left, top]) * scale
+        assert nme(found.landmarks, expected, normaliser="inter_ocular")[0] < 0.06
+
+
+def test_frames_are_those_that_made_the_points():
+    """Known shift, turn and scale, upright and in the mirror."""
+    shape = torch.tensor([[-0.5, 0.1], [0.4, -0.2], [0.1, 0.6], [0.3, 0.3]])
+    turn = torch.tensor([[30.0, -12.0], [12.0, 30.0]])
+    for sign in (1.0, -1.0):
+        axes = turn @ torch.diag(torch.tensor([sign, 1.0]))
+        points = shape @ axes.T + torch.tensor([50.0, 70.0])
+        frame = fit_frames(points[None], shape, torch.tensor([sign < 0]))[0]
+        torch.testing.assert_close(frame, torch.cat([axes, torch.tensor([[50.0], [70.0]])], 1))
+    assert fit_frames(torch.zeros(0, 4, 2), shape, torch.zeros(0, dtype=torch.bool)).shape == (0, 2, 3)
+
+
+def test_patches_are_the_image_seen_in_the_frame():
+    """A frame of one pixel a sample gives the image's own pixels, one of four pixels their means, in the mirror the reverse."""
+    image = torch.arange(3 * 64 * 64, dtype=torch.float32).view(1, 3, 64, 64)
+    one = torch.tensor([[[8.0, 0, 24], [0, 8.0, 32]]])
+    torch.testing.assert_close(sample_parts(image, torch.tensor([0]), one, 16, 16)[0], image[0, :, 24:40, 16:32])
+    mirrored = one * torch.tensor([[[-1.0, 1, 1], [-1.0, 1, 1]]])
+    torch.testing.assert_close(sample_parts(image, torch.tensor([0]), mirrored, 16, 16)[0], image[0, :, 24:40, 16:32].flip(-1))
+    four = torch.tensor([[[32.0, 0, 32], [0, 32.0, 32]]])
+    means = torch.nn.functional.avg_pool2d(image, 4)[0]
+    torch.testing.assert_close(sample_parts(image, torch.tensor([0]), four, 16, 16)[0], means)
+
+
+def test_looks_travel_in_the_checkpoint_and_leave_what_they_cannot_see(tmp_path):
+    shape = ((-0.5, 0.0), (0.5, 0.0), (0.0, 0.2), (-0.3, 0.5), (0.3, 0.5))
+    config = ModelConfig(schema=WIDER_5, looks=(LookConfig((tuple(range(5)),), (False,), shape, 32, 32, 4),))
+    model = RetinaFace(config).eval()
+    save_model(model, tmp_path / "model.pt")
+    again = load_model(tmp_path / "model.pt")
+    assert again.config == config and isinstance(again.looks[0], Look)
+    images = torch.rand(2, 3, 64, 64)
+    points = 20 * torch.tensor(shape)[None] + 32
+    landmarks = torch.cat([points, 0.05 * points, points + 900])  # seen, too small, far away
+    with torch.inference_mode():
+        moved = again.look_again(images, torch.tensor([0, 1, 1]), landmarks)
+        none = again.look_again(images, torch.zeros(0, dtype=torch.int64), landmarks[:0])
+    assert not torch.equal(moved[0], landmarks[0]) and torch.equal(moved[1:], landmarks[1:]) and none.shape == (0, 5, 2)
+
+
+def test_the_recipe_trains(tmp_path, monkeypatch):
+    """Two steps of each training, on rendered faces for the real ones, give a detector that loads."""
+    root = rendered.make(tmp_path / "real", 10, seed=1, size=160, progress=False)
+    torch.manual_seed(0)
+    save_model(RetinaFace(ModelConfig(schema=WIDER_5)), tmp_path / "start.pt")
+    script = runpy.run_path(str(PROJECT / "data/checkpoints/photos98.py"))
+    monkeypatch.setattr(rendered, "make", lambda *_, **__: root)
+    monkeypatch.setattr(sys, "argv", ["photos98.py"])
+    out = tmp_path / "out.pt"
+    arguments = ["--real", str(root), "--start", str(tmp_path / "start.pt"), "--out", str(out), "--steps", "2"]
+    script["main"](arguments + ["--workers", "0", "--batch", "16"], standalone_mode=False)
+    detector = load_detector(out, "cpu")
+    assert len(detector.model.looks) == 2
+    detector.detect(np.zeros((96, 96, 3), np.uint8))
