@@ -133,7 +133,7 @@ def _pupil(given: Tensor, wanted: Tensor, visible: Tensor, eyes: Sequence[Eye]) 
     """
     total = given.new_zeros(())
     for eye in eyes:
-        if eye.outer is not None and eye.pupil is not None:
+        if None not in (eye.pupil, eye.outer, eye.inner):
             gap = given - wanted
             gap = gap[:, eye.pupil] - (gap[:, eye.outer] + gap[:, eye.inner]) / 2
             known = visible[:, [eye.pupil, eye.outer, eye.inner]].all(1)

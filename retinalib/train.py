@@ -229,12 +229,7 @@ def train(
     """
     folder, device = Path(folder), pick_device(device)
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    if len(train_set) < config.batch_size:
-        raise ValueError(f"{len(train_set)} training images do not make one batch of {config.batch_size}: lower batch_size")
-    if not len(validation_set):
-        raise ValueError("the validation set has no photos: the best epoch is chosen by them")
-    if config.batch_size % processes:
-        raise ValueError(f"{processes} processes can't share a batch of {config.batch_size} equally: start fewer, or change it")
+    _check(config, train_set, validation_set, processes)
     with torch.random.fork_rng(devices=[]):  # the caller's own draws stay what they were
         torch.manual_seed(config.seed)
         network = RetinaFace(config.model)
@@ -272,6 +267,15 @@ def train(
                         rows[-1] |= _validate(training.average.module, validation_set, picture)
                     save_epoch(folder, recipe, rows, network, training.average, training.optimiser)
     return pd.DataFrame(rows)
+
+
+def _check(config: TrainConfig, train_set: FaceDataset, validation_set: FaceDataset, processes: int) -> None:
+    if len(train_set) < config.batch_size:
+        raise ValueError(f"{len(train_set)} training images do not make one batch of {config.batch_size}: lower batch_size")
+    if not len(validation_set):
+        raise ValueError("the validation set has no photos: the best epoch is chosen by them")
+    if config.batch_size % processes:
+        raise ValueError(f"{processes} processes can't share a batch of {config.batch_size} equally: start fewer, or change it")
 
 
 def _as_the_first(state: dict | None) -> dict | None:
