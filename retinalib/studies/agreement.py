@@ -31,8 +31,8 @@ class Looks:
     first: np.ndarray | None  # without the second look; None for a network that takes none
 
     def about(self, truth: Sequence[Faces], names: Sequence[str]) -> pd.DataFrame:
-        """What is known of the faces, a row each: their attributes, image (the photo's name) and size (pixels). truth, names: of
-        each photo."""
+        """What is known of the faces, a row each: their attributes, image (the photo's name) and size (pixels). truth and names
+        are those of each photo."""
         faces = [truth[p][int(n)] for p, n in zip(self.photo, self.number, strict=True)]
         table = pd.concat([face.attributes for face in faces] or [pd.DataFrame()], ignore_index=True)
         return table.assign(image=[names[p] for p in self.photo], size=[face.size[0] for face in faces])
@@ -54,8 +54,8 @@ def look(detector: Detector, photos: Sequence[tuple[np.ndarray, Faces]], score_t
     scores = np.array([found[p].scores[partners[p][n]] for p, n in zip(photo, number, strict=True)])
     back = _mirrored(detector, images, found, score_threshold)
     mirrored = np.array([back[p][partners[p][n]] for p, n in zip(photo, number, strict=True)]).reshape(predicted.shape)
-    first = None
-    if detector.model.eye_head is not None:
+    config, first = detector.model.config, None
+    if config.eye_head or config.looks:
         once = detector.detect(images, score_threshold, pyramid=True, second_look=False)  # the same faces
         first = matched_landmarks(once, truth)[2]
     return Looks(found, photo, number, scores, predicted, true, mirrored, first)

@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from retinalib.faces import Faces
 from retinalib.landmarks import WFLW_98
+from retinalib.model import ModelConfig
 from retinalib.pupils import mean_offsets
 from retinalib.studies import agreement
 from tests.test_pupils import face
@@ -13,9 +16,9 @@ PUPILS = list(WFLW_98.pupils)
 class Painted:
     """Stands for a detector: reports the face of each image as it is there, mirrored if the image is, and ``wrong`` of it."""
 
-    def __init__(self, points, size, wrong=0.0, head="some head"):
+    def __init__(self, points, size, wrong=0.0, second=True):
         self.points, self.size, self.wrong = points, size, wrong
-        self.model = type("Model", (), {"eye_head": head})()
+        self.model = SimpleNamespace(config=ModelConfig(eye_head=second))
 
     def detect(self, images, score_threshold, pyramid, second_look=True):
         found = []
@@ -61,7 +64,7 @@ def test_methods_by_name(photos):
     assert list(found) == ["network", "first look alone", "canthus midpoint", "lid centroid", "mean offset"]
     assert {points.shape for points in found.values()} == {(1, 2, 2)}
     np.testing.assert_allclose(found["mean offset"], found["network"], atol=1e-4)
-    once = agreement.look(Painted(face(), 100, head=None), photos, 0.5)
+    once = agreement.look(Painted(face(), 100, second=False), photos, 0.5)
     assert once.first is None and "first look alone" not in once.methods(WFLW_98, usual)
 
 
