@@ -41,7 +41,7 @@ class AnchorConfig:
         return [((height + s - 1) // s, (width + s - 1) // s) for s in self.strides]  # ONNX divides towards zero
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # the sizes of a pyramid, upright and turned
 @torch.inference_mode(False)  # the same serves training
 def anchor_grid(height: int, width: int, config: AnchorConfig = AnchorConfig()) -> Tensor:
     """All anchors of an image of ``height`` × ``width`` pixels.

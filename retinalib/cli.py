@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import click
@@ -23,12 +22,13 @@ from tqdm import tqdm
 
 from retinalib import rendered
 from retinalib.datasets import wflw, wider
-from retinalib.datasets.describe import describe_faces, faults
-from retinalib.datasets.table import ATTRIBUTES, BOX, PHOTO_SUFFIXES, FaceDataset, read_image
+from retinalib.datasets.describe import description, faults, official_lists
+from retinalib.datasets.table import BOX, PHOTO_SUFFIXES, read_image
 from retinalib.faces import Faces
 from retinalib.files import replacing, write_bytes, write_text
 
 PICTURE = ".faces.png"  # ends the names of the pictures that are written
+_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # of operations, for every size of photo their own
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
@@ -270,6 +270,8 @@ def detect(
     others go on.
     """
     paths = find_photos(photos)
+    for cache in _CACHES:  # read when torch is loaded
+        os.environ.setdefault(cache, "256")
     from retinalib.detect import find_checkpoint, load_detector  # torch takes seconds to load, and a wrong path should not
 
     detector = load_detector(find_checkpoint(checkpoint), device, normalisation)
@@ -448,21 +450,6 @@ def check(root: Path) -> None:
     click.echo("nothing wrong")
 
 
-def official_lists(root: Path) -> list[tuple[Path, Callable[[Path], pd.DataFrame], Path]]:
-    """The lists that lie below ``root`` in WFLW's or WIDER FACE's layout: file, its reader, the folder of its photos; without
-    any, WFLW's training list, which then is missing."""
-    photos = root / wflw.IMAGES
-    known = [(root / wflw.LISTS.format(split=s), wflw.read_annotations, photos) for s in ("train", "test")]
-    for split in ("train", "val"):
-        images = root / wider.IMAGES.format(split=split)
-        known.append((root / wider.BOXES.format(split=split), wider.read_boxes, images))
-        known.append((root / wider.LABELS.format(split=split), wider.read_labels, images))
-    there = [entry for entry in known if entry[0].is_file()]
-    if any(images == photos for _, _, images in there):  # further photos of WIDER FACE's lists are no fault
-        there += [(path, partial(wider.read_boxes, below=photos), photos) for path in wider.box_lists(root)]
-    return there or known[:1]
-
-
 @datasets.command()
 @click.argument("dataset", type=click.Choice(["wflw", "wider"]))
 @click.argument("root", type=_FOLDER)
@@ -484,23 +471,3 @@ def describe(root: Path, split: str) -> None:
     """
     load = wflw.load if official_lists(root)[0][1] is wflw.read_annotations else wider.load_split
     click.echo(description(load(root, split)).to_string(header=False))
-
-
-def description(dataset: FaceDataset) -> pd.Series:
-    """A data set in some numbers, name -> text."""
-    table = describe_faces(dataset)
-    small, middle, large = table["size"].quantile([0.05, 0.5, 0.95])
-    rows = {
-        "photos": f"{len(dataset):,}",
-        "faces": f"{len(table):,}",
-        "most faces in a photo": f"{table['faces'].max()}",
-        "face size (px), 5 %, median, 95 %": f"{small:.0f}, {middle:.0f}, {large:.0f}",
-    }
-    flags = {name.replace("_", "-"): dataset.table[name].astype(bool) for name in ATTRIBUTES if name in dataset.table}
-    odd = {
-        "with landmarks outside the photo": table["outside_photo"] > 0,
-        "with landmarks outside the box": table["outside_box"] > 0,
-        "with landmarks on another one": table["repeated"] > 0,
-        "labelled twice": table["twin"],
-    }
-    return pd.Series(rows | {name: f"{flag.sum():,} ({flag.mean():.1%})" for name, flag in {**flags, **odd}.items()})

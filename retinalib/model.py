@@ -9,7 +9,6 @@ from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -45,11 +44,6 @@ class Normalisation:
         mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (self.mean, self.std))
         pixels = images * std + mean
         return pixels.flip(-3) if self.bgr else pixels
-
-    def table(self) -> np.ndarray:
-        """The same as a table for ``cv2.LUT``: (1, 256, 3) float32, channels in the network's order."""
-        levels = torch.arange(256).expand(3, 1, 256)
-        return self.apply(levels).permute(1, 2, 0).contiguous().numpy()
 
 
 REFERENCE_NORMALISATION = Normalisation(mean=(104.0, 117.0, 123.0), std=(1.0, 1.0, 1.0), bgr=True)

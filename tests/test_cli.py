@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -15,9 +17,11 @@ from retinalib import rendered
 from retinalib.checkpoint import save_model
 from retinalib.cli import find_photos, main, picture_names
 from retinalib.datasets import wflw
+from retinalib.detect import available_detectors
 from retinalib.landmarks import WIDER_5
 from retinalib.model import ModelConfig, RetinaFace
 from retinalib.rendered.dataset import render_face
+from tests.shared import SHARED, needs_shared
 
 
 def call(*arguments):
@@ -35,7 +39,7 @@ def test_detects_and_writes(tmp_path):
     empty = tmp_path / "nobody.png"
     cv2.imwrite(str(empty), np.full((90, 120, 3), 128, np.uint8))
     out = tmp_path / "out"
-    result = call("detect", *photos, empty, "--out", out)
+    result = call("detect", *photos, empty, "--out", out, "--checkpoint", "rendered98")
     assert result.exit_code == 0, result.output
     assert sorted(p.name for p in out.iterdir()) == [
         "face-2.faces.png", "face.faces.png", "faces.csv", "faces.json", "nobody.faces.png",
@@ -92,6 +96,25 @@ def test_five_landmarks_have_no_pupil_columns(tmp_path):
         (("datasets", "check", "{}/empty"), "no annotations at"),
         (("datasets", "describe", "{}/empty"), "no annotations at"),
         (("datasets", "make", "{}/new", "--images", "2"), "leave nothing to train or to test with"),
+        (("datasets", "extract", "wflw", "{}/empty"), "WFLW_images.tar.gz and WFLW_annotations.tar.gz missing in"),
+        (("datasets", "extract", "lfw", "{}/empty"), "'lfw' is not one of 'wflw', 'wider'"),
+        (("detect", "{}/a.png", "--out", "{}/out", "--device", "gpu"), "device 'gpu' can't be used here: choose cpu"),
+        (("detect", "{}/a.png", "--out", "{}/out", "--normalisation", "caffe"), "'caffe' is not one of 'imagenet'"),
+        (("train", "{}/run", "--device", "gpu"), "device 'gpu' can't be used here"),
+        (("train", "{}/run", "--profile", "fast"), "PROFILE must be one of quick, standard"),
+        (("train", "{}/run", "--dataset", "lfw"), "DATASET must be one of synthetic, wflw, wider; got 'lfw'"),
+        (("train", "{}/run", "--dataset", "wflw", "--data-root", "{}/empty"), "no annotations at"),
+        (("train", "{}/run", "--epochs", "0"), "0 is not in the range x>=1"),
+        (("train", "{}/a.png"), "is a file"),
+        (("ablation", "--seeds"), "Option '--seeds' requires an argument"),
+        (("ablation", "--seeds", "0", "x"), "'x' is not a valid integer"),
+        (("ablation", "--seeds", "0", "-1"), "No such option"),
+        (("export", "nobody", "{}/a.onnx"), "no detector 'nobody'"),
+        (("export", "rendered98", "{}"), "is a directory"),
+        (("workbook", "99"), "no notebook's name begins with 99"),
+        (("workbook", "--profile", "fast"), "the profile must be one of quick, standard"),
+        (("wider-ap", "{}/empty", "{}/empty"), "no wider_easy_val.mat in"),
+        (("dance",), "No such command 'dance'"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_sentence(arguments, sentence, tmp_path):
@@ -104,12 +127,13 @@ def test_what_cannot_be_done_is_said_in_a_sentence(arguments, sentence, tmp_path
 
 
 def test_photos_below_folders_and_their_names(tmp_path):
-    for name in ("x/b.JPG", "x/a.png", "y/A.jpg", "x/a.faces.png", "x/notes.txt"):
+    for name in ("x/b.JPG", "x/a.png", "y/A.jpg", "x/a.faces.png", "x/notes.txt", "y/c.pgm", "y/d.jfif", "y/e.GIF"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     found = find_photos([tmp_path, tmp_path / "x" / "a.png"])
-    assert [p.relative_to(tmp_path).as_posix() for p in found] == ["x/a.png", "x/b.JPG", "y/A.jpg"]
-    assert list(picture_names(found).values()) == ["a.faces.png", "b.faces.png", "A-2.faces.png"]
+    names = [p.relative_to(tmp_path).as_posix() for p in found]
+    assert names == ["x/a.png", "x/b.JPG", "y/A.jpg", "y/c.pgm", "y/d.jfif", "y/e.GIF"]
+    assert list(picture_names(found[:3]).values()) == ["a.faces.png", "b.faces.png", "A-2.faces.png"]
 
 
 def test_datasets(tmp_path):
@@ -168,12 +192,18 @@ def test_what_is_wrong_is_listed_by_file_and_line(tmp_path):
     ]
     assert f"{boxes}, line 2: the number of faces of d.png belongs here, not 'two'" in said
     assert said[-1] == "things wrong: 8"
+    boxes.write_text("b.png\n2\n1 1 9 9\n20 20 30 30\n")
+    (tmp_path / "WIDER_val").mkdir()
+    (tmp_path / "WIDER_val/images").symlink_to(images)
+    described = call("datasets", "describe", tmp_path, "--split", "test")
+    assert described.exit_code == 0 and described.stdout.split()[:4] == ["photos", "1", "faces", "2"]
 
 
 def test_checkpoints():
     result = call("checkpoints")
     assert result.exit_code == 0
     rows = {line.split()[0]: line for line in result.stdout.splitlines()[1:]}
+    assert list(rows) == available_detectors() and "12 to 160 px, ±30°" in rows["rendered98"]
     assert "mobilenet0.25" in rows["rendered98"] and "wflw98" in rows["rendered98"]
     assert "reduction 16" in rows["rendered98-se16"] and "reduction" not in rows["rendered98"]
 
@@ -208,3 +238,26 @@ def test_box_lists_in_wflws_folder_are_checked_too(tmp_path):
     boxes.write_text(f"{name}\n1\n500 1 9 9\n")
     result = call("datasets", "check", root)
     assert result.exit_code == 1 and f"{boxes}, line 3: the box lies outside {name}" in result.stderr
+
+
+@needs_shared
+def test_what_is_assumed_is_a_note_that_an_option_ends(tmp_path):
+    weights, out = SHARED / "reference/mobilenet0.25_Final.pth", tmp_path / "out"
+    options = (photo(tmp_path / "a.png", size=64), "--out", out, "--checkpoint", weights)
+    assert call("detect", *options).stderr.startswith(f"note: {weights} does not say what input it was trained with")
+    assert "note" not in call("detect", *options, "--normalisation", "reference", "--all-turns").stderr
+
+
+def test_options_take_several_values(monkeypatch):
+    given = {}
+    monkeypatch.setattr("retinalib.ablation.report", lambda **options: given.update(options))
+    assert call("ablation", "--arms", "no-se", "wing", "--epochs", 3, "--seeds", 0, 1, "--seeds", 4).exit_code == 0
+    assert given["arms"] == ("no-se", "wing") and given["seeds"] == (0, 1, 4) and given["epochs"] == 3
+
+
+@pytest.mark.parametrize("module", ["train", "ablation", "export", "workbook", "datasets.archives"])
+def test_modules_are_their_subcommands(module):
+    done = subprocess.run([sys.executable, "-m", f"retinalib.{module}", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith(
+        f"Usage: retinalib {module.replace('.archives', ' extract')} [OPTIONS]"
+    )

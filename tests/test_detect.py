@@ -20,7 +20,7 @@ from retinalib.detect import Detector, for_inference
 from retinalib.evaluate import detection_ap, nme
 from retinalib.faces import Faces, box_iou
 from retinalib.landmarks import WIDER_5
-from retinalib.model import ModelConfig, Normalisation, RetinaFace, TrainedOn
+from retinalib.model import ModelConfig, RetinaFace, TrainedOn
 from retinalib.rendered.dataset import render_face
 from retinalib.workspace import PROJECT
 from tests.shared import SHARED, needs_shared
@@ -191,14 +191,6 @@ def test_a_list_is_read_photo_by_photo(detector, images, monkeypatch):
     monkeypatch.setattr(detector, "_detect_batch", lambda pictures, *o: log.append(len(pictures)) or run(pictures, *o))
     assert len(detector.detect(iter(photos), pyramid=False)) == 4
     assert log == ["a", "b", "c", 2, "d", 1, 1]
-
-
-@pytest.mark.parametrize("bgr", [False, True])
-def test_input_is_the_normalisation(images, bgr):
-    model = RetinaFace(ModelConfig(normalisation=Normalisation(mean=(100.0, 110.0, 120.0), std=(50.0, 1.0, 60.0), bgr=bgr)))
-    ours = Detector(model, "cpu")._input([images[0], images[2]])
-    expected = model.config.normalisation.apply(torch.from_numpy(np.stack([images[0], images[2]])).permute(0, 3, 1, 2))
-    assert torch.equal(ours, expected) and ours.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_limits_count_for_each_image(detector, images):
