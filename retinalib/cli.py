@@ -193,8 +193,7 @@ def export(
         raise _Failure(f"{_sentence(error)}: exporting needs ONNX, pip install -e '.[export]'") from error
     size = out.stat().st_size / 1e6
     click.echo(f"{out} ({size:.1f} MB): images (B, H, W, 3) uint8 RGB to {', '.join(OUTPUTS[what])}")
-    if model.eye_head is not None:
-        click.echo("Landmarks are those of the first look: the second look has no fixed graph.")
+    click.echo("Faces are those of one look at the photo's own size: no pyramid, no second look.")
 
 
 @main.command()

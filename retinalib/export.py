@@ -8,8 +8,8 @@ The file takes photos as they come, ``images`` (B, H, W, 3) uint8 RGB, for any B
 - ``--what network``: ``logits`` (B, A, 2), ``boxes`` (B, A, 4) offsets and ``landmarks`` (B, A, 2L) shifts at every anchor, for
   those who decode on their own, see :mod:`retinalib.anchors`.
 
-Landmarks are those of the first look: the second look at the eyes goes from photo to photo and from
-eye to eye as faces are found, which makes no fixed graph.
+Faces are those of one look at the photo's own size, without the pyramid and without second looks, which go from face to face
+as they are found and make no fixed graph.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from retinalib.model import ModelConfig, Normalisation, RetinaFace
 from retinalib.rendered.dataset import render_face
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
+AS_EXPORTED = {"pyramid": False, "second_look": False}
 SIZES = [(1, 160, 160), (2, 181, 243), (3, 96, 65)]  # one that no stride divides, one upright
 
 
@@ -26,10 +27,7 @@ def photos(count, height, width):
 
 @pytest.fixture(scope="module")
 def detector():
-    """The shipped weights without the second look, which is not exported."""
-    detector = load_detector("rendered98", "cpu")
-    detector.model.eye_head = None
-    return detector
+    return load_detector("rendered98", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +44,7 @@ def test_whole_detector_is_torchs(detector, exported):
         images = photos(*size)
         boxes, scores, landmarks, image = exported.run(None, {"images": images})
         assert (np.diff(scores) <= 0).all()
-        for number, faces in enumerate(detector.detect(list(images))):
+        for number, faces in enumerate(detector.detect(list(images), **AS_EXPORTED)):
             own = image == number
             assert own.sum() == len(faces)
             np.testing.assert_allclose(boxes[own], faces.boxes, atol=1e-2)
@@ -75,7 +73,7 @@ def test_network_alone_is_torchs(tmp_path):
 
 def test_overlapping_faces_of_two_photos_both_stay(detector, exported):
     image = photos(1, 160, 160)
-    alone = detector.detect(image[0])
+    alone = detector.detect(image[0], **AS_EXPORTED)
     found = exported.run(None, {"images": np.repeat(image, 2, 0)})
     assert len(alone) > 0 and len(found[0]) == 2 * len(alone)
 
@@ -84,5 +82,5 @@ def test_command_line(tmp_path):
     save_model(load_detector("rendered98", "cpu").model, tmp_path / "best.pt")
     arguments = ["export", str(tmp_path), str(tmp_path / "out.onnx"), "--what", "network"]
     said = CliRunner().invoke(main, arguments).stdout
-    assert "images (B, H, W, 3) uint8 RGB to logits, boxes, landmarks" in said and "those of the first look" in said
+    assert "images (B, H, W, 3) uint8 RGB to logits, boxes, landmarks" in said and "no pyramid, no second look" in said
     assert (tmp_path / "out.onnx").is_file() and not list(tmp_path.glob(".*"))
