@@ -84,7 +84,8 @@ def read(path: str | Path) -> dict:
                 f"{path} holds a {refused[1]}, not only tensors and plain values, and is not read, since it could run any "
                 "program: whoever made it can save its state_dict() alone"
             ) from error
-        raise ValueError(f"{path} is damaged or not a checkpoint of tensors alone: {_line(error, 0)}") from error
+        said = f": {error}" if isinstance(error, ValueError) else ""  # torch's own words advise to load it all the same
+        raise ValueError(f"{path} is damaged or not a checkpoint of tensors alone{said}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}, not a checkpoint")
     return values

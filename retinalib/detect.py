@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterable, Iterator
 from itertools import count, pairwise
+from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,6 +61,8 @@ def find_checkpoint(name_or_path: str | Path | None = None) -> Path:
     shipped = available_detectors()
     if name_or_path is None:
         name_or_path = shipped[0] if shipped else "by default"
+    if not isinstance(name_or_path, (str, Path)):
+        raise ValueError(f"a detector is found by its name or path, got {type(name_or_path).__name__}")
     path = Path(name_or_path)
     if str(name_or_path) in shipped:
         path = CHECKPOINTS / f"{name_or_path}.pt"
@@ -123,6 +126,10 @@ class Detector:
     """
 
     def __init__(self, model: RetinaFace, device: str | torch.device | None = None, bfloat16: bool = False) -> None:
+        if not isinstance(model, RetinaFace):
+            raise ValueError(
+                f"a Detector takes a RetinaFace, got {type(model).__name__}: load_detector makes one by name or path"
+            )
         self.device = pick_device(device)
         self.model = model.to(self.device).eval()
         self.bfloat16 = bfloat16
@@ -167,11 +174,12 @@ class Detector:
         if not isinstance(images, Iterable):
             got = type(images).__name__
             raise ValueError(f"detect takes RGB arrays (H, W, 3) of uint8 or paths, or a list of them, got {got}")
-        if not (score_threshold >= 0 and nms_threshold >= 0 and isinstance(max_faces, (int, np.integer)) and max_faces >= 0):
+        numbers = isinstance(score_threshold, Real) and isinstance(nms_threshold, Real) and isinstance(max_faces, Integral)
+        if not (numbers and score_threshold >= 0 and nms_threshold >= 0 and max_faces >= 0):
             asked = f"{score_threshold}, {nms_threshold} and {max_faces}"
             raise ValueError(f"thresholds must not be negative and max_faces be a whole number from 0 on, got {asked}")
         turns = tuple(turns) if isinstance(turns, Iterable) else (turns,)
-        if not turns or not set(turns) <= {0, 90, 180, 270}:
+        if not turns or not all(turn in (0, 90, 180, 270) for turn in turns):
             raise ValueError(f"turns must be some of 0, 90, 180 and 270 degrees, got {turns}")
         options = (score_threshold, nms_threshold, max_faces, second_look)
         found: list[Faces] = []

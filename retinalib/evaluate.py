@@ -104,6 +104,8 @@ def _lengths(true: np.ndarray, normaliser: str | np.ndarray, schema: LandmarkSch
         ends = [[point] for point in schema.inter_ocular]
     elif normaliser == "inter_pupil" and schema.right_eye is not None:
         ends = [list(eye.middle) for eye in (schema.right_eye, schema.left_eye)]
+    if ends and true.shape[1] != schema.count:
+        raise ValueError(f"schema {schema.name} has {schema.count} landmarks, the faces have {true.shape[1]}: say their schema")
     if ends:
         return np.linalg.norm(true[:, ends[0]].mean(1) - true[:, ends[1]].mean(1), axis=-1)
     if normaliser == "box" and boxes is not None:

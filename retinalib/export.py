@@ -85,7 +85,12 @@ class _Detector(_Network):
 def export(
     model: RetinaFace, path: str | Path, what: str = "detector", score_threshold: float = 0.5, nms_threshold: float = 0.4
 ) -> None:
-    """Writes the ONNX file; what: "detector" or "network", see the module. Raises ImportError without the extra ``export``."""
+    """Writes the ONNX file; what: "detector" or "network", see the module.
+
+    Raises ImportError without the extra ``export``, ValueError for another ``what``.
+    """
+    if what not in OUTPUTS:
+        raise ValueError(f"what must be one of {', '.join(OUTPUTS)}; got '{what}'")
     module = _Network(model) if what == "network" else _Detector(model, score_threshold, nms_threshold)
     shapes = dict.fromkeys(range(3), torch.export.Dim.DYNAMIC)
     images = torch.randint(0, 256, (2, 96, 160, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

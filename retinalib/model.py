@@ -74,6 +74,9 @@ class ModelConfig:
     trained_on: TrainedOn | None = None  # None: not known
 
     def __post_init__(self) -> None:
+        for name, kind in (("schema", LandmarkSchema), ("anchors", AnchorConfig), ("normalisation", Normalisation)):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
         if self.backbone not in _BACKBONES:
             raise ValueError(f"unknown backbone '{self.backbone}': choose one of {', '.join(_BACKBONES)}")
         channels = _BACKBONES[self.backbone].pyramid

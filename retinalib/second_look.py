@@ -30,11 +30,10 @@ _SHIFT, _SCALE, _TURN = 0.15, 0.2, math.radians(8)  # how far first answers are 
 
 
 def second_looks(schema: LandmarkSchema) -> list[Eye]:
-    """The eyes that can be looked at again: those with canthi and lids. Raises ValueError if the schema has none."""
-    eyes = [eye for eye in (schema.right_eye, schema.left_eye) if eye.lids]
-    if not eyes:
-        raise ValueError(f"schema {schema.name} has no lids: an eye head needs them, as WFLW's 98 points have")
-    return eyes
+    """The eyes that can be looked at again. Raises ValueError if the schema's do not have eight lid points and a pupil each."""
+    if not schema.has_pupils or len(schema.right_eye.lids) != 8:
+        raise ValueError(f"schema {schema.name} has no lids of eight points with a pupil: an eye head needs them, as WFLW's")
+    return [schema.right_eye, schema.left_eye]
 
 
 def _points(eye: Eye) -> list[int]:

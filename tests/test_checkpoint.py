@@ -110,6 +110,7 @@ class Evil:
         ("text.pt", b"hello", "is damaged or not a checkpoint of tensors alone"),
         ("metrics.csv", b"epoch,loss\n1,2\n", "is damaged or not a checkpoint"),
         ("brace.pt", b"}", "is damaged"),
+        ("photo.pt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "is damaged or not a checkpoint of tensors alone$"),
         ("empty.pt", b"", "is damaged"),
         ("page.pth", b"\n<!DOCTYPE html><html>", "is a web page, not weights: download the file itself"),
         ("page2.pth", b"<HTML lang=en>", "is a web page"),

@@ -19,15 +19,16 @@ from retinalib.augment import AugmentConfig, augment, letterbox
 from retinalib.datasets import wider
 from retinalib.datasets.describe import describe_faces
 from retinalib.datasets.table import FaceDataset, decode_image, read_image
-from retinalib.detect import Detector
+from retinalib.detect import Detector, load_detector
 from retinalib.evaluate import auc, detection_ap, evaluate_faces, matched_landmarks, nme, summary, wider_ap
+from retinalib.export import export
 from retinalib.faces import Faces
 from retinalib.landmarks import WFLW_98, WIDER_5
 from retinalib.loss import LossConfig
 from retinalib.model import ModelConfig, RetinaFace
 from retinalib.pupils import pupil_table
 from retinalib.workspace import PROJECT
-from tests.shared import SHARED, needs_shared
+from tests.shared import IBUG_68, PLATE_4, SHARED, needs_shared
 
 
 def ramp(height=60, width=80):
@@ -140,7 +141,16 @@ def test_what_is_no_image_is_said(detector, images):
 
 @pytest.mark.parametrize(
     "options",
-    [{"score_threshold": np.nan}, {"score_threshold": -1}, {"nms_threshold": np.nan}, {"max_faces": -1}, {"max_faces": 2.5}],
+    [
+        {"score_threshold": "0.5"},
+        {"nms_threshold": None},
+        {"max_faces": None},
+        {"score_threshold": np.nan},
+        {"score_threshold": -1},
+        {"nms_threshold": np.nan},
+        {"max_faces": -1},
+        {"max_faces": 2.5},
+    ],
 )
 def test_thresholds_that_are_none(detector, options):
     with pytest.raises(ValueError, match="thresholds must not be negative"):
@@ -169,6 +179,28 @@ def test_faces_of_no_numbers(change, message):
     with pytest.raises(ValueError, match=message):
         Faces(**{"boxes": [[0, 0, 9, 9]], "landmarks": np.zeros((1, 98, 2)), **change})
     assert Faces([[0, 0, 9, 9]], np.zeros((1, 98, 2)), attributes={"yaw": [4]}).attributes["yaw"].tolist() == [4]
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda: load_detector(3), "found by its name or path, got int"),
+        (lambda: Detector("rendered98"), "a Detector takes a RetinaFace, got str: load_detector makes one"),
+        (lambda: ModelConfig(schema="wflw98"), "schema must be a LandmarkSchema, got 'wflw98'"),
+        (lambda: ModelConfig(normalisation="imagenet"), "normalisation must be a Normalisation"),
+        (lambda: export(RetinaFace(), "a.onnx", "everything"), "what must be one of network, detector; got 'everything'"),
+        (lambda: ModelConfig(eye_head=True, schema=IBUG_68), "no lids of eight points with a pupil"),
+        (lambda: ModelConfig(eye_head=True, schema=PLATE_4), "no lids of eight points with a pupil"),
+        (lambda: pupil_table(Faces.empty(WIDER_5)), "schema wider5 has no"),
+        (
+            lambda: nme(np.zeros((1, 68, 2)), np.zeros((1, 68, 2)), normaliser="inter_ocular"),
+            "98 landmarks, the faces have 68",
+        ),
+    ],
+)
+def test_wrong_uses_are_named(use, message):
+    with pytest.raises(ValueError, match=message):
+        use()
 
 
 def test_configurations_of_no_sense():
