@@ -21,11 +21,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from retinalib import rendered
-from retinalib.datasets import wflw, wider
-from retinalib.datasets.describe import description, faults, official_lists
+from retinalib.datasets import wflw
+from retinalib.datasets.describe import faults, official_lists
 from retinalib.datasets.table import BOX, PHOTO_SUFFIXES, read_image
 from retinalib.faces import Faces
-from retinalib.files import replacing, write_bytes, write_text
+from retinalib.files import write_bytes, write_text
 
 PICTURE = ".faces.png"  # ends the names of the pictures that are written
 _CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # of operations, for every size of photo their own
@@ -70,10 +70,12 @@ class _SeveralValues(click.Command):
 
 
 @contextmanager
-def _training() -> Iterator[None]:
-    """Says in a sentence why a training ended early."""
+def _training(device: str | None) -> Iterator[None]:
+    """Refuses a device that can't be used, and says in a sentence why a training ended early."""
+    from retinalib.model import pick_device
     from retinalib.runs import Stopped
 
+    pick_device(device)
     try:
         yield
     except (FloatingPointError, Stopped) as error:
@@ -93,15 +95,7 @@ def _training_options(command: Callable) -> Callable:
     return command
 
 
-def _usable_device(ctx: click.Context, option: click.Parameter, device: str | None) -> str | None:
-    if device is not None:
-        from retinalib.model import pick_device
-
-        pick_device(device)
-    return device
-
-
-_DEVICE = click.option("--device", callback=_usable_device, help="cpu, cuda or mps; by default a GPU if there is one.")
+_DEVICE = click.option("--device", help="cpu, cuda or mps; by default a GPU if there is one.")
 _NORMALISATION = click.option(
     "--normalisation",
     type=click.Choice(["imagenet", "reference"]),
@@ -143,7 +137,7 @@ def train(
     from retinalib.train import process_group, train
     from retinalib.workspace import open_dataset
 
-    with _training(), process_group(device) as first:
+    with _training(device), process_group(device) as first:
         sets = [open_dataset(dataset, data_root, profile, data_seed, split) for split in ("train", "validation")]
         config = PROFILES[profile].train_config(se_reduction, seed, epochs, schema=sets[0].schema)
         config = replace(config, start_from=start_from)
@@ -167,7 +161,7 @@ def ablation(**options: object) -> None:
     """
     from retinalib.ablation import report
 
-    with _training():
+    with _training(options["device"]):
         report(**options)
 
 
@@ -214,11 +208,8 @@ def workbook(notebooks: tuple[str, ...], profile: str) -> None:
 @click.argument("truth", type=_FOLDER)
 @click.option("--detector", help="Writes the detections first: a shipped name, run folder or checkpoint.")
 @click.option("--images", default="data/wider/WIDER_val/images", show_default=True, type=_FOLDER, help="Photos for --detector.")
-@click.option("--figure", type=click.Path(path_type=Path, dir_okay=False), help="Where the figure goes (.png or .pdf).")
 @_NORMALISATION
-def wider_ap(
-    detections: Path, truth: Path, detector: str | None, images: Path, figure: Path | None, normalisation: str | None
-) -> None:
+def wider_ap(detections: Path, truth: Path, detector: str | None, images: Path, normalisation: str | None) -> None:
     """AP of DETECTIONS, a folder of event/name.txt, by WIDER FACE's own evaluation.
 
     TRUTH is the folder of the official wider_{easy,medium,hard,face}_val.mat.
@@ -237,12 +228,6 @@ def wider_ap(
     predictions = protocol.read_detections(detections)
     areas = protocol.wider_ap(predictions, faces)
     click.echo(f"{len(predictions)} photos: " + ", ".join(f"{subset} {area:.4f}" for subset, area in areas.items()))
-    if figure:
-        from retinalib.plots.results import wider_figure
-
-        with replacing(figure) as temporary:
-            drawn = wider_figure(protocol.wider_curves(predictions, faces), areas)
-            drawn.savefig(temporary, format=figure.suffix.removeprefix("."))
 
 
 @main.command()
@@ -398,26 +383,17 @@ def checkpoints() -> None:
 
 @main.group(cls=_Group)
 def datasets() -> None:
-    """Renders, checks or describes a data set."""
+    """Renders, extracts or checks a data set."""
 
 
 @datasets.command()
 @click.argument("root", type=_FOLDER)
-@click.option(
-    "--images", default=2500, show_default=True, type=click.IntRange(min=2), help="Pictures, a fifth of them to test."
-)
+@click.option("--images", default=2500, show_default=True, type=click.IntRange(min=2), help="A fifth of them to test.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--size", default=320, show_default=True, type=click.IntRange(min=64), help="Pixels a side.")
-@click.option(
-    "--unlabelled",
-    default=0.0,
-    show_default=True,
-    type=click.FloatRange(0, 1, max_open=True),
-    help="Share of faces that WFLW's lists leave out; WIDER FACE's then have all.",
-)
-def make(root: Path, images: int, seed: int, size: int, unlabelled: float) -> None:
+def make(root: Path, images: int, seed: int, size: int) -> None:
     """Renders faces with known pose and gaze into a folder of their own below ROOT, and prints its name."""
-    click.echo(rendered.make(root, images, seed, size, unlabelled=unlabelled, progress=sys.stderr.isatty()))
+    click.echo(rendered.make(root, images, seed, size, progress=sys.stderr.isatty()))
 
 
 @datasets.command()
@@ -458,15 +434,3 @@ def extract(dataset: str, root: Path) -> None:
 
     counts = prepare(dataset, root)
     click.echo("complete: " + ", ".join(f"{count:,} {split} faces" for split, count in counts.items()))
-
-
-@datasets.command()
-@click.argument("root", type=_FOLDER)
-@click.option("--split", default="train", show_default=True, type=click.Choice(["train", "test"]))
-def describe(root: Path, split: str) -> None:
-    """Prints what the data set in ROOT holds (WFLW's or WIDER FACE's layout): faces, sizes, attributes, and what is odd.
-
-    WIDER FACE's validation is its "test", since its test has no public truth.
-    """
-    load = wflw.load if official_lists(root)[0][1] is wflw.read_annotations else wider.load_split
-    click.echo(description(load(root, split)).to_string(header=False))

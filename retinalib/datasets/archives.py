@@ -117,11 +117,3 @@ def prepare(dataset: str, root: str | Path) -> dict[str, int]:
     if wrong:
         raise ValueError(f"the lists in {root} are not the official ones ({'; '.join(wrong)} faces): extract them again")
     return counts
-
-
-if __name__ == "__main__":
-    import sys
-
-    from retinalib.cli import main
-
-    main(["datasets", "extract", *sys.argv[1:]], "retinalib")

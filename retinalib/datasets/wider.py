@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from retinalib.datasets.table import BOX, FaceDataset, numbers, read_lines, safe_relative, usable, warn
-from retinalib.files import write_text
 from retinalib.landmarks import WIDER_5
 
 HOME = "http://shuoyang1213.me/WIDERFACE/"
@@ -95,16 +94,6 @@ def read_boxes(path: str | Path, below: Path | None = None) -> pd.DataFrame:
 def box_lists(folder: str | Path) -> list[Path]:
     """The box lists in a folder, official ones and others of their name."""
     return sorted(Path(folder).glob("wider_face_*_bbx_gt.txt"))
-
-
-def write_boxes(table: pd.DataFrame, path: str | Path) -> None:
-    """Writes a table (image, x1 y1 x2 y2) as an official box list: whole pixels, the six further numbers zero."""
-    lines = []
-    for image, rows in table.groupby("image", sort=False):
-        corners = rows[BOX].to_numpy(float).round().astype(int)
-        sizes = np.column_stack([corners[:, :2], corners[:, 2:] - corners[:, :2], np.zeros((len(corners), 6), int)])
-        lines += [image, str(len(sizes)), *(" ".join(map(str, row)) for row in sizes)]
-    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def read_labels(path: str | Path) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 """WIDER FACE's own evaluation (Yang et al., CVPR 2016): its truth, its text files of detections, its curves and AP.
 
-``retinalib wider-ap detections/ ground_truth/`` gives AP of any detections, with ``--figure`` their curves, and with
-``--detector`` makes them first.
+``retinalib wider-ap detections/ ground_truth/`` gives AP of any detections, and with ``--detector`` makes them first.
 
 Detections are ``{"event/name": (N, 5) x y w h score}`` in pixels. Names may have a suffix, backslashes and folders before the
 event; a name without event is the one photo that is called so.

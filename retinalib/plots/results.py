@@ -1,8 +1,6 @@
-"""Figures of comparisons: differences with intervals, precision and recall, measures by subset."""
+"""Figures of comparisons: differences with intervals, measures by subset."""
 
 from __future__ import annotations
-
-from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from retinalib.plots.style import LINES, PALETTE
+from retinalib.plots.style import PALETTE
 
 
 def difference_figure(differences: pd.DataFrame) -> Figure:
@@ -38,19 +36,6 @@ def difference_figure(differences: pd.DataFrame) -> Figure:
         ax.set(xlim=(-reach, reach), ylim=(len(arms) - 0.5, -0.5), yticks=range(len(arms)), yticklabels=arms)
         ax.set(title=measure, xlabel=f"difference{unit} ({part['better'].iloc[0]} is better)")
         ax.locator_params(axis="x", nbins=5)
-    return fig
-
-
-def wider_figure(curves: pd.DataFrame, areas: dict[str, float]) -> Figure:
-    """Precision against recall as WIDER FACE draws them, a line per subset with its AP.
-
-    curves: columns subset, recall, precision; areas: AP by subset.
-    """
-    fig, ax = plt.subplots(figsize=(5, 4), layout="constrained")
-    for (subset, part), line in zip(curves.groupby("subset", sort=False), cycle(LINES)):
-        ax.plot(part["recall"], part["precision"], line, lw=1.5, label=f"{subset}, AP {areas[subset]:.3f}")
-    ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title="WIDER FACE validation")
-    ax.legend(loc="lower left")
     return fig
 
 

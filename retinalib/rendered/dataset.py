@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from retinalib.datasets import wflw, wider
+from retinalib.datasets import wflw
 from retinalib.datasets.table import BOX, FaceDataset
 from retinalib.faces import Faces
 from retinalib.files import end_with_parent, only_process, write_bytes, write_text
@@ -35,7 +35,6 @@ from retinalib.rendered.render import Light, Look, Painter
 
 _VERSION = 2  # of the renderer: another one makes other pictures, hence another folder
 _EVENTS = {1: "0--Portrait", 2: "1--Couple", 3: "2--Group"}
-_BOXES = {"train": "wider_face_train_bbx_gt.txt", "test": "wider_face_val_bbx_gt.txt"}
 _HEIGHT = 2.0  # of a face's box, head units
 _TEST_SHARE = 0.2  # of the pictures, the last ones
 TRUTH = [
@@ -278,7 +277,6 @@ def make(
     images: int,
     seed: int = 0,
     size: int = 320,
-    unlabelled: float = 0.0,
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
@@ -286,18 +284,13 @@ def make(
 
     The folder lies below ``root`` and is named by the configuration; a finished one is used again, an interrupted one goes on,
     and where another process renders the same, this one waits for it. The last fifth of the pictures, with people of their
-    own, is the test split. unlabelled: the share of faces that WFLW's lists leave out, as the real ones do, while all boxes are
-    listed in WIDER FACE's format (train and val) beside them. workers: processes, by default one a processor. Raises ValueError
-    if there would be no picture to train on or to test with, or no labelled face.
+    own, is the test split. workers: processes, by default one a processor. Raises ValueError if there would be no picture to
+    train on or to test with.
     """
     train = images - round(images * _TEST_SHARE)
-    if not 0 <= unlabelled < 1:
-        raise ValueError(f"unlabelled must be a share from 0 to under 1, got {unlabelled}")
     if not 0 < train < images or size < 64:
         raise ValueError(f"{images} pictures of {size} px leave nothing to train or to test with")
     configuration = {"version": _VERSION, "images": images, "seed": seed, "size": size, "test_share": _TEST_SHARE}
-    if unlabelled:
-        configuration["unlabelled"] = unlabelled
     name = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()[:8]
     folder = Path(root) / f"{images}-pictures-{name}"
     if not (folder / "config.json").is_file():  # written last
@@ -314,36 +307,23 @@ def _render(folder: Path, configuration: dict, train: int, workers: int | None, 
         done = pool.map(partial(_draw, folder, configuration, train), missing, chunksize=8)
         for _ in tqdm(done, total=images, initial=images - len(missing), desc="rendering", disable=not progress):
             pass
-    _write_lists(folder, pd.DataFrame([row for index in range(images) for row in _rows(folder, index)]), configuration)
+    _write_lists(folder, pd.DataFrame([row for index in range(images) for row in _rows(folder, index)]))
     write_text(folder / "config.json", json.dumps(configuration, indent=1))
     shutil.rmtree(folder / "drawn")
 
 
-def _write_lists(folder: Path, table: pd.DataFrame, configuration: dict) -> None:
-    labelled, unlabelled = table, configuration.get("unlabelled", 0.0)
-    if unlabelled:
-        labelled = table[np.random.default_rng([configuration["seed"], 13]).random(len(table)) >= unlabelled]
-        labelled = labelled.assign(face=labelled.groupby("image").cumcount())
-        if labelled["split"].nunique() < 2:
-            raise ValueError(f"with {unlabelled:.0%} of {len(table)} faces unlabelled, a split has none: render more pictures")
+def _write_lists(folder: Path, table: pd.DataFrame) -> None:
     for split in ("train", "test"):
-        wflw.write_annotations(labelled[labelled["split"] == split], folder / wflw.LISTS.format(split=split))
-        if unlabelled:
-            wider.write_boxes(table[table["split"] == split], folder / _BOXES[split])
-    write_text(folder / "truth.csv", labelled[["image", "face", "split", *TRUTH]].to_csv(index=False))
+        wflw.write_annotations(table[table["split"] == split], folder / wflw.LISTS.format(split=split))
+    write_text(folder / "truth.csv", table[["image", "face", "split", *TRUTH]].to_csv(index=False))
 
 
 def load(root: str | Path, split: str) -> FaceDataset:
-    """The "train" or "test" pictures of a folder that :func:`make` returned; the truth's columns stand beside WFLW's.
-
-    Every face has its box, so the data set is complete; faces that the lists left out have neither landmarks nor truth.
-    """
+    """The "train" or "test" pictures of a folder that :func:`make` returned; the truth's columns stand beside WFLW's."""
     root = Path(root)
     faces = wflw.read_annotations(root / wflw.LISTS.format(split=split))
     truth = pd.read_csv(root / "truth.csv").drop(columns="face")
     truth = truth[truth["split"] == split].drop(columns="split")
     truth["line"] = np.arange(1, len(truth) + 1)  # in the list, of which a face may have been set aside
     faces = faces.merge(truth, on=["image", "line"], how="left", validate="one_to_one")
-    if (root / _BOXES[split]).is_file():
-        faces = wflw.join_wider(faces, wider.read_boxes(root / _BOXES[split]))
-    return FaceDataset(faces, root / wflw.IMAGES, WFLW_98, complete=True)
+    return FaceDataset(faces, root / wflw.IMAGES, WFLW_98)

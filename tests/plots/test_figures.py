@@ -93,12 +93,8 @@ def test_orange_means_significant_after_correction():
     assert third.axes[2].lines[1].get_ydata()[0] == 1  # the second arm's row, though it is alone there
 
 
-def test_subsets_and_wider_curves():
+def test_subsets():
     ax = results.subset_figure(
         pd.DataFrame({"a": [1.0, np.nan], "b": [2.0, 3.0]}, ["pose", "blur"]), "error (%)", "title"
     ).axes[0]
     assert [text.get_text() for text in ax.texts] == ["1.0", "2.0", "3.0"] and ax.get_title(loc="left") == "title"
-    curves = pd.DataFrame({"recall": [0.1, 0.5], "precision": [1.0, 0.8]})
-    both = pd.concat([curves.assign(subset=subset) for subset in ("easy", "hard")])
-    ax = results.wider_figure(both, {"easy": 0.9, "hard": 0.5}).axes[0]
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["easy, AP 0.900", "hard, AP 0.500"]

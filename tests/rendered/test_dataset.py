@@ -79,25 +79,6 @@ def test_the_layout_is_wflws(made):
     assert image.shape == (128, 128, 3) and set(ATTRIBUTES) <= set(faces.attributes)
 
 
-def test_some_faces_can_be_left_out_of_the_lists(made, tmp_path):
-    """As in WFLW: the pictures are the same, the lists name fewer faces, and WIDER's lists have all boxes."""
-    partly = rendered.make(tmp_path, 90, seed=3, size=128, unlabelled=0.4, workers=1, progress=False)
-    assert partly.name != made.name
-    for split in ("train", "test"):
-        all_faces, some = rendered.load(made, split), rendered.load(partly, split)
-        known = some.table[np.isfinite(np.stack(some.table["landmarks"])).all((1, 2))]
-        assert some.complete and not wflw.load(partly, split).complete
-        assert 0.4 < len(known) / len(all_faces.table) < 0.8 and known[rendered.TRUTH].notna().all().all()
-        photos = all_faces.table[all_faces.table["image"].isin(known["image"])]
-        order = ["image", "x1", "y1"]
-        ours, theirs = (t.sort_values(order)[["x1", "y1", "x2", "y2"]].to_numpy() for t in (some.table, photos))
-        np.testing.assert_array_equal(ours, theirs)
-        joined = known.merge(photos, on=["image", "x1", "y1", "x2", "y2"], suffixes=("", "_all"))
-        assert len(joined) == len(known) and (joined["yaw"] == joined["yaw_all"]).all()
-    pictures = [{p.relative_to(root): p.read_bytes() for p in root.rglob("*.jpg")} for root in (made, partly)]
-    assert pictures[0] == pictures[1]
-
-
 def test_a_face_that_is_set_aside_does_not_move_the_truth_of_others(made, tmp_path):
     whole = rendered.load(made, "train").table
     folder = shutil.copytree(made, tmp_path / "changed")
@@ -200,8 +181,6 @@ def test_pictures_are_those_of_the_committed_results():
 
 
 def test_bad_wishes_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="unlabelled must be a share"):
-        rendered.make(tmp_path, 10, unlabelled=1.0)
     with pytest.raises(ValueError, match="leave nothing to train or to test with"):
         rendered.make(tmp_path, 1)
     assert json.dumps([p.name for p in tmp_path.iterdir()]) == "[]"
