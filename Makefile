@@ -19,10 +19,10 @@ FAST := --ignore=tests/test_notebooks.py --ignore=tests/test_workbook.py
 .DELETE_ON_ERROR:
 
 quick: $(INSTALLED)
-	$(BIN)/python -m retinalib.workbook --profile quick
+	$(BIN)/retinalib workbook --profile quick
 
 workbook: $(INSTALLED)
-	$(BIN)/python -m retinalib.workbook
+	$(BIN)/retinalib workbook
 
 # Each process of the tests has one thread: more would wait for each other.
 test test-oldest coverage: export OMP_NUM_THREADS = 1

@@ -1,7 +1,7 @@
 """The command ``retinalib``: find faces, train and compare networks, make and check data sets, run the notebooks.
 
 What goes wrong is said in one sentence, with exit code 2 if nothing was done, and 1 if something was found wrong on the way.
-``python -m retinalib.train``, ``.ablation``, ``.export`` and ``.workbook`` are the subcommands of these names.
+``python -m retinalib.train``, ``.ablation`` and ``.export`` are the subcommands of these names.
 """
 
 from __future__ import annotations

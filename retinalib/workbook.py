@@ -21,36 +21,14 @@ from retinalib.workspace import PROJECT
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Removes what differs from machine to machine (papermill's notes, timings) and all but the last state of progress bars.
-
-    A bar that was redrawn in pieces is put together first. Of an explorer its picture stays: the widget would ask for a kernel
-    that is no longer there.
-    """
-    for key in ("papermill", "widgets"):
-        notebook.metadata.pop(key, None)
-    for cell in notebook.cells:
-        for key in ("papermill", "execution"):
-            cell.metadata.pop(key, None)
-        if "outputs" in cell:
-            cell.outputs = _joined(cell.outputs)
-        for output in cell.get("outputs", []):
-            if "image/png" in output.get("data", {}):
-                output.data.pop("application/vnd.jupyter.widget-view+json", None)
-            if output.output_type == "stream":
-                lines = output.text.split("\n")
-                output.text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines)
+    """Removes papermill's notes, which differ from machine to machine, and of an explorer all but its picture: the widget
+    would ask for a kernel that is no longer there."""
+    for part in (notebook, *notebook.cells):
+        part.metadata.pop("papermill", None)
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if "image/png" in output.get("data", {}):
+            output.data.pop("application/vnd.jupyter.widget-view+json", None)
     return notebook
-
-
-def _joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
-    """Outputs with neighbouring texts of one stream made one."""
-    joined: list[nbformat.NotebookNode] = []
-    for output in outputs:
-        if joined and output.output_type == joined[-1].output_type == "stream" and output.name == joined[-1].name:
-            joined[-1].text += output.text
-        else:
-            joined.append(output)
-    return joined
 
 
 def run(notebook: Path, output: Path, parameters: dict | None = None) -> None:
@@ -61,20 +39,15 @@ def run(notebook: Path, output: Path, parameters: dict | None = None) -> None:
     """
     partial = output.with_name(f"{output.stem}.partial.ipynb")
     partial.parent.mkdir(parents=True, exist_ok=True)
+    options = {"record_timing": False, "store_widget_state": False, "coalesce_streams": True}  # of nbclient
     try:
-        papermill.execute_notebook(notebook, partial, parameters, cwd=notebook.parent, log_output=False)
-    except PapermillExecutionError as error:
-        raise SystemExit(
-            f"{notebook.name}, cell {error.exec_count}: {error.ename}: {error.evalue}\n"
-            f"The notebook as far as it went: {partial}"
-        ) from error
-    except DeadKernelError as error:
-        raise SystemExit(
-            f"{notebook.name}: its kernel died, as where memory runs out; start again, what was finished is reused\n"
-            f"The notebook as far as it went: {partial}"
-        ) from error
+        papermill.execute_notebook(notebook, partial, parameters, cwd=notebook.parent, **options)
+    except (PapermillExecutionError, DeadKernelError) as error:
+        said = ": its kernel died, as where memory runs out; start again, what was finished is reused"
+        if isinstance(error, PapermillExecutionError):
+            said = f", cell {error.exec_count}: {error.ename}: {error.evalue}"
+        raise SystemExit(f"{notebook.name}{said}\nThe notebook as far as it went: {partial}") from error
     nbformat.write(clean(nbformat.read(partial, as_version=4)), partial)
-    output.parent.mkdir(parents=True, exist_ok=True)
     os.replace(partial, output)
 
 
@@ -89,7 +62,7 @@ def make(names: Sequence[str] = (), profile: str = "standard") -> None:
     chosen = [path for path in chosen if path.name.startswith(tuple(names) or "")]
     if not chosen:
         raise ValueError(f"no notebook's name begins with {' or '.join(names)}")
-    standard, begin = profile == "standard", time.monotonic()
+    standard = profile == "standard"
     for notebook in chosen:
         start = time.monotonic()
         output = PROJECT / "build" / profile / notebook.name
@@ -97,12 +70,3 @@ def make(names: Sequence[str] = (), profile: str = "standard") -> None:
         if standard:
             os.replace(output, notebook)
         print(f"{notebook.name}: {time.monotonic() - start:.0f} s", flush=True)
-    print(f"{len(chosen)} notebooks in {(time.monotonic() - begin) / 60:.1f} minutes")
-
-
-if __name__ == "__main__":
-    import sys
-
-    from retinalib.cli import main
-
-    main(["workbook", *sys.argv[1:]], "retinalib")

@@ -245,7 +245,7 @@ def test_options_take_several_values(monkeypatch):
     assert given["arms"] == ("no-se", "wing") and given["seeds"] == (0, 1, 4) and given["epochs"] == 3
 
 
-@pytest.mark.parametrize("module", ["train", "ablation", "export", "workbook"])
+@pytest.mark.parametrize("module", ["train", "ablation", "export"])
 def test_modules_are_their_subcommands(module):
     done = subprocess.run([sys.executable, "-m", f"retinalib.{module}", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith(f"Usage: retinalib {module} [OPTIONS]")
