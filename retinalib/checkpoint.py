@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import zipfile
 from dataclasses import replace
@@ -13,18 +12,13 @@ import torch
 from torch import Tensor
 
 from retinalib.datasets.table import warn
-from retinalib.files import replacing
+from retinalib.files import write_bytes
 from retinalib.landmarks import SCHEMAS
 from retinalib.model import REFERENCE_NORMALISATION, ModelConfig, Normalisation, RetinaFace, TrainedOn
 
 _FORMAT = "retinalib-1"
 _NORMALISATIONS = {"imagenet": Normalisation(), "reference": REFERENCE_NORMALISATION}
 _REFERENCE_TRAINED_ON = TrainedOn(smallest=10, largest=640, turns=30)  # WIDER FACE in crops of 640 pixels
-_SMALLEST, _TURNS = 12, 30  # of our own networks before checkpoints said it
-_NOT_WEIGHTS = (
-    (rb"\s*<(!doctype|html|\?xml)", "is a web page, not weights: download the file itself"),
-    (rb"version https://git-lfs", "is a Git LFS pointer, not the weights it stands for: run git lfs pull"),
-)
 
 # the reference implementation's parameter names, and ours
 _RENAMED = (
@@ -47,45 +41,21 @@ _RENAMED = (
 )
 
 
-def save_atomically(values: dict, path: str | Path) -> None:
-    """``torch.save`` to a temporary name, then renamed: at ``path`` there is the old file or the new one, never half of one.
-
-    Raises OSError, naming the file, for example where the disk is full.
-    """
-    data = io.BytesIO()
-    torch.save(values, data)  # to memory first: torch says of a full disk only that a position was unexpected
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.write(data.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def read(path: str | Path) -> dict:
     """A checkpoint's values, tensors on the CPU. Raises FileNotFoundError, or ValueError if the file is no safe checkpoint."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    with open(path, "rb") as file:
-        beginning = file.read(200).lower()
-    for pattern, what in _NOT_WEIGHTS:
-        if re.match(pattern, beginning):
-            raise ValueError(f"{path} {what}")
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as file:
-                if damaged := file.testzip():  # torch.load does not compare the checksums
-                    raise ValueError(f"the checksum of {damaged} does not fit")
+                if file.testzip():  # torch.load does not compare the checksums
+                    raise zipfile.BadZipFile
         values = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
         raise
-    except Exception as error:  # what is no pickle may raise anything
-        if refused := re.search(r"GLOBAL (\S+)", str(error)):
-            raise ValueError(
-                f"{path} holds a {refused[1]}, not only tensors and plain values, and is not read, since it could run any "
-                "program: whoever made it can save its state_dict() alone"
-            ) from error
-        said = f": {error}" if isinstance(error, ValueError) else ""  # torch's own words advise to load it all the same
-        raise ValueError(f"{path} is damaged or not a checkpoint of tensors alone{said}") from error
+    except Exception as error:  # what is no pickle may raise anything; torch's own words advise to load it all the same
+        raise ValueError(f"{path} is damaged or not a checkpoint of tensors alone, as a state_dict() is") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}, not a checkpoint")
     return values
@@ -93,8 +63,10 @@ def read(path: str | Path) -> dict:
 
 def save_model(model: RetinaFace, path: str | Path, **more: object) -> None:
     """The model's weights and configuration, with any further plain values and tensors (how it was trained, its state), see
-    :func:`save_atomically`."""
-    save_atomically({"format": _FORMAT, "config": model.config.to_dict(), "model": model.state_dict(), **more}, path)
+    :func:`retinalib.files.write_bytes`."""
+    data = io.BytesIO()  # a file would say of a full disk only that a position was unexpected
+    torch.save({"format": _FORMAT, "config": model.config.to_dict(), "model": model.state_dict(), **more}, data)
+    write_bytes(path, data.getbuffer())
 
 
 def load_model(path: str | Path, normalisation: Normalisation | str | None = None) -> RetinaFace:
@@ -131,12 +103,10 @@ def _from_ours(values: dict, path: str | Path) -> RetinaFace:
         model = RetinaFace(ModelConfig.from_dict(values["config"]))
         model.load_state_dict(values["model"])
         if model.config.trained_on is None and "recipe" in values:  # of a version that did not say
-            config = values["recipe"]["config"]
-            turns = min(_TURNS + config["augment"].get("turn", 0.0), 180.0)
-            learned = TrainedOn(_SMALLEST, config["image_size"], turns)
+            learned = TrainedOn(smallest=12, largest=values["recipe"]["config"]["image_size"], turns=30)
             model.config = replace(model.config, trained_on=learned)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} is one of our checkpoints, but damaged or of another version: {_line(error, 1)}") from error
+        raise ValueError(f"{path} is one of our checkpoints, but damaged or of another version: {_line(error)}") from error
     return model
 
 
@@ -171,10 +141,9 @@ def start_from(model: RetinaFace, path: str | Path) -> tuple[list[str], list[str
     return fits, list(left)
 
 
-def _line(error: Exception, number: int) -> str:
-    """One line of what an error says, or its last; line 1 of load_state_dict's lists is the first entry."""
-    lines = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[min(number, len(lines) - 1)].strip()}"
+def _line(error: Exception) -> str:
+    """What an error says, on one line that is not too long."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _named(values: dict, path: str | Path) -> tuple[dict[str, Tensor], Normalisation]:
@@ -215,5 +184,5 @@ def _from_names(values: dict, path: str | Path) -> RetinaFace:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit RetinaFace with {config.backbone}: {_line(error, 1)}") from error
+        raise ValueError(f"{path} does not fit RetinaFace with {config.backbone}: {_line(error)}") from error
     return model

@@ -30,35 +30,31 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Writes a file, see :func:`replacing`."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
+def write_bytes(path: str | Path, data: bytes | memoryview) -> None:
+    """Writes a file, see :func:`replacing`; a power cut leaves no empty file either."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes UTF-8 text, see :func:`replacing`; a power cut leaves no empty file either."""
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
+    """Writes UTF-8 text, see :func:`write_bytes`."""
+    write_bytes(path, text.encode())
 
 
 @contextmanager
 def only_process(folder: str | Path, wait: bool = False) -> Iterator[None]:
     """Keeps a folder for this process, and removes what killed ones left half written in it. Makes the folder.
 
-    The system's lock on ``.lock``, which ends with the process however that ends. wait: until another one has finished; else,
-    raises ValueError where another process has the folder. Raises RuntimeError in a process that another one started and that
-    is still importing the program: there, the work would be begun a second time.
+    wait: until another process has finished; else, raises ValueError where one has the folder. Raises RuntimeError in a process
+    that another one started and that is still importing the program: there, the work would be begun a second time.
     """
     folder = Path(folder)
     frames = (frame for frame, _ in traceback.walk_stack(None))
     if any(f.f_code.co_name == "<module>" and f.f_globals.get("__name__") == "__mp_main__" for f in frames):
-        raise RuntimeError(
-            f"work in {folder} was started while a process imported the program, to help another one: put what the program "
-            "does below a line \"if __name__ == '__main__':\""
-        )
+        remedy = "put what the program does below a line \"if __name__ == '__main__':\""
+        raise RuntimeError(f"work in {folder} was started while a process imported the program, to help another one: {remedy}")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=-1 if wait else 0):
