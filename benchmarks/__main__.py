@@ -33,7 +33,7 @@ from benchmarks.plain import plain_anchors, plain_augment, plain_detect, plain_l
 from retinalib import rendered
 from retinalib.anchors import anchor_grid
 from retinalib.augment import augment
-from retinalib.batches import AugmentedPhotos, Batches, reading, to_target
+from retinalib.batches import AugmentedPhotos, batch_keys, reading, to_target
 from retinalib.config import TrainConfig
 from retinalib.detect import Detector, decode, for_inference, load_detector, native_bfloat16
 from retinalib.evaluate import detection_ap, evaluate_faces
@@ -42,7 +42,7 @@ from retinalib.files import write_text
 from retinalib.landmarks import Eye, LandmarkSchema
 from retinalib.loss import Target, multi_task_loss
 from retinalib.model import ModelConfig, Outputs, RetinaFace
-from retinalib.train import Learner, make_optimiser, training_step
+from retinalib.train import Training
 
 UNCOUNTED = 2  # first turns at each thing
 REST = 0.02  # seconds between turns, in which the threads of the side before stop waiting for more
@@ -131,7 +131,7 @@ def training(material: Material) -> None:
     plain_crops = lambda photos: [plain_augment(*photo, size, rng) for photo in photos]  # noqa: E731
     of_read = lambda: plain_crops(material.read)  # noqa: E731
     material.take_turns("training", "crops of a batch, one process", ours=crops, plain=of_read)
-    optimiser, plain_optimiser = make_optimiser(model, config), torch.optim.AdamW(plain.parameters(), foreach=False)
+    plain_optimiser = torch.optim.AdamW(plain.parameters(), foreach=False)
     planar = images.contiguous()
 
     def step_plainly(images: Tensor = planar, targets: list[Target] = targets) -> None:
@@ -145,8 +145,8 @@ def training(material: Material) -> None:
     precisions = ("float32", "bfloat16") if native_bfloat16(anchors.device) else ("float32",)
     with batches(material, 2 * (UNCOUNTED + material.repeats) * len(precisions) + 2, workers=1) as stream:
         for precision in precisions:
-            learner = Learner(model, replace(config, precision=precision))
-            step = partial(training_step, learner, optimiser, generator=torch.Generator(), clip_norm=config.clip_norm)
+            learns = Training(model, replace(config, precision=precision), anchors.device)
+            step = partial(learns.step, step=1, steps=20)
             without, from_files = partial(step, images, targets), lambda step=step: step(*next(stream)[:2])
             name = "" if precision == "float32" else f", {precision}"
             material.take_turns("training", "step without data" + name, ours=without, plain=step_plainly)
@@ -156,7 +156,7 @@ def training(material: Material) -> None:
 def batches(material: Material, count: int, workers: int) -> AbstractContextManager[Iterator]:
     """``count`` batches of all photos, cropped from their JPEG files by ``workers`` processes."""
     photos = AugmentedPhotos(material.photos, material.size, material.config.augment, 0)
-    return reading(photos, Batches(len(photos.source), len(photos.source), 0, count), workers)
+    return reading(photos, batch_keys(len(photos.source), len(photos.source), 0, count), workers)
 
 
 def the_rest(material: Material) -> None:
@@ -221,8 +221,7 @@ def _one_step(kind: str, size: int, batch: int) -> float:
     box = torch.tensor([[0.2, 0.2, 0.4, 0.5]])
     targets = [Target(box, torch.rand(1, 98, 2), torch.ones(1, 98, dtype=torch.bool))] * batch
     if kind == "ours":
-        learner = Learner(model.to(memory_format=torch.channels_last), config)
-        training_step(learner, make_optimiser(model, config), images, targets, torch.Generator(), config.clip_norm)
+        Training(model, config, torch.device("cpu")).step(images, targets, step=1, steps=20)
     else:
         plain_step(model, torch.optim.AdamW(model.parameters(), foreach=False), images, targets, config.loss, config.clip_norm)
     status = Path("/proc/self/status")  # Linux's; getrusage would count what the parent process held

@@ -1,4 +1,4 @@
-"""(image, Faces) to (image, Faces): square crop, expansion, turn, flip, distortion of colours and sharpness; and the letterbox.
+"""(image, Faces) to (image, Faces): square crop, expansion, turn, flip, distortion of colours and sharpness.
 
 A landmark that leaves the crop keeps its coordinates and is no longer visible; the loss skips it.
 """
@@ -58,7 +58,8 @@ def augment(
     part of it is shown, or of what is beside it, and that is background: parts seen from near are no faces. Boxes are cut at
     the crop's border.
     """
-    _check(image, size)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size or size < 1:
+        raise ValueError(f"augment takes an RGB image (H, W, 3) of uint8 and a size, got {image.dtype} {image.shape}, {size}")
     left, top, side = _choose_square(image.shape[:2], faces, rng, config)
     scale = size / side
     method = int(rng.choice([cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC]))
@@ -85,13 +86,6 @@ def turned(faces: Faces, degrees: float, centre: float) -> Faces:
     middle, half = (middle - centre) @ rotation.T + centre, np.sqrt(half**2 @ (rotation.T**2))
     landmarks = (faces.landmarks - centre) @ rotation.T + centre
     return replace(faces, boxes=np.concatenate([middle - half, middle + half], 1), landmarks=landmarks)
-
-
-def _check(image: np.ndarray, size: int) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size or size < 1:
-        raise ValueError(
-            f"an RGB image (H, W, 3) of uint8 and a size from 1 pixel on belong here, got {image.dtype} {image.shape}, {size}"
-        )
 
 
 def _choose_square(
@@ -193,20 +187,3 @@ def _degrade(image: np.ndarray, rng: np.random.Generator, config: AugmentConfig)
         data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
     return image
-
-
-def letterbox(image: np.ndarray, faces: Faces, size: int) -> tuple[np.ndarray, Faces, float, tuple[int, int]]:
-    """The whole image, scaled to fit a square of ``size`` pixels and centred in it.
-
-    Returns the square, its faces, the scale and the shift (dx, dy) in pixels: new = scale · old + shift, so that
-    ``faces.transformed((1 / scale,) * 2, (-dx / scale, -dy / scale))`` brings predictions back.
-    """
-    _check(image, size)
-    height, width = image.shape[:2]
-    scale = size / max(height, width)
-    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-    dx, dy = (size - inner[0]) // 2, (size - inner[1]) // 2
-    square = np.full((size, size, 3), _FILL, np.uint8)
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    square[dy : dy + inner[1], dx : dx + inner[0]] = cv2.resize(image, inner, interpolation=method)
-    return square, faces.transformed((scale, scale), (dx, dy)), scale, (dx, dy)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -62,29 +62,16 @@ def to_target(faces: Faces, size: tuple[int, int], complete: bool = True) -> Tar
     return Target(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays), complete)
 
 
-class Batches:
+def batch_keys(
+    images: int, batch_size: int, seed: int, epochs: int, first_epoch: int = 0, part: tuple[int, int] = (0, 1)
+) -> Iterator[list[tuple[int, int]]]:
     """Batches of (epoch, number) from ``first_epoch`` to ``epochs``, each epoch in an order of its own; what does not fill a
     batch is left out of its epoch. ``part``: (n, of) takes the n-th of equal parts of each batch."""
-
-    def __init__(
-        self, images: int, batch_size: int, seed: int, epochs: int, first_epoch: int = 0, part: tuple[int, int] = (0, 1)
-    ) -> None:
-        self.images, self.batch_size, self.seed, self.epochs, self.first_epoch = images, batch_size, seed, epochs, first_epoch
-        self.part = part
-
-    @property
-    def per_epoch(self) -> int:
-        return max(1, self.images // self.batch_size)
-
-    def __len__(self) -> int:
-        return self.per_epoch * (self.epochs - self.first_epoch)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for epoch in range(self.first_epoch, self.epochs):
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.images).tolist()
-            for start in range(0, self.per_epoch * self.batch_size, self.batch_size):
-                batch = [(epoch, number) for number in order[start : start + self.batch_size]]
-                yield batch[self.part[0] :: self.part[1]]
+    for epoch in range(first_epoch, epochs):
+        order = np.random.default_rng([seed, epoch]).permutation(images).tolist()
+        for start in range(0, images - batch_size + 1, batch_size):
+            batch = [(epoch, number) for number in order[start : start + batch_size]]
+            yield batch[part[0] :: part[1]]
 
 
 def _start_worker(_: int) -> None:
@@ -107,17 +94,18 @@ def _stream(loader: DataLoader) -> Iterator[Batch]:
             yield images, [Target(*map(torch.from_numpy, target[:3]), target[3]) for target in targets], names
         return
     except BaseException as raised:
-        error = _explained(raised).with_traceback(None)
+        error = raised.with_traceback(None)
         error.__cause__ = error.__context__ = None
     raise error
 
 
 @contextmanager
-def reading(photos: AugmentedPhotos, batches: Batches, workers: int, pin_memory: bool = False) -> Iterator[Iterator[Batch]]:
-    """The batches in order, made by ``workers`` processes, or by this one if there are none.
+def reading(
+    photos: AugmentedPhotos, batches: Iterable[list[tuple[int, int]]], workers: int, pin_memory: bool = False
+) -> Iterator[Iterator[Batch]]:
+    """The batches in order, made by ``workers`` processes, or by this one if there are none; see :func:`batch_keys`.
 
-    The processes end with the block, whatever ends it. Where one of them ends early, which torch may report at any moment of
-    the block, ChildProcessError says what to do.
+    The processes end with the block. Raises ChildProcessError where one ends early, at any moment of the block.
     """
     loader = DataLoader(
         photos,
@@ -131,17 +119,11 @@ def reading(photos: AugmentedPhotos, batches: Batches, workers: int, pin_memory:
     try:
         yield stream
     except RuntimeError as error:
-        raise _explained(error) from error.__cause__
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise ChildProcessError(
+            f"a process that makes crops died ({str(error).strip()}); what it said stands above: mend that, then start again "
+            "to go on after the last finished epoch, with fewer workers if memory ran out"
+        ) from None
     finally:
         stream.close()
-
-
-def _explained(error: BaseException) -> BaseException:
-    """What to do where torch says that a process ended, perhaps that a signal killed it; other errors as they are."""
-    said = str(error).strip()
-    if not isinstance(error, RuntimeError) or not said.startswith("DataLoader worker"):
-        return error
-    remedy = "what it said stands above: mend that, then start again to go on after the last finished epoch"
-    if "killed by signal" in f"{said} {error.__cause__}":
-        remedy = "start again to go on after the last finished epoch, with fewer workers if memory ran out"
-    return ChildProcessError(f"a process that makes crops died ({said}); {remedy}")

@@ -25,11 +25,9 @@ class TrainConfig:
     image_size: int = 256  # pixels a side of a training crop
     epochs: int = 30
     batch_size: int = 16
-    optimiser: str = "adamw"  # or "sgd" (Nesterov momentum 0.9)
     learning_rate: float = 2e-3  # at its highest
     weight_decay: float = 5e-4
-    schedule: str = "cosine"  # to zero; or "step": a tenth from 70 % and again from 90 % of the steps after the warm-up on
-    warmup: float = 0.05  # share of the steps in which the rate rises from zero
+    warmup: float = 0.05  # share of the steps in which the rate rises from zero; then it falls to zero along a cosine
     ema_decay: float = 0.99  # of the averaged weights, a step
     clip_norm: float = 10.0  # gradients are scaled down to this norm
     precision: str = "float32"  # or "bfloat16": autocast, for devices that have it
@@ -39,15 +37,12 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        choices = {"optimiser": ("adamw", "sgd"), "schedule": ("cosine", "step"), "precision": ("float32", "bfloat16")}
-        choices["fault"] = (None, "five-point-flip", "clamped-crops")
+        choices = {"precision": ("float32", "bfloat16"), "fault": (None, "five-point-flip", "clamped-crops")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}; got '{getattr(self, name)}'")
-        if self.epochs < 1 or self.batch_size < 1 or self.image_size < 32:
-            raise ValueError("training needs at least one epoch, one image a batch and 32 pixels a side")
-        if self.batch_size == 1 and self.image_size == 32:
-            raise ValueError("a single image of 32 pixels leaves batch norms one value: take more images, or larger ones")
+        if self.epochs < 1 or self.image_size < 32 or self.batch_size * self.image_size <= 32:
+            raise ValueError("training needs at least one epoch, and batches of two images of 32 pixels a side or one larger")
         if self.validate_every < 1 or self.seed < 0:
             raise ValueError(f"validate_every must be from 1 on and the seed from 0, got {self.validate_every} and {self.seed}")
 

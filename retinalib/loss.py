@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -32,15 +31,12 @@ class LossConfig:
     class_weight: float = 1.0
     landmark_weight: float = 1.0
     pupil_weight: float = 0.0  # of the pupils' place between their canthi, which barely affects a sum over all points
-    landmark_loss: str = "smooth_l1"  # or "wing"
     positive_iou: float = 0.35  # anchors from this IoU on answer for a face
     minimum_iou: float = 0.2  # a face keeps its best anchor from this IoU on
     negatives_per_positive: int = 7  # hard negatives kept for each positive anchor
     least_negatives: int = 0  # hard negatives kept of an image with few positive anchors or none, whose share is smaller
 
     def __post_init__(self) -> None:
-        if self.landmark_loss not in ("smooth_l1", "wing"):
-            raise ValueError(f"landmark_loss must be 'smooth_l1' or 'wing', got '{self.landmark_loss}'")
         weights = (self.box_weight, self.class_weight, self.landmark_weight, self.pupil_weight)
         negatives = (self.negatives_per_positive, self.least_negatives)
         if not all(0 <= number < float("inf") for number in weights + negatives):
@@ -58,18 +54,6 @@ class Parts(NamedTuple):
     landmark: Tensor
     pupil: Tensor
     eye: Tensor  # of the eye head, see second_look.eye_loss; 0 without one
-
-
-def wing(difference: Tensor, width: float = 1.0, curvature: float = 0.2) -> Tensor:
-    """Wing loss (Feng et al., CVPR 2018, eq. 5), elementwise; the units are those of encoded landmarks.
-
-    Its authors take 10 and 2 pixels on faces of 256 pixels. An encoded 1 is a tenth of the anchor, about 26 such pixels, so
-    1 and 0.2 keep their proportion and let the logarithm rule below a tenth of the anchor.
-    """
-    size = difference.abs()
-    near = width * torch.log1p(size / curvature)
-    offset = width - width * math.log1p(width / curvature)
-    return torch.where(size < width, near, size - offset)
 
 
 def multi_task_loss(
@@ -113,10 +97,7 @@ def multi_task_loss(
     wanted = encode_landmarks(torch.cat([t.landmarks for t in targets])[face], anchors[anchor], anchor_config.variances)
     wanted = torch.where(visible[..., None], wanted, 0)  # unknown ones may be NaN
     given = landmarks_at(image, anchor).float().view_as(wanted)
-    if config.landmark_loss == "wing":
-        by_coordinate = wing(given - wanted)
-    else:
-        by_coordinate = smooth_l1_loss(given, wanted, reduction="none")
+    by_coordinate = smooth_l1_loss(given, wanted, reduction="none")
     with_landmarks = max(len(image), 1)
     landmark = (by_coordinate * visible[..., None]).sum() / with_landmarks
 

@@ -1,11 +1,10 @@
 """The training loop: data in order by seed, schedule, precision, EMA, checkpoints, log. A run is a folder that can go on.
 
 A run folder holds ``config.json``, ``metrics.csv`` (a row per epoch), ``best.pt`` (to use: the averaged weights of the epoch
-with the best validation), ``last.pt`` (to go on: the last averaged weights with all of the training's state) and ``pictures/``
+with the best validation), ``last.pt`` (to go on: the last averaged weights and the training's state) and ``pictures/``
 (predictions in blue over truth in green). One process works in it at a time, or several that torchrun started together: each
-takes an equal part of every batch and averages gradients with the others; the first writes and validates. Losses are divided
-by what each part has, and on CPUs batch norms take the statistics of each part (on GPUs those of all): results differ a little
-from those of one process.
+takes an equal part of every batch and averages gradients with the others; the first writes and validates. Losses, and on CPUs
+the statistics of batch norms, are those of each part: results differ a little from those of one process.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from retinalib.anchors import anchor_grid
-from retinalib.batches import AugmentedPhotos, Batch, Batches, reading
+from retinalib.batches import AugmentedPhotos, Batch, batch_keys, reading
 from retinalib.checkpoint import start_from
 from retinalib.config import TrainConfig
 from retinalib.datasets.table import BOX, FaceDataset
@@ -74,23 +73,18 @@ def fingerprint(dataset: FaceDataset) -> str:
 
 
 def learning_rate_factor(step: int, steps: int, config: TrainConfig) -> float:
-    """The share of ``config.learning_rate`` at ``step`` of ``steps``."""
+    """The share of ``config.learning_rate`` at ``step`` of ``steps``: rises linearly, then falls to zero along a cosine."""
     warmup = max(1, round(config.warmup * steps))
     if step < warmup:
         return (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    if config.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * progress))
-    return 1.0 if progress < 0.7 else 0.1 if progress < 0.9 else 0.01
+    return 0.5 * (1 + math.cos(math.pi * ((step - warmup) / max(1, steps - warmup))))
 
 
 def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Weight decay for kernels only, not for biases and batch norms."""
+    """AdamW with weight decay for kernels only, not for biases and batch norms."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     free = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    if config.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9, nesterov=True)
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 
@@ -154,34 +148,10 @@ class Learner(nn.Module):
         return Parts(parts.total, *(part.detach() for part in parts[1:]))
 
 
-def training_step(
-    learner: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    images: Tensor,
-    targets: list[Target],
-    generator: torch.Generator,
-    clip_norm: float,
-) -> Tensor:
-    """One update of the weights of a :class:`Learner`; a loss or a gradient that is not finite updates nothing.
-
-    Returns the values of :class:`retinalib.loss.Parts`, of several processes their mean; NaN where the gradient is not finite.
-    """
-    parts = learner(images, targets, generator)
-    values = _mean_over_processes(torch.stack(parts))
-    optimiser.zero_grad(set_to_none=True)
-    if values[0].isfinite():
-        parts.total.backward()
-        if nn.utils.clip_grad_norm_(learner.parameters(), clip_norm).isfinite():
-            optimiser.step()
-        else:
-            values = torch.full_like(values, float("nan"))
-    return values
-
-
-class _Training:
+class Training:
     """All that changes while a run learns, from its beginning or from a state."""
 
-    def __init__(self, network: RetinaFace, config: TrainConfig, device: torch.device, state: dict | None) -> None:
+    def __init__(self, network: RetinaFace, config: TrainConfig, device: torch.device, state: dict | None = None) -> None:
         self.config, self.network = config, network.to(device, memory_format=torch.channels_last)
         self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
         self.optimiser = make_optimiser(network, config)
@@ -197,13 +167,23 @@ class _Training:
             self.learner = DistributedDataParallel(self.learner, find_unused_parameters=True)
 
     def step(self, images: Tensor, targets: list[Target], step: int, steps: int) -> Tensor:
-        """One step of a schedule of ``steps``. Returns the values of the loss' parts, on the CPU."""
+        """One update of the weights in a schedule of ``steps``; a loss or a gradient that is not finite updates nothing.
+
+        Returns the values of :class:`retinalib.loss.Parts` on the CPU, of several processes their mean; NaN where the gradient
+        is not finite.
+        """
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.learning_rate * learning_rate_factor(step, steps, self.config)
         rank = dist.get_rank() if dist.is_initialized() else 0
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step + rank * 1_000_000_007)
-        values = training_step(self.learner, self.optimiser, images, targets, generator, self.config.clip_norm).cpu()
-        if values.isfinite().all():
+        parts = self.learner(images, targets, generator)
+        values = _mean_over_processes(torch.stack(parts)).cpu()
+        self.optimiser.zero_grad()
+        if values[0].isfinite():
+            parts.total.backward()
+            if not nn.utils.clip_grad_norm_(self.learner.parameters(), self.config.clip_norm).isfinite():
+                return torch.full_like(values, float("nan"))
+            self.optimiser.step()
             self.average.update_parameters(self.network)
         return values
 
@@ -220,12 +200,11 @@ def train(
     """Trains, or goes on with, the run in ``folder`` and returns its metrics, a row per epoch.
 
     A finished run is only read, unless ``config.epochs`` is now larger: it goes on with the learning rates of the longer
-    schedule from there. The number of data workers changes nothing but speed. Within :func:`process_group` the processes share
-    the work; the metrics of the first are complete. Raises ValueError if the folder holds a run of another configuration or
-    another process is at work in it, if there are fewer images than a batch, or if a batch can't be divided among the
-    processes; FloatingPointError if the loss is not finite, naming the images; OSError if a file can't be written;
-    ChildProcessError if a data worker died; Stopped after :func:`retinalib.runs.request_stop`. Of these, as of a crash, the
-    next start repeats the epoch that was under way.
+    schedule. The number of data workers changes nothing but speed. Within :func:`process_group` the processes share the work;
+    the metrics of the first are complete. Raises ValueError if the folder holds another run or another process works in it, or
+    if images, batches and processes don't fit; FloatingPointError if the loss is not finite, naming the images; OSError if a
+    file can't be written; ChildProcessError if a data worker died; Stopped after :func:`retinalib.runs.request_stop`. After
+    these, as after a crash, the next start repeats the epoch that was under way.
     """
     folder, device = Path(folder), pick_device(device)
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -237,7 +216,10 @@ def train(
     config = replace(config, model=network.config)  # with the normalisation of those weights
     recipe = _recipe(config, train_set)
     with claim(folder, recipe) if rank == 0 else nullcontext() as state:
-        state = _as_the_first(state)
+        states = [state]
+        if dist.is_initialized():  # the others go on from the first process' state
+            dist.broadcast_object_list(states)
+        state = states[0]
         rows: list[dict] = state["rows"] if state else []
         if len(rows) == config.epochs:
             return pd.DataFrame(rows)
@@ -246,21 +228,18 @@ def train(
         if state is None:
             _begin(network, train_set, layers)
         elif rank == 0 and state["recipe"]["config"]["epochs"] != config.epochs:
-            print(
-                f"{folder.name} goes on to {config.epochs} epochs: {len(rows)} are done, and from here on the learning rate is "
-                f"that of a {config.schedule} schedule over all {config.epochs}"
-            )
-        training = _Training(network, config, device, state)
-        batches = Batches(len(train_set), config.batch_size, config.seed, config.epochs, len(rows), (rank, processes))
+            print(f"{folder.name} goes on from {len(rows)} to {config.epochs} epochs, with the learning rates of all of them")
+        training = Training(network, config, device, state)
+        per_epoch = len(train_set) // config.batch_size
+        batches = batch_keys(len(train_set), config.batch_size, config.seed, config.epochs, len(rows), (rank, processes))
         photos = AugmentedPhotos(train_set, config.image_size, config.augment, config.seed, config.fault)
-        steps, done = batches.per_epoch * config.epochs, batches.per_epoch * len(rows)
-        silent = not progress or rank > 0
+        shown = {"desc": folder.name, "disable": not progress or rank > 0, "mininterval": 1}
         with (
-            tqdm(total=steps, initial=done, desc=folder.name, disable=silent, mininterval=1) as bar,
+            tqdm(total=per_epoch * config.epochs, initial=per_epoch * len(rows), **shown) as bar,
             reading(photos, batches, workers, pin_memory=device.type == "cuda") as stream,
         ):
             for epoch in range(len(rows), config.epochs):
-                rows.append(_epoch(training, stream, bar, folder, epoch, batches.per_epoch))
+                rows.append(_epoch(training, stream, bar, folder, epoch, per_epoch))
                 if rank == 0:
                     if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
                         picture = folder / "pictures" / f"{epoch + 1:03d}.jpg"
@@ -278,14 +257,6 @@ def _check(config: TrainConfig, train_set: FaceDataset, validation_set: FaceData
         raise ValueError(f"{processes} processes can't share a batch of {config.batch_size} equally: start fewer, or change it")
 
 
-def _as_the_first(state: dict | None) -> dict | None:
-    """The first process' state, in all of them."""
-    states = [state]
-    if dist.is_initialized():
-        dist.broadcast_object_list(states)
-    return states[0]
-
-
 def _begin(network: RetinaFace, train_set: FaceDataset, layers: tuple[list[str], list[str]]) -> None:
     """What a run does before its first step. layers: those that other weights filled, and those that they left."""
     filled, left = ({layer.split(".")[0]: None for layer in side} for side in layers)
@@ -296,7 +267,7 @@ def _begin(network: RetinaFace, train_set: FaceDataset, layers: tuple[list[str],
         print(f"begun with weights for {', '.join(filled)}; what has none or does not fit: {', '.join(left) or 'nothing'}")
 
 
-def _epoch(training: _Training, stream: Iterator[Batch], bar: tqdm, folder: Path, epoch: int, steps: int) -> dict[str, float]:
+def _epoch(training: Training, stream: Iterator[Batch], bar: tqdm, folder: Path, epoch: int, steps: int) -> dict[str, float]:
     """Trains an epoch of ``steps``. Returns its row of the metrics, still without validation."""
     config, sums, seen = training.config, torch.zeros(len(Parts._fields)), []
     training.network.train()
@@ -341,11 +312,10 @@ def _validate(model: RetinaFace, dataset: FaceDataset, picture: Path) -> dict[st
     AP is NaN where photos are labelled only in part, NME and AUC where no face has landmarks.
     """
     detector, found, truth, drawn = Detector(model, next(model.parameters()).device), [], [], []
-    for number in range(len(dataset)):
-        image, faces = dataset[number]
+    for image, faces in dataset:
         found.append(detector.detect(image, _VALIDATION_SCORE, pyramid=False))
         truth.append(faces)
-        if number < _VALIDATION_PICTURES:
+        if len(drawn) < _VALIDATION_PICTURES:
             drawn.append(_draw(image, faces, found[-1]))
     write_bytes(picture, cv2.imencode(picture.suffix, cv2.cvtColor(cv2.hconcat(drawn), cv2.COLOR_RGB2BGR))[1].tobytes())
     table = evaluate_faces(found, truth)
@@ -364,9 +334,8 @@ def _draw(image: np.ndarray, truth: Faces, found: Faces) -> np.ndarray:
             cv2.rectangle(image, box[:2].tolist(), box[2:].tolist(), colour, 1)
             for point in points[np.isfinite(points).all(1)].round().astype(int).tolist():
                 cv2.circle(image, point, 1, colour, -1)
-    return cv2.resize(
-        image, (max(1, round(image.shape[1] * _PICTURE / image.shape[0])), _PICTURE), interpolation=cv2.INTER_AREA
-    )
+    scale = _PICTURE / image.shape[0]
+    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
 if __name__ == "__main__":

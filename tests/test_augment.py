@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retinalib.augment import AugmentConfig, augment, letterbox, turned
+from retinalib.augment import AugmentConfig, augment, turned
 from retinalib.faces import Faces
 from retinalib.landmarks import WIDER_5
 
@@ -239,8 +239,6 @@ def test_no_faces_and_odd_pictures(shape):
         image = np.full((*shape, 3), 90, np.uint8)
         result, faces = augment(image, Faces.empty(), 64, np.random.default_rng(seed), AugmentConfig())
         assert result.shape == (64, 64, 3) and len(faces) == 0
-    result, faces, _, _ = letterbox(image, Faces.empty(), 64)
-    assert result.shape == (64, 64, 3) and len(faces) == 0
 
 
 def test_the_seed_decides_everything_and_the_input_is_untouched():

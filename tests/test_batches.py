@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from retinalib.augment import AugmentConfig
-from retinalib.batches import AugmentedPhotos, Batches, FivePointFlip, reading, to_target
+from retinalib.batches import AugmentedPhotos, FivePointFlip, batch_keys, reading, to_target
 from retinalib.faces import Faces
 from retinalib.landmarks import WFLW_98, WIDER_5
 from tests.pictures import rendered_faces
@@ -15,14 +15,14 @@ def photos(tmp_path_factory):
 
 
 def test_batches_hold_each_image_once_an_epoch():
-    batches = list(Batches(10, 4, seed=0, epochs=2))
-    assert len(batches) == len(Batches(10, 4, seed=0, epochs=2)) == 4
+    batches = list(batch_keys(10, 4, seed=0, epochs=2))
+    assert len(batches) == 4
     for epoch in range(2):
         keys = [key for batch in batches[2 * epoch : 2 * epoch + 2] for key in batch]
         assert len(set(keys)) == 8 and {e for e, _ in keys} == {epoch} and {n for _, n in keys} <= set(range(10))
-    assert list(Batches(10, 4, seed=0, epochs=2, first_epoch=1)) == batches[2:]
-    assert list(Batches(10, 4, seed=1, epochs=2)) != batches
-    parts = zip(*(Batches(10, 4, seed=0, epochs=2, part=(n, 2)) for n in range(2)), strict=True)
+    assert list(batch_keys(10, 4, seed=0, epochs=2, first_epoch=1)) == batches[2:]
+    assert list(batch_keys(10, 4, seed=1, epochs=2)) != batches
+    parts = zip(*(batch_keys(10, 4, seed=0, epochs=2, part=(n, 2)) for n in range(2)), strict=True)
     assert [sorted(first + second) for first, second in parts] == [sorted(batch) for batch in batches]
 
 
@@ -38,7 +38,7 @@ def test_targets_are_fractions(photos):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_arrive_in_order_and_follow_from_seed_epoch_and_number(photos, workers):
-    crops, batches = AugmentedPhotos(photos, 96, AugmentConfig(), seed=0), Batches(len(photos), 2, seed=0, epochs=2)
+    crops, batches = AugmentedPhotos(photos, 96, AugmentConfig(), seed=0), list(batch_keys(len(photos), 2, seed=0, epochs=2))
     with reading(crops, batches, workers) as stream:
         arrived = list(stream)
     assert len(arrived) == len(batches)
@@ -60,7 +60,7 @@ def test_an_error_leaves_no_worker_and_keeps_its_words(photos, monkeypatch):
     crops = AugmentedPhotos(photos, 96, AugmentConfig(), seed=0)
     with (
         pytest.raises(ValueError, match="no such photo") as error,
-        reading(crops, Batches(len(photos), 2, seed=0, epochs=2), 2) as stream,
+        reading(crops, batch_keys(len(photos), 2, seed=0, epochs=2), 2) as stream,
     ):
         next(stream)
     assert error.tb is not None and not torch.multiprocessing.active_children()

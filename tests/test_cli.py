@@ -241,8 +241,8 @@ def test_what_is_assumed_is_a_note_that_an_option_ends(tmp_path):
 def test_options_take_several_values(monkeypatch):
     given = {}
     monkeypatch.setattr("retinalib.ablation.report", lambda **options: given.update(options))
-    assert call("ablation", "--arms", "no-se", "wing", "--epochs", 3, "--seeds", 0, 1, "--seeds", 4).exit_code == 0
-    assert given["arms"] == ("no-se", "wing") and given["seeds"] == (0, 1, 4) and given["epochs"] == 3
+    assert call("ablation", "--arms", "no-se", "se4", "--epochs", 3, "--seeds", 0, 1, "--seeds", 4).exit_code == 0
+    assert given["arms"] == ("no-se", "se4") and given["seeds"] == (0, 1, 4) and given["epochs"] == 3
 
 
 @pytest.mark.parametrize("module", ["train", "ablation", "export"])

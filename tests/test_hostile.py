@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageOps
 
 from retinalib.anchors import AnchorConfig, anchor_grid, match
-from retinalib.augment import AugmentConfig, augment, letterbox
+from retinalib.augment import AugmentConfig, augment
 from retinalib.datasets import wider
 from retinalib.datasets.describe import describe_faces
 from retinalib.datasets.table import FaceDataset, decode_image, read_image
@@ -214,11 +214,10 @@ def test_configurations_of_no_sense():
     for wrong in ({"strides": (0, 16, 32)}, {"sizes": ((16, 0), (64, 128), (256, 512))}, {"variances": (0.1, 0.0)}):
         with pytest.raises(ValueError, match="must be positive"):
             AnchorConfig(**wrong)
-    with pytest.raises(ValueError, match="an RGB image"):
-        augment(np.zeros((9, 9)), Faces.empty(), 64, np.random.default_rng(0), AugmentConfig())
-    for image, size in ((np.zeros((9, 9, 3)), 64), (np.zeros((9, 9, 3), np.uint8), 0), (np.zeros((0, 9, 3), np.uint8), 64)):
+    good = np.zeros((9, 9, 3), np.uint8)
+    for image, size in ((good[..., 0], 64), (good.astype(float), 64), (good, 0), (good[:0], 64)):
         with pytest.raises(ValueError, match="an RGB image"):
-            letterbox(image, Faces.empty(), size)
+            augment(image, Faces.empty(), size, np.random.default_rng(0), AugmentConfig())
 
 
 # ------------------------------------------------------------------------------------------------------- none and thousands

@@ -194,7 +194,7 @@ def test_a_full_disk_leaves_the_last_state(finished, sets, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("waiting", [False, True])
 def test_a_data_worker_that_dies_is_named(sets, tmp_path, monkeypatch, waiting):
-    step, crop, count = training.training_step, AugmentedPhotos.__getitem__, 0
+    step, crop, count = training.Training.step, AugmentedPhotos.__getitem__, 0
 
     def killing(*arguments):
         nonlocal count
@@ -207,7 +207,7 @@ def test_a_data_worker_that_dies_is_named(sets, tmp_path, monkeypatch, waiting):
         time.sleep(0.5 if waiting else 0)
         return crop(*arguments)
 
-    monkeypatch.setattr(training, "training_step", killing)
+    monkeypatch.setattr(training.Training, "step", killing)
     monkeypatch.setattr(AugmentedPhotos, "__getitem__", slow_crop)
     said = r"a process that makes crops died .*start again to go on .* with fewer workers if memory ran out"
     with pytest.raises(ChildProcessError, match=said) as error:
@@ -222,13 +222,13 @@ def test_a_data_worker_that_ends_by_itself_is_not_blamed_on_memory(sets, tmp_pat
 
 
 def test_a_stop_leaves_no_data_worker(sets, tmp_path, monkeypatch):
-    step = training.training_step
+    step = training.Training.step
 
     def stopping(*arguments):
         request_stop(tmp_path)
         return step(*arguments)
 
-    monkeypatch.setattr(training, "training_step", stopping)
+    monkeypatch.setattr(training.Training, "step", stopping)
     files = len(os.listdir("/dev/fd"))
     with pytest.raises(Stopped) as error:
         train(replace(CONFIG, epochs=50), *sets, tmp_path, "cpu", 2, False)
@@ -240,14 +240,14 @@ def test_a_stop_leaves_no_data_worker(sets, tmp_path, monkeypatch):
 
 
 def test_a_run_goes_on_after_a_loss_that_was_not_finite(finished, sets, tmp_path, monkeypatch):
-    step, count = training.training_step, 0
+    step, count = training.Training.step, 0
 
     def failing(*arguments):
         nonlocal count
         count += 1
         return step(*arguments) * (float("nan") if count == 4 else 1)
 
-    monkeypatch.setattr(training, "training_step", failing)
+    monkeypatch.setattr(training.Training, "step", failing)
     with pytest.raises(FloatingPointError, match=r"the loss is nan at step 3 of run"):
         train(CONFIG, *sets, tmp_path / "run", "cpu", 0, False)
     monkeypatch.undo()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from retinalib.anchors import AnchorConfig, anchor_grid, decode_boxes, decode_landmarks, encode_boxes, encode_landmarks, match
-from retinalib.augment import AugmentConfig, augment, letterbox
+from retinalib.augment import AugmentConfig, augment
 from retinalib.batches import to_target
 from retinalib.datasets import wflw, wider
 from retinalib.datasets.table import ATTRIBUTES, BOX, FARTHEST, decode_image, safe_relative, usable
@@ -212,16 +212,6 @@ def test_two_flips_are_none(faces, width):
     np.testing.assert_allclose(once.landmarks[:, left, 0], width - faces.landmarks[:, right, 0], atol=1e-3)
 
 
-@given(some_faces(), st.integers(2, 300), st.integers(2, 300), st.integers(1, 200))
-def test_a_letterbox_shows_the_whole_photo_and_comes_back(faces, height, width, size):
-    square, inside, scale, (dx, dy) = letterbox(np.zeros((height, width, 3), np.uint8), faces, size)
-    assert square.shape == (size, size, 3)
-    back = inside.transformed((1 / scale,) * 2, (-dx / scale, -dy / scale))
-    np.testing.assert_allclose(back.landmarks, faces.landmarks, atol=0.1 / scale)
-    corners = np.array([[0, 0], [width, height]]) * scale + [dx, dy]
-    assert (corners >= -1).all() and (corners <= size + 1).all()
-
-
 @given(some_faces(most=8), st.integers(1, 300), st.integers(1, 300), seeds)
 def test_a_crop_keeps_points_where_the_picture_has_them(faces, height, width, seed):
     """A picture whose pixels say where they were: every visible landmark of a crop still lies on its own pixel's values."""
@@ -296,14 +286,14 @@ def extreme_targets(draw):
     return faces
 
 
-@given(extreme_targets(), seeds, st.sampled_from([0.0, 1.0, 30.0]), st.sampled_from(["smooth_l1", "wing"]))
+@given(extreme_targets(), seeds, st.sampled_from([0.0, 1.0, 30.0]))
 @settings(max_examples=150)
-def test_loss_and_gradients_are_finite_whatever_the_faces(targets, seed, spread, kind):
+def test_loss_and_gradients_are_finite_whatever_the_faces(targets, seed, spread):
     generator = torch.Generator().manual_seed(seed)
     anchors = anchor_grid(64, 64)
     shape = (len(targets), len(anchors))
     logits, boxes, dense = ((torch.randn(*shape, n, generator=generator) * spread).requires_grad_() for n in (2, 4, 196))
-    config = LossConfig(pupil_weight=5.0, landmark_loss=kind)
+    config = LossConfig(pupil_weight=5.0)
     eyes = (WFLW_98.right_eye, WFLW_98.left_eye)
     parts = multi_task_loss(logits, boxes, lambda i, a: dense[i, a], targets, anchors, config, eyes=eyes)
     assert all(part.isfinite() and part >= 0 for part in parts)
