@@ -30,15 +30,18 @@ from retinalib.files import write_bytes, write_text
 PICTURE = ".faces.png"  # ends the names of the pictures that are written
 _CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # of operations, for every size of photo their own
 _FOLDER = click.Path(path_type=Path, file_okay=False)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_COUNT, _FROM_ZERO, _SHARE = click.IntRange(min=1), click.IntRange(min=0), click.FloatRange(0, 1)
+_DEVICE = click.option("--device", help="cpu, cuda or mps; by default a GPU if there is one.")
+_NORMALISATION = click.option(
+    "--normalisation", type=click.Choice(["imagenet", "reference"]), help="Of weights that do not say what they learned with."
+)
+_PROFILE = click.option("--profile", default="standard", help="quick, standard, shipped or full.")
 
 
 def _sentence(error: Warning | Exception | str) -> str:
     """What an exception or a warning says, on one line."""
     return " ".join(str(error).split())
-
-
-class _Failure(click.ClickException):
-    exit_code = 2
 
 
 class _Group(click.Group):
@@ -52,7 +55,7 @@ class _Group(click.Group):
         except BrokenPipeError:
             raise
         except (OSError, ValueError) as error:
-            raise _Failure(_sentence(error)) from error
+            raise click.UsageError(_sentence(error)) from error
 
 
 class _SeveralValues(click.Command):
@@ -86,24 +89,18 @@ def _training_options(command: Callable) -> Callable:
     """The options that a training and an ablation share."""
     for option in (
         _DEVICE,
-        click.option("--epochs", type=click.IntRange(min=1), help="By default those of the profile."),
-        click.option("--profile", default="standard", show_default=True, help="quick, standard, shipped or full."),
+        click.option("--epochs", type=_COUNT, help="By default those of the profile."),
+        _PROFILE,
         click.option("--data-root", help="Folder of the data set, by default below data/."),
-        click.option("--dataset", default="synthetic", show_default=True, help="synthetic, wflw (98 landmarks), wider (5)."),
+        click.option("--dataset", default="synthetic", help="synthetic, wflw (98 landmarks), wider (5)."),
     ):
         command = option(command)
     return command
 
 
-_DEVICE = click.option("--device", help="cpu, cuda or mps; by default a GPU if there is one.")
-_NORMALISATION = click.option(
-    "--normalisation",
-    type=click.Choice(["imagenet", "reference"]),
-    help="Of weights that do not say what they learned with.",
+@click.group(
+    cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
 )
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 def main() -> None:
     """RetinaFace with 98 landmarks: finds faces and measures their pupils."""
 
@@ -112,10 +109,10 @@ def main() -> None:
 @click.argument("folder", type=_FOLDER)
 @_training_options
 @click.option("--start-from", help="Weights to begin with, as far as they fit: a shipped name, a run folder or a file.")
-@click.option("--se-reduction", type=click.IntRange(min=1), help="SE blocks with this reduction; without: no SE.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of weights, order and crops.")
-@click.option("--data-seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of rendered faces.")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=0), help="Processes that make the crops.")
+@click.option("--se-reduction", type=_COUNT, help="SE blocks with this reduction; without: no SE.")
+@click.option("--seed", default=0, type=_FROM_ZERO, help="Of weights, order and crops.")
+@click.option("--data-seed", default=0, type=_FROM_ZERO, help="Of rendered faces.")
+@click.option("--workers", default=1, type=_FROM_ZERO, help="Processes that make the crops.")
 def train(
     folder: Path,
     dataset: str,
@@ -148,10 +145,10 @@ def train(
 
 @main.command(cls=_SeveralValues)
 @_training_options
-@click.option("--arms", multiple=True, default=["no-se", "se16"], show_default=True, help="The first is the baseline.")
-@click.option("--seeds", multiple=True, type=click.IntRange(min=0), help="By default as many as the profile has.")
+@click.option("--arms", multiple=True, default=["no-se", "se16"], help="The first is the baseline.")
+@click.option("--seeds", multiple=True, type=_FROM_ZERO, help="By default as many as the profile has.")
 @click.option("--runs", type=_FOLDER, help="Where runs are kept, by default data/runs.")
-@click.option("--processes", type=click.IntRange(min=1), help="Runs side by side on a CPU, by default one a core.")
+@click.option("--processes", type=_COUNT, help="Runs side by side on a CPU, by default one a core.")
 @click.option("--out", type=_FOLDER, help="Folder for the tables, by default they are only printed.")
 def ablation(**options: object) -> None:
     """Trains and measures arms with several seeds, and compares them.
@@ -167,10 +164,10 @@ def ablation(**options: object) -> None:
 
 @main.command()
 @click.argument("checkpoint")
-@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--what", default="detector", show_default=True, type=click.Choice(["detector", "network"]))
-@click.option("--score-threshold", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Fixed in the file.")
-@click.option("--nms-threshold", default=0.4, show_default=True, type=click.FloatRange(0, 1), help="Fixed in the file.")
+@click.argument("out", type=_FILE)
+@click.option("--what", default="detector", type=click.Choice(["detector", "network"]))
+@click.option("--score-threshold", default=0.5, type=_SHARE, help="Fixed in the file.")
+@click.option("--nms-threshold", default=0.4, type=_SHARE, help="Fixed in the file.")
 @_NORMALISATION
 def export(
     checkpoint: str, out: Path, what: str, score_threshold: float, nms_threshold: float, normalisation: str | None
@@ -184,7 +181,7 @@ def export(
 
         export(model, out, what, score_threshold, nms_threshold)
     except ImportError as error:
-        raise _Failure(f"{_sentence(error)}: exporting needs ONNX, pip install -e '.[export]'") from error
+        raise click.UsageError(f"{_sentence(error)}: exporting needs ONNX, pip install -e '.[export]'") from error
     size = out.stat().st_size / 1e6
     click.echo(f"{out} ({size:.1f} MB): images (B, H, W, 3) uint8 RGB to {', '.join(OUTPUTS[what])}")
     click.echo("Faces are those of one look at the photo's own size: no pyramid, no second look.")
@@ -192,7 +189,7 @@ def export(
 
 @main.command()
 @click.argument("notebooks", nargs=-1)
-@click.option("--profile", default="standard", show_default=True, help="quick, standard, shipped or full.")
+@_PROFILE
 def workbook(notebooks: tuple[str, ...], profile: str) -> None:
     """Runs the NOTEBOOKS whose names begin so, such as 01 05, by default all.
 
@@ -207,7 +204,7 @@ def workbook(notebooks: tuple[str, ...], profile: str) -> None:
 @click.argument("detections", type=_FOLDER)
 @click.argument("truth", type=_FOLDER)
 @click.option("--detector", help="Writes the detections first: a shipped name, run folder or checkpoint.")
-@click.option("--images", default="data/wider/WIDER_val/images", show_default=True, type=_FOLDER, help="Photos for --detector.")
+@click.option("--images", default="data/wider/WIDER_val/images", type=_FOLDER, help="Photos for --detector.")
 @_NORMALISATION
 def wider_ap(detections: Path, truth: Path, detector: str | None, images: Path, normalisation: str | None) -> None:
     """AP of DETECTIONS, a folder of event/name.txt, by WIDER FACE's own evaluation.
@@ -234,7 +231,7 @@ def wider_ap(detections: Path, truth: Path, detector: str | None, images: Path, 
 @click.argument("photos", nargs=-1, required=True, metavar="PHOTO…", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=_FOLDER, help="Folder for the pictures, faces.csv and faces.json.")
 @click.option("--checkpoint", help="A shipped name, a run folder or a file; by default the first of retinalib checkpoints.")
-@click.option("--score-threshold", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Least score of a face.")
+@click.option("--score-threshold", default=0.5, type=_SHARE, help="Least score of a face.")
 @click.option("--all-turns", is_flag=True, help="Look at each photo also turned by 90, 180 and 270 degrees.")
 @_NORMALISATION
 @_DEVICE
@@ -261,7 +258,7 @@ def detect(
     detector = load_detector(find_checkpoint(checkpoint), device, normalisation)
     turns = (0, 90, 180, 270) if all_turns else (0,)
     schema = detector.model.config.schema
-    tables, records, failed = [face_table(Faces.empty(schema))], [], 0
+    rows, records, failed = [], [], 0
     names = picture_names(paths)
     for path in tqdm(paths, desc="detecting", unit="photo", disable=None):
         try:
@@ -273,13 +270,11 @@ def detect(
             with tqdm.external_write_mode():
                 click.echo(f"left out: {_sentence(error)}", err=True)
             continue
-        photo, picture = (os.fsencode(name).decode(errors="replace") for name in (path, names[path]))  # a name may be no UTF-8
-        if len(faces):
-            tables.append(face_table(faces).assign(photo=photo, picture=picture))
+        photo, picture = map(click.format_filename, (path, names[path]))  # a name may be no UTF-8
+        rows += face_table(faces).assign(photo=photo, picture=picture).to_dict("records")
         size = {"height": image.shape[0], "width": image.shape[1]}
         records.append({"photo": photo, "picture": picture, **size, "faces": face_records(faces)})
-    table = pd.concat(tables[1:], ignore_index=True) if tables[1:] else tables[0].assign(photo="", picture="")
-    table = table[["photo", "picture", *tables[0]]]
+    table = pd.DataFrame(rows, columns=["photo", "picture", *face_table(Faces.empty(schema))])
     write_text(out / "faces.csv", table.round(4).to_csv(index=False))
     about = {"checkpoint": checkpoint or find_checkpoint().stem, "score_threshold": score_threshold, "schema": schema.name}
     write_text(out / "faces.json", json.dumps({**about, "photos": records}, indent=1, ensure_ascii=False, allow_nan=False))
@@ -296,13 +291,11 @@ def find_photos(paths: Sequence[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        below = [path]
-        if path.is_dir():
-            files = (p for p in path.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file())
-            below = sorted(p for p in files if not p.name.endswith(PICTURE))
-            if not below:
-                raise ValueError(f"there is no photo in {path}")
-        found += below
+        files = path.rglob("*") if path.is_dir() else ()
+        photos = [p for p in files if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file() and not p.name.endswith(PICTURE)]
+        if path.is_dir() and not photos:
+            raise ValueError(f"there is no photo in {path}")
+        found += sorted(photos) if path.is_dir() else [path]
     return list(dict.fromkeys(found))
 
 
@@ -361,23 +354,20 @@ def annotated(image: np.ndarray, faces: Faces) -> bytes:
 @main.command()
 def checkpoints() -> None:
     """Lists the checkpoints that come with the project, the default first."""
-    from retinalib.checkpoint import load_model, read
+    from retinalib.checkpoint import load_model
     from retinalib.detect import CHECKPOINTS, available_detectors
 
     rows = []
     for name in available_detectors():
-        path = CHECKPOINTS / f"{name}.pt"
-        model = load_model(path)
-        config, values = model.config, sum(p.numel() for p in model.parameters())
+        model = load_model(CHECKPOINTS / f"{name}.pt")
+        config, known = model.config, model.config.trained_on
         se = "–" if config.se_reduction is None else f"reduction {config.se_reduction}"
-        size = f"{path.stat().st_size / 1e6:.1f} MB"
-        known = config.trained_on
-        learned = f"{known.smallest:.0f} to {known.largest:.0f} px, ±{known.turns:.0f}°" if known else "–"
-        epoch = read(path).get("epoch", "–")
-        rows.append((name, config.backbone, config.schema.name, se, learned, epoch, f"{values:,}", size))
+        learned = f"{known.smallest:.0f} to {known.largest:.0f} px, ±{known.turns:.0f}°"
+        values = sum(p.numel() for p in model.parameters())
+        rows.append((name, config.backbone, config.schema.name, se, learned, f"{values:,}"))
     if not rows:
         raise ValueError(f"there is no checkpoint in {CHECKPOINTS}")
-    columns = ["name", "backbone", "landmarks", "SE", "faces learned", "epoch", "parameters", "file"]
+    columns = ["name", "backbone", "landmarks", "SE", "faces learned", "parameters"]
     click.echo(pd.DataFrame(rows, columns=columns).to_string(index=False))
 
 
@@ -388,9 +378,9 @@ def datasets() -> None:
 
 @datasets.command()
 @click.argument("root", type=_FOLDER)
-@click.option("--images", default=2500, show_default=True, type=click.IntRange(min=2), help="A fifth of them to test.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
-@click.option("--size", default=320, show_default=True, type=click.IntRange(min=64), help="Pixels a side.")
+@click.option("--images", default=2500, type=click.IntRange(min=2), help="A fifth of them to test.")
+@click.option("--seed", default=0, type=_FROM_ZERO)
+@click.option("--size", default=320, type=click.IntRange(min=64), help="Pixels a side.")
 def make(root: Path, images: int, seed: int, size: int) -> None:
     """Renders faces with known pose and gaze into a folder of their own below ROOT, and prints its name."""
     click.echo(rendered.make(root, images, seed, size, progress=sys.stderr.isatty()))

@@ -2,10 +2,10 @@
 
 End to end, for one network that finds faces and gives their landmarks:
 
-1. *Every labelled face counts.* A row of :func:`evaluate_faces` is a true face with landmarks, found or not. Published landmark
-   errors are measured in given boxes; a detector that finds only easy faces would look good on the rest.
-2. *A prediction belongs to a face if the IoU of their boxes is at least 0.5*, one to one, best score first; each takes the
-   best free face, as COCO matches. The score threshold is the caller's and has to be stated.
+1. *Every labelled face counts.* A row of :func:`evaluate_faces` is a true face with landmarks, found or not: else a detector
+   that finds only easy faces would look good.
+2. *A prediction belongs to a face if the IoU of their boxes is at least 0.5*, see :func:`match_faces`. The score threshold is
+   the caller's and has to be stated.
 3. *A missed face is a failure.* Its NME is NaN in the table; failure rate and AUC count it as infinite. Median and mean NME are
    over found faces and never stand without recall.
 4. *The normaliser is stated*: the distance of the outer canthi (WFLW's) by default. It shrinks in profile, which inflates those
@@ -16,7 +16,7 @@ End to end, for one network that finds faces and gives their landmarks:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -99,20 +99,18 @@ def _lengths(true: np.ndarray, normaliser: str | np.ndarray, schema: LandmarkSch
         if lengths.shape != (len(true),):
             raise ValueError(f"{len(true)} faces need as many lengths as normaliser, got {lengths.shape}")
         return lengths
-    ends = None
+    if normaliser == "box" and boxes is not None:
+        return np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
     if normaliser == "inter_ocular":
         ends = [[point] for point in schema.inter_ocular]
     elif normaliser == "inter_pupil" and schema.right_eye is not None:
         ends = [list(eye.middle) for eye in (schema.right_eye, schema.left_eye)]
-    if ends and true.shape[1] != schema.count:
+    else:
+        known = "'inter_ocular', 'inter_pupil', 'box' (with boxes) or lengths (N,)"
+        raise ValueError(f"normaliser must be {known}, got '{normaliser}'")
+    if true.shape[1] != schema.count:
         raise ValueError(f"schema {schema.name} has {schema.count} landmarks, the faces have {true.shape[1]}: say their schema")
-    if ends:
-        return np.linalg.norm(true[:, ends[0]].mean(1) - true[:, ends[1]].mean(1), axis=-1)
-    if normaliser == "box" and boxes is not None:
-        return np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
-    raise ValueError(
-        f"normaliser must be 'inter_ocular', 'inter_pupil', 'box' (with boxes) or lengths (N,), got '{normaliser}'"
-    )
+    return np.linalg.norm(true[:, ends[0]].mean(1) - true[:, ends[1]].mean(1), axis=-1)
 
 
 def point_errors(
@@ -143,9 +141,7 @@ def point_errors(
 
 def _row_means(errors: np.ndarray) -> np.ndarray:
     """The mean of the known values of each row, NaN where there is none."""
-    known = np.isfinite(errors)
-    count = known.sum(1)
-    return np.where(count, np.where(known, errors, 0).sum(1) / np.maximum(count, 1), np.nan)
+    return np.ma.masked_invalid(errors).mean(1).filled(np.nan)
 
 
 def nme(
@@ -204,13 +200,10 @@ def evaluate_faces(
     A face whose normaliser is unknown or zero can't be measured and has no row. No photos at all give the empty table of
     WFLW_98. Raises ValueError for predictions of another schema.
     """
-    if not len(predicted) and not len(true):
-        predicted, true, names = [Faces.empty()], [Faces.empty()], None
     if names is not None and len(names) != len(true):
         raise ValueError(f"{len(true)} photos have {len(names)} names")
     tables = []
-    for number, (found, faces) in enumerate(zip(predicted, true, strict=True)):
-        matched, landmarks = _partners(found, faces, iou)
+    for number, (found, faces, matched, landmarks) in enumerate(_partners(predicted, true, iou)):
         hit = matched >= 0
         unit = normaliser or ("box" if faces.schema.right_eye is None else "inter_ocular")
         length = _lengths(faces.landmarks, unit, faces.schema, faces.boxes)
@@ -218,7 +211,7 @@ def evaluate_faces(
         errors = point_errors(landmarks, faces.landmarks, normaliser=unit, schema=faces.schema, boxes=faces.boxes)
         table = pd.DataFrame(
             {
-                "image": names[number] if names is not None else str(number),
+                "image": names[number] if names else str(number),
                 "face": np.arange(len(faces)),
                 "matched": hit,
                 "score": np.nan,
@@ -235,14 +228,20 @@ def evaluate_faces(
     return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
 
 
-def _partners(predicted: Faces, true: Faces, iou: float) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`match_faces`, and (F, L, 2) predicted landmarks of the true faces, NaN for a miss."""
-    if predicted.schema != true.schema:
-        raise ValueError(f"predictions have the landmarks of {predicted.schema.name}, the truth those of {true.schema.name}")
-    matched = match_faces(predicted, true, iou)
-    landmarks = np.full(true.landmarks.shape, np.nan)
-    landmarks[matched >= 0] = predicted.landmarks[matched[matched >= 0]]
-    return matched, landmarks
+def _partners(
+    predicted: Sequence[Faces], true: Sequence[Faces], iou: float
+) -> Iterator[tuple[Faces, Faces, np.ndarray, np.ndarray]]:
+    """The found and the true faces of each photo, how they match (:func:`match_faces`), and (F, L, 2) predicted landmarks of
+    the true ones, NaN for a miss; of no photos, those of one without faces."""
+    if not len(predicted) and not len(true):
+        predicted = true = [Faces.empty()]
+    for found, faces in zip(predicted, true, strict=True):
+        if found.schema != faces.schema:
+            raise ValueError(f"predictions have the landmarks of {found.schema.name}, the truth those of {faces.schema.name}")
+        matched = match_faces(found, faces, iou)
+        landmarks = np.full(faces.landmarks.shape, np.nan)
+        landmarks[matched >= 0] = found.landmarks[matched[matched >= 0]]
+        yield found, faces, matched, landmarks
 
 
 def matched_landmarks(
@@ -250,11 +249,8 @@ def matched_landmarks(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The true faces with landmarks that were found, of all photos: (N,) numbers of their photos, (N,) their numbers in those,
     (N, L, 2) predicted and (N, L, 2) true landmarks in pixels. No photos at all give those of WFLW_98, none of each."""
-    if not len(predicted) and not len(true):
-        predicted, true = [Faces.empty()], [Faces.empty()]
     parts = []
-    for photo, (found, faces) in enumerate(zip(predicted, true, strict=True)):
-        matched, landmarks = _partners(found, faces, iou)
+    for photo, (_, faces, matched, landmarks) in enumerate(_partners(predicted, true, iou)):
         hit = np.flatnonzero((matched >= 0) & np.isfinite(faces.landmarks).all(-1).any(1))
         parts.append((np.full(len(hit), photo), hit, landmarks[hit], faces.landmarks[hit]))
     return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
