@@ -200,33 +200,6 @@ def workbook(notebooks: tuple[str, ...], profile: str) -> None:
     make(notebooks, profile)
 
 
-@main.command("wider-ap")
-@click.argument("detections", type=_FOLDER)
-@click.argument("truth", type=_FOLDER)
-@click.option("--detector", help="Writes the detections first: a shipped name, run folder or checkpoint.")
-@click.option("--images", default="data/wider/WIDER_val/images", type=_FOLDER, help="Photos for --detector.")
-@_NORMALISATION
-def wider_ap(detections: Path, truth: Path, detector: str | None, images: Path, normalisation: str | None) -> None:
-    """AP of DETECTIONS, a folder of event/name.txt, by WIDER FACE's own evaluation.
-
-    TRUTH is the folder of the official wider_{easy,medium,hard,face}_val.mat.
-    """
-    from retinalib.datasets import wider_protocol as protocol
-
-    faces = protocol.read_truth(truth)
-    if detector:
-        from retinalib.detect import load_detector
-
-        network = load_detector(detector, normalisation=normalisation)
-        for name in tqdm(faces["image"].unique(), desc="detecting", disable=None):
-            found = network.detect(read_image(images / f"{name}.jpg"), protocol.LEAST_SCORE, pyramid=False)
-            boxes = np.column_stack([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2], found.scores])
-            protocol.write_detections({name: boxes}, detections)
-    predictions = protocol.read_detections(detections)
-    areas = protocol.wider_ap(predictions, faces)
-    click.echo(f"{len(predictions)} photos: " + ", ".join(f"{subset} {area:.4f}" for subset, area in areas.items()))
-
-
 @main.command()
 @click.argument("photos", nargs=-1, required=True, metavar="PHOTO…", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=_FOLDER, help="Folder for the pictures, faces.csv and faces.json.")

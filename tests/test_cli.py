@@ -112,7 +112,6 @@ def test_five_landmarks_have_no_pupil_columns(tmp_path):
         (("export", "rendered98", "{}"), "is a directory"),
         (("workbook", "99"), "no notebook's name begins with 99"),
         (("workbook", "--profile", "fast"), "the profile must be one of quick, standard"),
-        (("wider-ap", "{}/empty", "{}/empty"), "no wider_easy_val.mat in"),
         (("dance",), "No such command 'dance'"),
     ],
 )

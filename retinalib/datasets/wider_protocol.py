@@ -1,6 +1,4 @@
-"""WIDER FACE's own evaluation (Yang et al., CVPR 2016): its truth, its text files of detections, its curves and AP.
-
-``retinalib wider-ap detections/ ground_truth/`` gives AP of any detections, and with ``--detector`` makes them first.
+"""WIDER FACE's own evaluation (Yang et al., CVPR 2016): its truth, its curves and AP.
 
 Detections are ``{"event/name": (N, 5) x y w h score}`` in pixels. Names may have a suffix, backslashes and folders before the
 event; a name without event is the one photo that is called so.
@@ -15,13 +13,11 @@ import numpy as np
 import pandas as pd
 from scipy.io import loadmat
 
-from retinalib.datasets.table import BOX, PHOTO_SUFFIXES, numbers, read_lines, safe_relative, warn
+from retinalib.datasets.table import BOX, PHOTO_SUFFIXES, warn
 from retinalib.faces import box_iou
-from retinalib.files import write_text
 
 SUBSETS = ("easy", "medium", "hard")
 _IOU = 0.5
-LEAST_SCORE = 0.02  # of the detections that --detector writes, as the reference does
 _STEPS = 1000  # score thresholds of the reference's curve
 
 
@@ -103,22 +99,14 @@ def _names_of(photos: Iterable[str], names: Iterable[str]) -> dict[str, str]:
     return chosen
 
 
-def _best_first(predictions: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The predictions as (N, 5) float64, best score first. Raises ValueError for another shape."""
+def _matches(predictions: dict[str, np.ndarray], faces: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All detections of photos that have faces, best first: score (0 to 1), whether on a face, the number of that face."""
     found = {}
     for name, rows in predictions.items():
         rows = np.asarray(rows, float)
-        if rows.ndim != 2 or rows.shape[1] != 5:
-            raise ValueError(f"predictions of {name} must be (N, 5) x y w h score, got {rows.shape}")
+        if rows.ndim != 2 or rows.shape[1] != 5 or not np.isfinite(rows).all():
+            raise ValueError(f"predictions of {name} must be (N, 5) x y w h score, finite numbers, got {rows.shape}")
         found[name] = rows[np.argsort(-rows[:, 4], kind="stable")]
-    return found
-
-
-def _matches(predictions: dict[str, np.ndarray], faces: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All detections of photos that have faces, best first: score (0 to 1), whether on a face, the number of that face."""
-    found = _best_first(predictions)
-    if odd := [name for name, rows in found.items() if not np.isfinite(rows).all()]:
-        raise ValueError(f"predictions of {odd[0]} hold numbers that are not finite")
     scores = np.concatenate([rows[:, 4] for rows in found.values()] or [np.zeros(0)])
     low, span = (scores.min(), np.ptp(scores) or 1.0) if len(scores) else (0.0, 1.0)
     boxes, photos = faces[BOX].to_numpy(float), faces.groupby("image", sort=False).indices
@@ -157,39 +145,3 @@ def read_truth(folder: str | Path) -> pd.DataFrame:
     table = pd.DataFrame(np.concatenate(boxes), columns=BOX)
     table.insert(0, "image", names)
     return table.join(pd.DataFrame(np.concatenate(counted), columns=SUBSETS))
-
-
-def write_detections(predictions: dict[str, np.ndarray], folder: str | Path) -> None:
-    """The official text files, ``folder/event/name.txt``: the photo's name, the number of detections, then ``x y w h score`` a
-    line, best first. Raises ValueError for predictions of a wrong shape or a name that leads out of the folder."""
-    for name, rows in _best_first(predictions).items():
-        path = safe_relative(name).removesuffix(".jpg")
-        lines = (" ".join(f"{value:.8g}" for value in row) for row in rows)
-        write_text(Path(folder) / f"{path}.txt", "\n".join([Path(path).name, str(len(rows)), *lines]) + "\n")
-
-
-def read_detections(folder: str | Path) -> dict[str, np.ndarray]:
-    """The detections in the official text files below ``folder``, from any detector. Windows line ends and blank lines do not
-    matter. Raises FileNotFoundError if there are none, ValueError naming file and line for what does not belong there."""
-    paths = sorted(Path(folder).glob("*/*.txt"))
-    if not paths:
-        raise FileNotFoundError(f"no event/name.txt below {folder}: WIDER FACE's detections are a text file a photo")
-    return {f"{path.parent.name}/{path.stem}": _read_detections(path) for path in paths}
-
-
-def _read_detections(path: Path) -> np.ndarray:
-    lines = [(number, text.split()) for number, text in enumerate(read_lines(path, "it was there a moment ago"), 1)]
-    lines = [(number, columns) for number, columns in lines if columns]
-    count = lines[1][1][0] if len(lines) > 1 else ""
-    if not (count.isascii() and count.isdigit()):
-        raise ValueError(f"{path}: the photo's name and the number of its detections belong into the first two lines")
-    rows = lines[2:]
-    if len(rows) != int(count):
-        raise ValueError(f"{path}: {count} detections are announced, {len(rows)} are there")
-    found = np.zeros((len(rows), 5))
-    for row, (number, columns) in zip(found, rows, strict=True):
-        try:
-            row[:] = np.reshape(numbers(columns), 5)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: x y w h score belong here, not '{' '.join(columns)[:80]}'") from error
-    return found
