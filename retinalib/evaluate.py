@@ -27,26 +27,23 @@ from retinalib.faces import Faces, box_iou
 from retinalib.landmarks import WFLW_98, LandmarkSchema
 
 THRESHOLD = 0.10  # NME from which on a face counts as failed (WFLW)
+_IOU = 0.5  # of a prediction's box and a face's, from which on it may belong to the face
 
 
-def match_faces(predicted: Faces, true: Faces, iou: float = 0.5) -> np.ndarray:
-    """(F,) the number of the prediction that belongs to each true face, -1 for none.
-
-    Best score first, each prediction takes the free face it overlaps most, from ``iou`` on (COCO's way).
-    """
+def match_faces(predicted: Faces, true: Faces) -> np.ndarray:
+    """(F,) the number of the prediction that belongs to each true face, -1 for none: best score first, each takes the free face
+    it overlaps most, from an IoU of 0.5 on (COCO's way)."""
     matched = np.full(len(true), -1)
     if len(predicted) and len(true):
         overlap = box_iou(predicted.boxes, true.boxes)
         for row in np.argsort(-predicted.scores, kind="stable"):
             free = np.where(matched < 0, overlap[row], -1.0)
-            if free.max() >= iou:
+            if free.max() >= _IOU:
                 matched[free.argmax()] = row
     return matched
 
 
-def precision_recall(
-    predicted: Sequence[Faces], true: Sequence[Faces], names: Sequence[str] | None = None, iou: float = 0.5
-) -> pd.DataFrame:
+def precision_recall(predicted: Sequence[Faces], true: Sequence[Faces], names: Sequence[str] | None = None) -> pd.DataFrame:
     """The curve of all photos together, a row per detection, best score first; then a row for each face that none found.
 
     Columns: image, score (NaN for a face that was not found), hit (bool: the detection belongs to a face), precision, recall
@@ -54,7 +51,7 @@ def precision_recall(
     """
     parts = [pd.DataFrame({"image": pd.Series(dtype=str), "score": np.zeros(0), "hit": np.zeros(0, bool)})]
     for number, (found, faces) in enumerate(zip(predicted, true, strict=True)):
-        matched = match_faces(found, faces, iou)
+        matched = match_faces(found, faces)
         missed = int((matched < 0).sum())
         hit = np.zeros(len(found) + missed, bool)
         hit[matched[matched >= 0]] = True
@@ -66,12 +63,9 @@ def precision_recall(
     return table.assign(precision=found / np.arange(1, len(table) + 1), recall=found / max(faces, 1))
 
 
-def detection_ap(predicted: Sequence[Faces], true: Sequence[Faces], iou: float = 0.5) -> float:
-    """Average precision over photos in which every face is labelled; interpolated at all points (VOC 2010).
-
-    NaN where there are no true faces.
-    """
-    table = precision_recall(predicted, true, iou=iou)
+def detection_ap(predicted: Sequence[Faces], true: Sequence[Faces]) -> float:
+    """Average precision over photos in which every face is labelled, at all points (VOC 2010); NaN without faces."""
+    table = precision_recall(predicted, true)
     images = pd.Index(table["image"].unique())
     return float(resampled_ap(table, images, np.ones((1, len(images))))[0])
 
@@ -171,10 +165,8 @@ def cumulative_error(errors: np.ndarray, threshold: float = THRESHOLD, steps: in
 
 
 def auc(errors: np.ndarray, threshold: float = THRESHOLD) -> float:
-    """The area under the cumulative error curve up to ``threshold``, divided by it: 1 is perfect; exact, not sampled.
-
-    NaN and infinite errors (misses) add nothing. NaN without faces.
-    """
+    """The area under the cumulative error curve up to ``threshold``, divided by it: 1 is perfect; exact, not sampled. NaN and
+    infinite errors (misses) add nothing. NaN without faces."""
     errors = np.asarray(errors, float)
     if not len(errors):
         return float("nan")
@@ -184,17 +176,11 @@ def auc(errors: np.ndarray, threshold: float = THRESHOLD) -> float:
 
 
 def evaluate_faces(
-    predicted: Sequence[Faces],
-    true: Sequence[Faces],
-    names: Sequence[str] | None = None,
-    *,
-    normaliser: str | None = None,
-    iou: float = 0.5,
+    predicted: Sequence[Faces], true: Sequence[Faces], names: Sequence[str] | None = None, *, normaliser: str | None = None
 ) -> pd.DataFrame:
     """The end-to-end protocol (see the module): a row for each true face with landmarks, found or not.
 
     normaliser: by default "inter_ocular", and "box" for a schema without eyes; see :func:`point_errors`.
-
     Columns: image, face (its number in the photo), matched (bool), score, iou, size (square root of the true box, pixels),
     nme, nme_<region> for each region, all fractions of the normaliser and NaN for a miss; then the true face's attributes.
     A face whose normaliser is unknown or zero can't be measured and has no row. No photos at all give the empty table of
@@ -203,7 +189,7 @@ def evaluate_faces(
     if names is not None and len(names) != len(true):
         raise ValueError(f"{len(true)} photos have {len(names)} names")
     tables = []
-    for number, (found, faces, matched, landmarks) in enumerate(_partners(predicted, true, iou)):
+    for number, (found, faces, matched, landmarks) in enumerate(_partners(predicted, true)):
         hit = matched >= 0
         unit = normaliser or ("box" if faces.schema.right_eye is None else "inter_ocular")
         length = _lengths(faces.landmarks, unit, faces.schema, faces.boxes)
@@ -228,9 +214,7 @@ def evaluate_faces(
     return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
 
 
-def _partners(
-    predicted: Sequence[Faces], true: Sequence[Faces], iou: float
-) -> Iterator[tuple[Faces, Faces, np.ndarray, np.ndarray]]:
+def _partners(predicted: Sequence[Faces], true: Sequence[Faces]) -> Iterator[tuple[Faces, Faces, np.ndarray, np.ndarray]]:
     """The found and the true faces of each photo, how they match (:func:`match_faces`), and (F, L, 2) predicted landmarks of
     the true ones, NaN for a miss; of no photos, those of one without faces."""
     if not len(predicted) and not len(true):
@@ -238,19 +222,19 @@ def _partners(
     for found, faces in zip(predicted, true, strict=True):
         if found.schema != faces.schema:
             raise ValueError(f"predictions have the landmarks of {found.schema.name}, the truth those of {faces.schema.name}")
-        matched = match_faces(found, faces, iou)
+        matched = match_faces(found, faces)
         landmarks = np.full(faces.landmarks.shape, np.nan)
         landmarks[matched >= 0] = found.landmarks[matched[matched >= 0]]
         yield found, faces, matched, landmarks
 
 
 def matched_landmarks(
-    predicted: Sequence[Faces], true: Sequence[Faces], iou: float = 0.5
+    predicted: Sequence[Faces], true: Sequence[Faces]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The true faces with landmarks that were found, of all photos: (N,) numbers of their photos, (N,) their numbers in those,
     (N, L, 2) predicted and (N, L, 2) true landmarks in pixels. No photos at all give those of WFLW_98, none of each."""
     parts = []
-    for photo, (_, faces, matched, landmarks) in enumerate(_partners(predicted, true, iou)):
+    for photo, (_, faces, matched, landmarks) in enumerate(_partners(predicted, true)):
         hit = np.flatnonzero((matched >= 0) & np.isfinite(faces.landmarks).all(-1).any(1))
         parts.append((np.full(len(hit), photo), hit, landmarks[hit], faces.landmarks[hit]))
     return tuple(np.concatenate(part) for part in zip(*parts, strict=True))

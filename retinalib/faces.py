@@ -45,22 +45,15 @@ class Faces:
         known = np.isfinite(self.landmarks).all(-1)
         self.visible = known if self.visible is None else np.asarray(self.visible, bool)
         self.scores = np.ones(n, np.float32) if self.scores is None else np.asarray(self.scores, np.float32)
-        if self.attributes is None:
-            self.attributes = pd.DataFrame(index=range(n))
-        else:
-            self.attributes = pd.DataFrame(self.attributes).reset_index(drop=True)
+        given = self.attributes
+        self.attributes = pd.DataFrame(index=range(n)) if given is None else pd.DataFrame(given).reset_index(drop=True)
         count = self.schema.count
         expected = {"boxes": (n, 4), "landmarks": (n, count, 2), "visible": (n, count), "scores": (n,)}
         for name, shape in expected.items():
-            if getattr(self, name).shape != shape:
-                raise ValueError(
-                    f"Faces: {name} of shape {getattr(self, name).shape} where {n} faces of schema "
-                    f"{self.schema.name} need {shape}"
-                )
+            if (got := getattr(self, name).shape) != shape:
+                raise ValueError(f"Faces: {name} of shape {got} where {n} faces of schema {self.schema.name} need {shape}")
         if not (np.isfinite(self.boxes).all() and np.isfinite(self.scores).all()):
-            raise ValueError(
-                "Faces: boxes and scores must be finite numbers; only landmarks may be NaN, where they are unknown"
-            )
+            raise ValueError("Faces: boxes and scores must be finite numbers; landmarks may be NaN, where they are unknown")
         if len(self.attributes) != n:
             raise ValueError(f"Faces: attributes have {len(self.attributes)} rows for {n} boxes")
         self.visible = self.visible & known
@@ -122,4 +115,4 @@ def put_in_boxes(shape: np.ndarray, faces: Faces) -> Faces:
     """The same faces with the landmarks of ``shape`` (see :func:`mean_landmarks_in_box`) put into their boxes."""
     boxes = faces.boxes[:, None]
     points = boxes[..., :2] + shape * (boxes[..., 2:] - boxes[..., :2])
-    return Faces(faces.boxes, points, None, faces.scores, faces.attributes, faces.schema)
+    return replace(faces, landmarks=points, visible=None)

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy.spatial.transform import Rotation
 
-from retinalib.landmarks import WFLW_98, Eye, LandmarkSchema
-from retinalib.pupils import CLOSED, eyes_of, openness, to_eye_frame
+from retinalib.landmarks import WFLW_98, Eye
+from retinalib.pupils import CLOSED, eye_frame, eyes_of, openness, to_eye_frame
 from retinalib.rendered.head import average_landmarks, gaze_vector
 
 _ROUNDS = 60  # of pose estimation; the angles move by less than 0.01° in the last ten
@@ -41,16 +41,16 @@ class HeadPose:
         )
 
 
-def head_pose(landmarks: np.ndarray, schema: LandmarkSchema = WFLW_98) -> HeadPose:
-    """The pose of (N, 98, 2) landmarks from the schema's rigid points: canthi and nose, not the pupils, not the jaw.
+def head_pose(landmarks: np.ndarray) -> HeadPose:
+    """The pose of (N, 98, 2) landmarks of WFLW from those that are rigid: canthi and nose, not the pupils, not the jaw.
 
     Least squares on an average head: depths are filled in from the current pose, and pose and scale then fitted to points in
-    three dimensions (Umeyama, PAMI 1991), in turns. Faces with an unknown rigid point give NaN. Raises ValueError for a schema
-    without rigid points.
+    three dimensions (Umeyama, PAMI 1991), in turns. Faces with an unknown rigid point give NaN. Raises ValueError for another
+    number of landmarks.
     """
-    if not schema.rigid:
-        raise ValueError(f"schema {schema.name} names no rigid points: head pose needs them, as WFLW's 98 points have")
-    rigid = list(schema.rigid)
+    if np.shape(landmarks)[1:] != (WFLW_98.count, 2):
+        raise ValueError(f"head pose and gaze need WFLW's 98 landmarks, (N, 98, 2), got {np.shape(landmarks)}")
+    rigid = list(WFLW_98.rigid)
     model = average_landmarks()[rigid]
     model = model - model.mean(0)
     points = np.asarray(landmarks, float)[:, rigid]
@@ -79,8 +79,7 @@ def head_pose(landmarks: np.ndarray, schema: LandmarkSchema = WFLW_98) -> HeadPo
 class Eyeball:
     """The right eye's ball in head units (the distance of the outer canthi is 1); the left eye is its mirror image.
 
-    The defaults are for faces of unknown gaze, such as photographs: what :func:`calibrate` gives for the training faces of
-    ``rendered.make(root, 2500, seed=0)``. Rendered eyes are all of one size, real ones are not.
+    The defaults are what :func:`calibrate` gives for the training faces of ``rendered.make(root, 2500, seed=0)``.
     """
 
     centre: tuple[float, float, float] = (-0.002, -0.004, -0.080)  # from the middle of the canthi: x, y, z of the head
@@ -91,28 +90,21 @@ class Eyeball:
         return (pose.rotation @ (np.array(self.centre) * [eye.handedness, 1, 1]))[:, :2]
 
 
-def _anchor(landmarks: np.ndarray, eye: Eye) -> np.ndarray:
-    return (landmarks[:, eye.outer] + landmarks[:, eye.inner]) / 2
-
-
-def calibrate(
-    landmarks: np.ndarray, gaze: dict[str, np.ndarray], closed: float = CLOSED, schema: LandmarkSchema = WFLW_98
-) -> Eyeball:
+def calibrate(landmarks: np.ndarray, gaze: dict[str, np.ndarray], closed: float = CLOSED) -> Eyeball:
     """The eyeball that explains known gaze best, from (N, 98, 2) landmarks and ``{"right": (N, 2), "left": (N, 2)}`` yaw and
-    pitch in degrees.
+    pitch in degrees: a least-squares fit over all open eyes. Raises ValueError for fewer than two of them.
 
-    A pupil lies at ``scale · (rotation @ centre + radius · gaze)`` from the middle of its canthi, which is linear in centre
-    and radius: one least-squares fit over all open eyes, each weighing the same. Raises ValueError for fewer than two of them.
+    A pupil lies at ``scale · (rotation @ centre + radius · gaze)`` from the middle of its canthi: linear in centre and radius.
     """
     landmarks = np.asarray(landmarks, float)
-    pose = head_pose(landmarks, schema)
+    pose = head_pose(landmarks)
     rows, wanted = [], []
-    for side, eye in eyes_of(schema).items():
+    for side, eye in eyes_of(WFLW_98).items():
         use = (openness(landmarks, eye) > closed) & np.isfinite(pose.scale) & np.isfinite(gaze[side]).all(1)
         turned = pose.rotation[use] * [eye.handedness, 1, 1]  # (M, 3, 3): what the camera sees of each coordinate of the centre
         look = gaze_vector(*gaze[side][use].T)
         rows.append(np.concatenate([turned[:, :2], look[:, :2, None]], -1).reshape(-1, 4))
-        shift = landmarks[use, eye.pupil] - _anchor(landmarks, eye)[use]
+        shift = landmarks[use, eye.pupil] - eye_frame(landmarks, eye)[0][use]
         wanted.append((shift / pose.scale[use, None]).ravel())
     rows, wanted = np.concatenate(rows), np.concatenate(wanted)
     if len(rows) < 4:
@@ -121,21 +113,18 @@ def calibrate(
     return Eyeball(tuple(centre), radius)
 
 
-def gaze_angles(
-    landmarks: np.ndarray, eyeball: Eyeball = Eyeball(), schema: LandmarkSchema = WFLW_98, closed: float = CLOSED
-) -> pd.DataFrame:
+def gaze_angles(landmarks: np.ndarray, eyeball: Eyeball = Eyeball(), closed: float = CLOSED) -> pd.DataFrame:
     """Where the eyes of (N, 98, 2) landmarks look, in degrees against the camera's axis.
 
     Columns: gaze_yaw_<side>, gaze_pitch_<side> ("right" and "left" are the person's), gaze_yaw, gaze_pitch (of the mean
     direction), vergence (right minus left yaw: positive when the eyes cross). An eye with an openness of at most ``closed`` has
-    no gaze, as it has no offset in :func:`retinalib.pupils.pupil_table`: NaN, and the mean direction is the other eye's. A
-    pupil seen farther from the centre than the eyeball's radius is taken to lie on its rim.
+    no gaze: NaN, and the mean direction is the other eye's. A pupil seen beyond the eyeball is taken to lie on its rim.
     """
     landmarks = np.asarray(landmarks, float)
-    pose = head_pose(landmarks, schema)
+    pose = head_pose(landmarks)
     table, looks = pd.DataFrame(index=range(len(landmarks))), []
-    for side, eye in eyes_of(schema).items():
-        shift = (landmarks[:, eye.pupil] - _anchor(landmarks, eye)) / pose.scale[:, None]
+    for side, eye in eyes_of(WFLW_98).items():
+        shift = (landmarks[:, eye.pupil] - eye_frame(landmarks, eye)[0]) / pose.scale[:, None]
         flat = (shift - eyeball.towards(pose, eye)) / eyeball.radius
         flat = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1.0)
         look = np.column_stack([flat, np.sqrt((1 - (flat**2).sum(1)).clip(min=0))])
@@ -159,10 +148,10 @@ def gaze_error(predicted: pd.DataFrame, true: pd.DataFrame, side: str) -> np.nda
     return np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b), axis=1), (a * b).sum(1)))
 
 
-def gaze_baselines(landmarks: np.ndarray, schema: LandmarkSchema = WFLW_98) -> dict[str, pd.DataFrame]:
-    """Baselines that ignore the pupil: "into the camera", and "where the head points" by the pose of (N, 98, 2) landmarks.
-    Tables as of :func:`gaze_angles`."""
-    head = head_pose(landmarks, schema).angles()
+def gaze_baselines(landmarks: np.ndarray) -> dict[str, pd.DataFrame]:
+    """Baselines that ignore the pupil, tables as of :func:`gaze_angles`: "into the camera", and "where the head points" by the
+    pose of (N, 98, 2) landmarks."""
+    head = head_pose(landmarks).angles()
     looks = {"into the camera": 0 * head[["yaw", "pitch"]].fillna(0), "where the head points": head[["yaw", "pitch"]]}
     names = [f"gaze_{angle}{side}" for side in ("_right", "_left", "") for angle in ("yaw", "pitch")]
     return {name: pd.DataFrame(np.tile(look.to_numpy(), 3), columns=names).assign(vergence=0.0) for name, look in looks.items()}
@@ -178,15 +167,14 @@ def gaze_in_head(table: pd.DataFrame, side: str) -> np.ndarray:
     return np.column_stack(_angles(head.inv().apply(look)))
 
 
-def compensated_offset(landmarks: np.ndarray, eyeball: Eyeball, side: str, schema: LandmarkSchema = WFLW_98) -> np.ndarray:
+def compensated_offset(landmarks: np.ndarray, eyeball: Eyeball, side: str) -> np.ndarray:
     """(N, 2) the pupil's offset in the eye frame minus that of a pupil which looks where the head points, in eye widths.
 
-    What a turn of the head alone does to the offset is thus taken out. side: "right" or "left". As with
-    :func:`retinalib.pupils.pupil_offset`, which eyes are open is the caller's to say (``readable_eyes``).
+    What a turn of the head alone does to the offset is thus taken out. side: "right" or "left".
     """
     landmarks = np.asarray(landmarks, float)
-    eye = eyes_of(schema)[side]
-    pose = head_pose(landmarks, schema)
+    eye = eyes_of(WFLW_98)[side]
+    pose = head_pose(landmarks)
     ahead = eyeball.towards(pose, eye) + eyeball.radius * pose.rotation[:, :2, 2]
-    straight = _anchor(landmarks, eye) + pose.scale[:, None] * ahead
+    straight = eye_frame(landmarks, eye)[0] + pose.scale[:, None] * ahead
     return to_eye_frame(landmarks[:, eye.pupil], landmarks, eye) - to_eye_frame(straight, landmarks, eye)

@@ -32,7 +32,6 @@ def eyes_of(schema: LandmarkSchema) -> dict[str, Eye]:
 def eye_frame(landmarks: np.ndarray, eye: Eye) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The frame of one eye in (N, L, 2) landmarks: origin (N, 2), x and y axes (N, 2) of unit length, eye width (N,).
 
-    y is perpendicular to x on the side on which the upper lid of an upright face lies, see :class:`retinalib.landmarks.Eye`.
     Degenerate eyes (canthi in one place) give NaN.
     """
     landmarks = np.asarray(landmarks, float)
@@ -69,12 +68,10 @@ def openness(landmarks: np.ndarray, eye: Eye) -> np.ndarray:
 def foreshortened(landmarks: np.ndarray, schema: LandmarkSchema) -> np.ndarray:
     """(N, 2) bool: whether the right and the left eye of (N, L, 2) landmarks are too turned away for offset and openness.
 
-    Both are in units of the eye's width, and the width of the far eye goes to zero in profile: offsets of several eye widths
-    are then the rule. An eye is compared with the other one, so that neither a face's size nor the shape of a person's eyes
-    matters; the distance of the outer canthi would not do, because it shrinks in profile as well. Half of the other eye's width
-    (``FORESHORTENED``) is reached at a yaw of 35° to 45°. In WFLW's test faces the standard deviation of the vertical offset
-    is 0.07 eye widths where both eyes are about as wide, 0.14 at half the width, and 0.33 under 0.3 of it. Eyes under
-    ``SMALLEST_EYE`` pixels, or without a width, count too.
+    Both are in units of the eye's width, and that of the far eye goes to zero in profile. It is compared with the other eye, so
+    that neither a face's size nor the shape of a person's eyes matters; half of its width (``FORESHORTENED``) is reached at
+    a yaw of 35° to 45°. In WFLW's test faces the standard deviation of the vertical offset is 0.07 eye widths where both eyes
+    are about as wide, 0.14 at half the width. Eyes under ``SMALLEST_EYE`` pixels, or without a width, count too.
     """
     landmarks = np.asarray(landmarks, float)
     widths = np.stack([eye_frame(landmarks, eye)[3] for eye in eyes_of(schema).values()], 1)
@@ -100,10 +97,10 @@ def pupil_table(faces: Faces | Sequence[Faces], closed: float = CLOSED) -> pd.Da
 
     Columns, for each side ("right" and "left" are the person's): ``offset_x_<side>`` and ``offset_y_<side>`` (the pupil in the
     eye frame, eye widths; x towards the nose, y up), ``pupil_x_<side>`` and ``pupil_y_<side>`` (image pixels),
-    ``eye_width_<side>`` (pixels), ``openness_<side>`` (eye aspect ratio), ``closed_<side>`` (openness of at most ``closed``),
-    ``foreshortened_<side>`` (too turned away, see :func:`foreshortened`): keep both kinds out of offset statistics; then
-    ``look_x`` and ``look_y`` (the mean offset of the eyes that are neither, on one axis, x to the person's left, y up),
-    ``inter_pupil`` (pixels), ``score`` and the faces' attributes. Raises ValueError for a schema without canthi.
+    ``eye_width_<side>`` (pixels), ``openness_<side>``, ``closed_<side>`` (openness of at most ``closed``) and
+    ``foreshortened_<side>``: keep both kinds out of offset statistics; then ``look_x`` and ``look_y`` (the mean offset of the
+    eyes that are neither, x to the person's left, y up), ``inter_pupil`` (pixels), ``score`` and the faces' attributes. Raises
+    ValueError for a schema without canthi.
     """
     if not isinstance(faces, Faces):
         tables = [pupil_table(one, closed) for one in faces] or [pupil_table(Faces.empty(), closed)]
@@ -130,11 +127,8 @@ def pupil_table(faces: Faces | Sequence[Faces], closed: float = CLOSED) -> pd.Da
 
 
 def baselines(landmarks: np.ndarray, schema: LandmarkSchema, mean_offset: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Baselines that ignore the pupil: (N, 2, 2) right and left pupils from the other landmarks alone.
-
-    "canthus midpoint"; "lid centroid", the mean of the lid points; "mean offset", the training set's mean offset (2,) of each
-    side put into the eye frame.
-    """
+    """Baselines that ignore the pupil, (N, 2, 2) right and left pupils: "canthus midpoint"; "lid centroid", the mean of the lid
+    points; "mean offset", the training set's mean offset (2,) of each side put into the eye frame."""
     landmarks = np.asarray(landmarks, float)
     result: dict[str, list[np.ndarray]] = {"canthus midpoint": [], "lid centroid": [], "mean offset": []}
     for side, eye in eyes_of(schema).items():
@@ -157,8 +151,7 @@ def pupil_errors(predicted: np.ndarray, true: np.ndarray, schema: LandmarkSchema
     pupils = true[:, list(schema.pupils)]
     distance = np.linalg.norm(predicted - pupils, axis=-1)
     outer = true[:, list(schema.inter_ocular)]
-    inter_ocular = np.linalg.norm(outer[:, 0] - outer[:, 1], axis=-1)
-    inter_pupil = np.linalg.norm(pupils[:, 0] - pupils[:, 1], axis=-1)
+    inter_ocular, inter_pupil = (np.linalg.norm(pair[:, 0] - pair[:, 1], axis=-1) for pair in (outer, pupils))
     with np.errstate(divide="ignore", invalid="ignore"):
         table = pd.DataFrame({"pupil_nme": distance.mean(1) / inter_ocular, "worst_eye": distance.max(1) / inter_pupil})
     for number, (side, eye) in enumerate(eyes_of(schema).items()):

@@ -40,11 +40,11 @@ def scene(rng, faces=3, noise=0.0, missed=(), surplus=0):
 
 
 def test_an_overlap_at_the_threshold_is_a_match():
-    whole, half = (
+    whole, half, less = (
         Faces(np.array([box], np.float32), np.zeros((1, 5, 2), np.float32), scores=np.ones(1, np.float32), schema=WIDER_5)
-        for box in ([0, 0, 10, 10], [0, 0, 10, 5])
+        for box in ([0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 4.9])
     )
-    assert match_faces(half, whole, iou=0.5).tolist() == [0] and match_faces(half, whole, iou=0.51).tolist() == [-1]
+    assert match_faces(half, whole).tolist() == [0] and match_faces(less, whole).tolist() == [-1]
 
 
 def test_nme_by_loops():

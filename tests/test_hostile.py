@@ -302,7 +302,7 @@ def test_schemas_and_names_that_disagree():
 
 @needs_shared
 def test_scores_that_are_none_are_refused():
-    with pytest.raises(ValueError, match="predictions of a/b must be .* finite numbers"):
+    with pytest.raises(ValueError, match=r"predictions of a/b must be .* finite numbers"):
         wider_ap({"a/b": np.array([[0, 0, 1, 1, np.nan]])}, SHARED / "reference/wider_ground_truth")
 
 
