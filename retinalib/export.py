@@ -2,14 +2,11 @@
 
 The file takes photos as they come, ``images`` (B, H, W, 3) uint8 RGB, for any B, H and W; normalisation is inside. It gives
 
-- ``--what detector`` (default): ``boxes`` (N, 4) x1 y1 x2 y2 and ``landmarks`` (N, L, 2) in pixels, ``scores`` (N,), and
-  ``image`` (N,), the number of the photo that each face is in; best first, after NMS. Thresholds are fixed when exporting, and
-  there is no limit to candidates and faces as :meth:`Detector.detect <retinalib.detect.Detector.detect>` has.
-- ``--what network``: ``logits`` (B, A, 2), ``boxes`` (B, A, 4) offsets and ``landmarks`` (B, A, 2L) shifts at every anchor, for
-  those who decode on their own, see :mod:`retinalib.anchors`.
+- "detector": ``boxes`` (N, 4) x1 y1 x2 y2 and ``landmarks`` (N, L, 2) in pixels, ``scores`` (N,), and ``image`` (N,), the
+  number of the photo that each face is in; best first, after NMS, without a limit to their number.
+- "network": ``logits`` (B, A, 2), ``boxes`` (B, A, 4) offsets and ``landmarks`` (B, A, 2L) shifts at every anchor.
 
-Faces are those of one look at the photo's own size, without the pyramid and without second looks, which go from face to face
-as they are found and make no fixed graph.
+Faces are those of one look at the photo's own size, without the pyramid and without second looks, which make no fixed graph.
 """
 
 from __future__ import annotations
@@ -37,29 +34,20 @@ class _Network(nn.Module):
         super().__init__()
         self.model = for_inference(model).cpu()
 
-    def _input(self, images: Tensor) -> Tensor:
-        return self.model.config.normalisation.apply(images.permute(0, 3, 1, 2))
-
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return self.model.dense(self._input(images))
+        return self.model.dense(self.model.config.normalisation.apply(images.permute(0, 3, 1, 2)))
 
 
 class _Detector(_Network):
-    """(B, H, W, 3) uint8 RGB to the boxes, scores, landmarks and image numbers of N faces; the same as :func:`decode`, with the
-    landmark head written as one product, since a graph has no loop over levels that may hold no face."""
+    """(B, H, W, 3) uint8 RGB to the boxes, scores, landmarks and image numbers of N faces."""
 
     def __init__(self, model: RetinaFace, score_threshold: float, nms_threshold: float) -> None:
         super().__init__(model)
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
-        k, heads = model.config.anchors.per_cell, self.model.landmark_head
-        self.register_buffer(
-            "weight", torch.stack([h.weight.detach().reshape(k, -1, h.in_channels) for h in heads]).flatten(0, 1)
-        )
-        self.register_buffer("bias", torch.stack([h.bias.detach().view(k, -1) for h in heads]).flatten(0, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         config, (height, width) = self.model.config, images.shape[1:3]
-        logits, offsets, features = self.model(self._input(images))
+        logits, offsets, shifts = super().forward(images)
         anchors = unwrap(anchor_grid)(height, width, config.anchors)  # made in the graph: its sizes are not known yet
         scores = logits.softmax(-1)[..., 1]
         image, anchor = (scores >= self.score_threshold).nonzero(as_tuple=True)
@@ -68,18 +56,10 @@ class _Detector(_Network):
         boxes = decode_boxes(offsets[image, anchor], chosen, config.anchors.variances) * pixels.repeat(2)
         apart = 2 * torch.cat([boxes.abs().flatten(), pixels]).max() + 1  # so that faces of two photos never overlap
         kept = nms(boxes + image[:, None] * apart, score, self.nms_threshold)
-        image, anchor, score, boxes, chosen = image[kept], anchor[kept], score[kept], boxes[kept], chosen[kept]
-
-        k = config.anchors.per_cell
-        cells = torch.cat([level.flatten(2) for level in features], 2)  # (B, C, A / k)
-        cells_of = [level.shape[2] * level.shape[3] for level in features]
-        sizes = torch.cat([torch.full((count,), n, dtype=torch.int64) for n, count in enumerate(cells_of)])
-        head = sizes[anchor // k] * k + anchor % k
-        at = cells.transpose(1, 2)[image, anchor // k]  # (N, C)
-        shifts = (self.weight[head] @ at[:, :, None])[..., 0] + self.bias[head]
-        shifts = shifts.view(-1, config.schema.count, 2)
-        landmarks = decode_landmarks(shifts, chosen, config.anchors.variances) * pixels
-        return boxes, score, landmarks, image
+        image, anchor = image[kept], anchor[kept]
+        shifts = shifts[image, anchor].view(-1, config.schema.count, 2)
+        landmarks = decode_landmarks(shifts, chosen[kept], config.anchors.variances) * pixels
+        return boxes[kept], score[kept], landmarks, image
 
 
 def export(

@@ -11,11 +11,10 @@ from dataclasses import asdict, dataclass, replace
 
 @dataclass(frozen=True)
 class Eye:
-    """The landmarks of one eye.
+    """The landmarks of one eye; what a schema does not have is None or empty.
 
     ``lids`` runs around the eye: outer canthus, along the upper lid, inner canthus, back along the lower lid.
-    ``upper[i]`` lies across from ``lower[i]``, both ordered from the outer to the inner canthus.
-    What a schema does not have is None or empty. ``left`` is set by the schema.
+    ``upper[i]`` lies across from ``lower[i]``, both from the outer to the inner canthus. ``left`` is set by the schema.
     """
 
     pupil: int | None = None
@@ -28,8 +27,8 @@ class Eye:
 
     @property
     def handedness(self) -> int:
-        """1 for the person's right eye, -1 for the left: the side of the way from the outer to the inner canthus on which the
-        upper lid of an upright face lies, 1 for its left."""
+        """1 for the person's right eye, -1 for the left: on which side of the way from the outer to the inner canthus the upper
+        lid of an upright face lies."""
         return -1 if self.left else 1
 
     @property
@@ -46,12 +45,10 @@ class Eye:
 class LandmarkSchema:
     """A numbering of landmarks, of a face or of anything that has points of its own.
 
-    ``flip_order[i]`` is the landmark of the original picture that becomes landmark ``i`` of the mirrored one; it is an
-    involution, and exchanges the eyes. ``regions`` partitions ``range(count)``; a region's points are in drawing order, and
-    those named in ``closed_regions`` form closed outlines; "right x" and "left x" are exchanged by the flip. Both eyes or
-    neither. ``rigid`` are points that hardly move with expression or gaze, for head pose.
-
-    Raises ValueError naming what does not agree.
+    ``flip_order[i]`` is the landmark of the original picture that becomes landmark ``i`` of the mirrored one. ``regions``
+    partitions ``range(count)``; a region's points are in drawing order, and those named in ``closed_regions`` form closed
+    outlines. ``rigid`` are points that hardly move with expression or gaze, for head pose. Raises ValueError naming what does
+    not agree.
     """
 
     name: str
@@ -64,30 +61,27 @@ class LandmarkSchema:
     rigid: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        everything = list(range(self.count))
-        self._need(
-            sorted(i for points in self.regions.values() for i in points) == everything,
-            f"the regions must hold each of the {self.count} landmarks exactly once",
-        )
-        order = dict(enumerate(self.flip_order))
+        everything, order = list(range(self.count)), dict(enumerate(self.flip_order))
+        parts = sorted(i for points in self.regions.values() for i in points)
+        self._need(parts == everything, f"the regions must hold each of the {self.count} landmarks exactly once")
         involution = sorted(order.values()) == everything and all(order[j] == i for i, j in order.items())
         self._need(involution, f"flip_order must be an involution of {self.count} landmarks")
         known = self.closed_regions <= set(self.regions) and set(self.rigid) <= set(everything)
         self._need(known, "closed_regions must name regions, and rigid landmarks")
-        exchanged = "flip_order must exchange {}, as a mirror does"
-        for right, points in self.regions.items():
-            left = self.regions.get(right.replace("right", "left"), ())
-            either = {order[i] for i in points} == set(left) or not right.startswith("right") or not left
-            self._need(either, exchanged.format(f"{right} and its counterpart"))
+        for name, points in self.regions.items():
+            left = self.regions.get(name.replace("right", "left"), points)
+            either = {order[i] for i in points} == set(left) or not name.startswith("right")
+            self._need(either, f"flip_order must exchange {name} and its counterpart, as a mirror does")
         self._need((self.right_eye is None) == (self.left_eye is None), "both eyes are given, or neither")
         if self.right_eye is None:
             return
-        for side in ("right", "left"):
-            eye = replace(getattr(self, f"{side}_eye"), left=side == "left")
-            self._check_eye(f"the {side} eye", eye)
-            object.__setattr__(self, f"{side}_eye", eye)
+        object.__setattr__(self, "left_eye", replace(self.left_eye, left=True))
+        self._check_eye("the right eye", self.right_eye)
+        self._check_eye("the left eye", self.left_eye)
         mirrored = [order.get(number) for number in self.right_eye.points()]
-        self._need(mirrored == self.left_eye.points(), exchanged.format("the two eyes, point by point"))
+        self._need(
+            mirrored == self.left_eye.points(), "flip_order must exchange the two eyes, point by point, as a mirror does"
+        )
 
     def _check_eye(self, name: str, eye: Eye) -> None:
         known = {number for number in eye.points() if number is not None}
@@ -122,8 +116,7 @@ class LandmarkSchema:
 
     @property
     def inter_ocular(self) -> tuple[int, int]:
-        """The landmarks whose distance normalises NME: the outer canthi, or the eye centres where there are no canthi. Raises
-        ValueError without eyes."""
+        """The landmarks whose distance normalises NME: the outer canthi, else the pupils. Raises ValueError without eyes."""
         if self.right_eye is None:
             raise ValueError(f"schema {self.name} has no eyes, so no inter-ocular distance: normalise by 'box', or by lengths")
         if self.right_eye.outer is None:
