@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -26,6 +27,7 @@ from retinalib.datasets.describe import faults, official_lists
 from retinalib.datasets.table import BOX, PHOTO_SUFFIXES, read_image
 from retinalib.faces import Faces
 from retinalib.files import write_bytes, write_text
+from retinalib.pupils import pupil_table
 
 PICTURE = ".faces.png"  # ends the names of the pictures that are written
 _CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # of operations, for every size of photo their own
@@ -113,19 +115,7 @@ def main() -> None:
 @click.option("--seed", default=0, type=_FROM_ZERO, help="Of weights, order and crops.")
 @click.option("--data-seed", default=0, type=_FROM_ZERO, help="Of rendered faces.")
 @click.option("--workers", default=1, type=_FROM_ZERO, help="Processes that make the crops.")
-def train(
-    folder: Path,
-    dataset: str,
-    data_root: str | None,
-    profile: str,
-    epochs: int | None,
-    device: str | None,
-    start_from: str | None,
-    se_reduction: int | None,
-    seed: int,
-    data_seed: int,
-    workers: int,
-) -> None:
+def train(folder: Path, profile: str, device: str | None, start_from: str | None, workers: int, **options: Any) -> None:
     """Trains the run in FOLDER, or goes on with it.
 
     In N processes under torchrun --nproc-per-node=N -m retinalib.train.
@@ -135,10 +125,11 @@ def train(
     from retinalib.workspace import open_dataset
 
     with _training(device), process_group(device) as first:
-        sets = [open_dataset(dataset, data_root, profile, data_seed, split) for split in ("train", "validation")]
-        config = PROFILES[profile].train_config(se_reduction, seed, epochs, schema=sets[0].schema)
-        config = replace(config, start_from=start_from)
-        history = train(config, *sets, folder, device, workers)
+        place = options["dataset"], options["data_root"], profile, options["data_seed"]
+        sets = [open_dataset(*place, split) for split in ("train", "validation")]
+        wishes = (options[name] for name in ("se_reduction", "seed", "epochs"))
+        config = PROFILES[profile].train_config(*wishes, schema=sets[0].schema)
+        history = train(replace(config, start_from=start_from), *sets, folder, device, workers)
         if first:
             click.echo(history.tail(1).to_string(index=False))
 
@@ -150,7 +141,7 @@ def train(
 @click.option("--runs", type=_FOLDER, help="Where runs are kept, by default data/runs.")
 @click.option("--processes", type=_COUNT, help="Runs side by side on a CPU, by default one a core.")
 @click.option("--out", type=_FOLDER, help="Folder for the tables, by default they are only printed.")
-def ablation(**options: object) -> None:
+def ablation(**options: Any) -> None:
     """Trains and measures arms with several seeds, and compares them.
 
     Finished runs are reused: a scheduler can run one arm or one seed a job, and a last call with all of them puts the tables
@@ -182,8 +173,7 @@ def export(
         export(model, out, what, score_threshold, nms_threshold)
     except ImportError as error:
         raise click.UsageError(f"{_sentence(error)}: exporting needs ONNX, pip install -e '.[export]'") from error
-    size = out.stat().st_size / 1e6
-    click.echo(f"{out} ({size:.1f} MB): images (B, H, W, 3) uint8 RGB to {', '.join(OUTPUTS[what])}")
+    click.echo(f"{out}: images (B, H, W, 3) uint8 RGB to {', '.join(OUTPUTS[what])}")
     click.echo("Faces are those of one look at the photo's own size: no pyramid, no second look.")
 
 
@@ -220,39 +210,37 @@ def detect(
     """Finds the faces of photos, or of all photos below a folder.
 
     Writes each photo with its faces drawn in, faces.csv (a row per face: box, score, and with 98 landmarks what the pupils
-    say) and faces.json (landmarks as well). A photo that can't be read, or whose picture can't be written, is named, and the
-    others go on.
+    say) and faces.json (landmarks as well). A photo that can't be read or written is named, and the others go on.
     """
     paths = find_photos(photos)
     for cache in _CACHES:  # read when torch is loaded
         os.environ.setdefault(cache, "256")
     from retinalib.detect import find_checkpoint, load_detector  # torch takes seconds to load, and a wrong path should not
+    from retinalib.plots.style import annotated
 
     detector = load_detector(find_checkpoint(checkpoint), device, normalisation)
     turns = (0, 90, 180, 270) if all_turns else (0,)
     schema = detector.model.config.schema
-    rows, records, failed = [], [], 0
-    names = picture_names(paths)
+    rows, records, names = [], [], picture_names(paths)
     for path in tqdm(paths, desc="detecting", unit="photo", disable=None):
         try:
             image = read_image(path, honour_exif=True)
             faces = detector.detect(image, score_threshold, turns=turns)
             write_bytes(out / names[path], annotated(image, faces))
         except (OSError, ValueError) as error:
-            failed += 1
             with tqdm.external_write_mode():
                 click.echo(f"left out: {_sentence(error)}", err=True)
             continue
         photo, picture = map(click.format_filename, (path, names[path]))  # a name may be no UTF-8
         rows += face_table(faces).assign(photo=photo, picture=picture).to_dict("records")
-        size = {"height": image.shape[0], "width": image.shape[1]}
-        records.append({"photo": photo, "picture": picture, **size, "faces": face_records(faces)})
+        record = {"photo": photo, "picture": picture, "height": image.shape[0], "width": image.shape[1]}
+        records.append({**record, "faces": face_records(faces)})
     table = pd.DataFrame(rows, columns=["photo", "picture", *face_table(Faces.empty(schema))])
     write_text(out / "faces.csv", table.round(4).to_csv(index=False))
     about = {"checkpoint": checkpoint or find_checkpoint().stem, "score_threshold": score_threshold, "schema": schema.name}
     write_text(out / "faces.json", json.dumps({**about, "photos": records}, indent=1, ensure_ascii=False, allow_nan=False))
     click.echo(f"photos: {len(records)}, faces: {len(table)}, written to {out}")
-    if failed:
+    if failed := len(paths) - len(records):
         click.echo(f"photos left out: {failed} of {len(paths)}", err=True)
         sys.exit(1)
 
@@ -287,8 +275,6 @@ def picture_names(paths: Sequence[Path]) -> dict[Path, str]:
 
 def face_table(faces: Faces) -> pd.DataFrame:
     """A row per face: number, box and score, and the columns of :func:`retinalib.pupils.pupil_table` where there are pupils."""
-    from retinalib.pupils import pupil_table
-
     table = pd.DataFrame({"face": np.arange(len(faces))})
     table[BOX] = faces.boxes
     table["score"] = faces.scores
@@ -311,37 +297,18 @@ def face_records(faces: Faces) -> list[dict]:
     ]
 
 
-def annotated(image: np.ndarray, faces: Faces) -> bytes:
-    """The photo with its faces drawn in, as a PNG of the photo's size, or 800 pixels on the longer side if that is more."""
-    from matplotlib.figure import Figure
-
-    from retinalib.plots.style import draw_faces, png
-
-    height, width = image.shape[:2]
-    longest = max(height, width)
-    figure = Figure(figsize=(10 * width / longest, 10 * height / longest))
-    draw_faces(figure.add_axes((0, 0, 1, 1)), image, predicted=faces)
-    return png(figure, dpi=max(longest, 800) / 10)
-
-
 @main.command()
 def checkpoints() -> None:
-    """Lists the checkpoints that come with the project, the default first."""
+    """Lists the checkpoints that come with the project, the default first, and which faces each learned from."""
     from retinalib.checkpoint import load_model
     from retinalib.detect import CHECKPOINTS, available_detectors
 
-    rows = []
     for name in available_detectors():
-        model = load_model(CHECKPOINTS / f"{name}.pt")
-        config, known = model.config, model.config.trained_on
-        se = "–" if config.se_reduction is None else f"reduction {config.se_reduction}"
-        learned = f"{known.smallest:.0f} to {known.largest:.0f} px, ±{known.turns:.0f}°"
-        values = sum(p.numel() for p in model.parameters())
-        rows.append((name, config.backbone, config.schema.name, se, learned, f"{values:,}"))
-    if not rows:
-        raise ValueError(f"there is no checkpoint in {CHECKPOINTS}")
-    columns = ["name", "backbone", "landmarks", "SE", "faces learned", "parameters"]
-    click.echo(pd.DataFrame(rows, columns=columns).to_string(index=False))
+        config = load_model(CHECKPOINTS / f"{name}.pt").config
+        se = f"SE with reduction {config.se_reduction}" if config.se_reduction else "no SE"
+        known = config.trained_on
+        faces = f"faces of {known.smallest:.0f} to {known.largest:.0f} px, ±{known.turns:.0f}°"
+        click.echo(f"{name:16} {config.backbone}, {config.schema.name}, {se}, {faces}")
 
 
 @main.group(cls=_Group)

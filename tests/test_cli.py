@@ -191,7 +191,7 @@ def test_what_is_wrong_is_listed_by_file_and_line(tmp_path):
 def test_checkpoints():
     result = call("checkpoints")
     assert result.exit_code == 0
-    rows = {line.split()[0]: line for line in result.stdout.splitlines()[1:]}
+    rows = {line.split()[0]: line for line in result.stdout.splitlines()}
     assert list(rows) == available_detectors() and "12 to 160 px, ±30°" in rows["rendered98"]
     assert "mobilenet0.25" in rows["rendered98"] and "wflw98" in rows["rendered98"]
     assert "reduction 16" in rows["rendered98-se16"] and "reduction" not in rows["rendered98"]

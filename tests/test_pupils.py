@@ -4,11 +4,11 @@ import pytest
 
 from retinalib.faces import Faces
 from retinalib.landmarks import WFLW_98, WIDER_5
+from retinalib.plots.faces import level_eye
 from retinalib.pupils import (
     JESORSKY,
     baselines,
     foreshortened,
-    level_eye,
     mean_offsets,
     openness,
     pupil_errors,

@@ -184,3 +184,12 @@ def crop_face(image: np.ndarray, faces: Faces, number: int, size: int = 160, mar
     matrix = np.array([[scale, 0, dx + half], [0, scale, dy + half]], np.float64)
     crop = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderValue=(128, 128, 128))
     return crop, faces[number].transformed((scale, scale), (dx, dy))
+
+
+def annotated(image: np.ndarray, faces: Faces) -> bytes:
+    """The photo with its faces drawn in, as a PNG of the photo's size, or 800 pixels on the longer side if that is more."""
+    height, width = image.shape[:2]
+    longest = max(height, width)
+    figure = Figure(figsize=(10 * width / longest, 10 * height / longest))
+    draw_faces(figure.add_axes((0, 0, 1, 1)), image, predicted=faces)
+    return png(figure, dpi=max(longest, 800) / 10)

@@ -273,12 +273,7 @@ def _rows(folder: Path, index: int) -> list[dict] | None:
 
 
 def make(
-    root: str | Path,
-    images: int,
-    seed: int = 0,
-    size: int = 320,
-    workers: int | None = None,
-    progress: bool = True,
+    root: str | Path, images: int, seed: int = 0, size: int = 320, workers: int | None = None, progress: bool = True
 ) -> Path:
     """Renders ``images`` pictures of ``size`` × ``size`` pixels in WFLW's layout and returns the folder that holds them.
 
