@@ -62,8 +62,7 @@ def read(path: str | Path) -> dict:
 
 
 def save_model(model: RetinaFace, path: str | Path, **more: object) -> None:
-    """The model's weights and configuration, with any further plain values and tensors (how it was trained, its state), see
-    :func:`retinalib.files.write_bytes`."""
+    """The model's weights and configuration, with any further plain values and tensors (how it was trained, its state)."""
     data = io.BytesIO()  # a file would say of a full disk only that a position was unexpected
     torch.save({"format": _FORMAT, "config": model.config.to_dict(), "model": model.state_dict(), **more}, data)
     write_bytes(path, data.getbuffer())
@@ -72,11 +71,10 @@ def save_model(model: RetinaFace, path: str | Path, **more: object) -> None:
 def load_model(path: str | Path, normalisation: Normalisation | str | None = None) -> RetinaFace:
     """The network of one of our checkpoints or of a reference checkpoint, in evaluation mode.
 
-    A reference checkpoint is a public five-point RetinaFace, or one in the predecessor's layout with 98 points and SE; its
-    backbone, number of landmarks and SE reduction are read from names and shapes. normalisation: what the weights were trained
-    with, where that is known better: "imagenet" (RGB, mean and deviation of ImageNet), "reference" (BGR minus a mean) or a
-    ``Normalisation``. What weights do not say is guessed, with a warning. Raises FileNotFoundError or ValueError, naming the
-    file and what is wrong with it.
+    A reference checkpoint is a public five-point RetinaFace, or one in the predecessor's layout with 98 points and SE.
+    normalisation: what the weights were trained with, where that is known better: "imagenet" (RGB, mean and deviation of
+    ImageNet), "reference" (BGR minus a mean) or a ``Normalisation``. What weights do not say is guessed, with a warning. Raises
+    FileNotFoundError or ValueError, naming the file and what is wrong with it.
     """
     if not (normalisation is None or isinstance(normalisation, Normalisation) or normalisation in _NORMALISATIONS):
         known = " or ".join(f"'{name}'" for name in _NORMALISATIONS)
@@ -91,11 +89,9 @@ def load_model(path: str | Path, normalisation: Normalisation | str | None = Non
 
 
 def _say_what_is_assumed(path: str | Path, guess: Normalisation) -> None:
-    order = "BGR" if guess.bgr else "RGB"
-    warn(
-        f"{path} does not say what input it was trained with: {order}, minus {guess.mean}, over {guess.std} is assumed. If "
-        "faces are missed or landmarks are off, try normalisation='imagenet' or 'reference'; saying it ends this warning"
-    )
+    said = f"{'BGR' if guess.bgr else 'RGB'}, minus {guess.mean}, over {guess.std} is assumed"
+    advice = "if faces are missed or landmarks are off, try normalisation='imagenet' or 'reference', which ends this warning"
+    warn(f"{path} does not say what input it was trained with: {said}; {advice}")
 
 
 def _from_ours(values: dict, path: str | Path) -> RetinaFace:

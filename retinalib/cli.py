@@ -1,4 +1,4 @@
-"""The command ``retinalib``: find faces, train and compare networks, make and check data sets, run the notebooks.
+"""The command ``retinalib``: find faces, train and compare networks, check data sets, run the notebooks.
 
 What goes wrong is said in one sentence, with exit code 2 if nothing was done, and 1 if something was found wrong on the way.
 ``python -m retinalib.train``, ``.ablation`` and ``.export`` are the subcommands of these names.
@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from retinalib import rendered
 from retinalib.datasets import wflw
 from retinalib.datasets.describe import faults, official_lists
 from retinalib.datasets.table import BOX, PHOTO_SUFFIXES, read_image
@@ -116,10 +115,7 @@ def main() -> None:
 @click.option("--data-seed", default=0, type=_FROM_ZERO, help="Of rendered faces.")
 @click.option("--workers", default=1, type=_FROM_ZERO, help="Processes that make the crops.")
 def train(folder: Path, profile: str, device: str | None, start_from: str | None, workers: int, **options: Any) -> None:
-    """Trains the run in FOLDER, or goes on with it.
-
-    In N processes under torchrun --nproc-per-node=N -m retinalib.train.
-    """
+    """Trains the run in FOLDER, or goes on with it; in N processes under torchrun --nproc-per-node=N -m retinalib.train."""
     from retinalib.config import PROFILES
     from retinalib.train import process_group, train
     from retinalib.workspace import open_dataset
@@ -144,8 +140,7 @@ def train(folder: Path, profile: str, device: str | None, start_from: str | None
 def ablation(**options: Any) -> None:
     """Trains and measures arms with several seeds, and compares them.
 
-    Finished runs are reused: a scheduler can run one arm or one seed a job, and a last call with all of them puts the tables
-    together.
+    Finished runs are reused: one arm or one seed a job, then a last call with all of them puts the tables together.
     """
     from retinalib.ablation import report
 
@@ -160,9 +155,7 @@ def ablation(**options: Any) -> None:
 @click.option("--score-threshold", default=0.5, type=_SHARE, help="Fixed in the file.")
 @click.option("--nms-threshold", default=0.4, type=_SHARE, help="Fixed in the file.")
 @_NORMALISATION
-def export(
-    checkpoint: str, out: Path, what: str, score_threshold: float, nms_threshold: float, normalisation: str | None
-) -> None:
+def export(checkpoint: str, out: Path, what: str, normalisation: str | None, **thresholds: float) -> None:
     """Writes a CHECKPOINT (a shipped name, a run folder or a file) to OUT.onnx: the whole detector, or the network alone."""
     from retinalib.detect import load_detector
 
@@ -170,7 +163,7 @@ def export(
     try:
         from retinalib.export import OUTPUTS, export
 
-        export(model, out, what, score_threshold, nms_threshold)
+        export(model, out, what, **thresholds)
     except ImportError as error:
         raise click.UsageError(f"{_sentence(error)}: exporting needs ONNX, pip install -e '.[export]'") from error
     click.echo(f"{out}: images (B, H, W, 3) uint8 RGB to {', '.join(OUTPUTS[what])}")
@@ -181,10 +174,7 @@ def export(
 @click.argument("notebooks", nargs=-1)
 @_PROFILE
 def workbook(notebooks: tuple[str, ...], profile: str) -> None:
-    """Runs the NOTEBOOKS whose names begin so, such as 01 05, by default all.
-
-    In place at the standard profile, at another one into build/PROFILE/.
-    """
+    """Runs the NOTEBOOKS whose names begin so, such as 01 05, by default all: in place, or at another profile into build/."""
     from retinalib.workbook import make
 
     make(notebooks, profile)
@@ -198,15 +188,7 @@ def workbook(notebooks: tuple[str, ...], profile: str) -> None:
 @click.option("--all-turns", is_flag=True, help="Look at each photo also turned by 90, 180 and 270 degrees.")
 @_NORMALISATION
 @_DEVICE
-def detect(
-    photos: tuple[Path, ...],
-    out: Path,
-    checkpoint: str | None,
-    score_threshold: float,
-    all_turns: bool,
-    normalisation: str | None,
-    device: str | None,
-) -> None:
+def detect(photos: tuple[Path, ...], out: Path, checkpoint: str | None, score_threshold: float, **options: Any) -> None:
     """Finds the faces of photos, or of all photos below a folder.
 
     Writes each photo with its faces drawn in, faces.csv (a row per face: box, score, and with 98 landmarks what the pupils
@@ -218,8 +200,8 @@ def detect(
     from retinalib.detect import find_checkpoint, load_detector  # torch takes seconds to load, and a wrong path should not
     from retinalib.plots.style import annotated
 
-    detector = load_detector(find_checkpoint(checkpoint), device, normalisation)
-    turns = (0, 90, 180, 270) if all_turns else (0,)
+    detector = load_detector(find_checkpoint(checkpoint), options["device"], options["normalisation"])
+    turns = (0, 90, 180, 270) if options["all_turns"] else (0,)
     schema = detector.model.config.schema
     rows, records, names = [], [], picture_names(paths)
     for path in tqdm(paths, desc="detecting", unit="photo", disable=None):
@@ -247,9 +229,7 @@ def detect(
 
 def find_photos(paths: Sequence[Path]) -> list[Path]:
     """The files named, and the image files below the folders named, each once; pictures that this command wrote are no photos.
-
-    Raises ValueError for a folder without any.
-    """
+    Raises ValueError for a folder without any."""
     found: list[Path] = []
     for path in paths:
         files = path.rglob("*") if path.is_dir() else ()
@@ -313,17 +293,7 @@ def checkpoints() -> None:
 
 @main.group(cls=_Group)
 def datasets() -> None:
-    """Renders, extracts or checks a data set."""
-
-
-@datasets.command()
-@click.argument("root", type=_FOLDER)
-@click.option("--images", default=2500, type=click.IntRange(min=2), help="A fifth of them to test.")
-@click.option("--seed", default=0, type=_FROM_ZERO)
-@click.option("--size", default=320, type=click.IntRange(min=64), help="Pixels a side.")
-def make(root: Path, images: int, seed: int, size: int) -> None:
-    """Renders faces with known pose and gaze into a folder of their own below ROOT, and prints its name."""
-    click.echo(rendered.make(root, images, seed, size, progress=sys.stderr.isatty()))
+    """Extracts or checks a data set."""
 
 
 @datasets.command()

@@ -9,9 +9,8 @@ End to end, for one network that finds faces and gives their landmarks:
 3. *A missed face is a failure.* Its NME is NaN in the table; failure rate and AUC count it as infinite. Median and mean NME are
    over found faces and never stand without recall.
 4. *The normaliser is stated*: the distance of the outer canthi (WFLW's) by default. It shrinks in profile, which inflates those
-   faces' NME; "box" (square root of the area) does not.
-5. *Failure and AUC at 10 %*, as WFLW's authors report.
-6. *Surplus detections* enter AP only, and only where photos are labelled completely: elsewhere they may be faces.
+   faces' NME; "box" (square root of the area) does not. *Failure and AUC are at 10 %*, as WFLW's authors report.
+5. *Surplus detections* enter AP only, and only where photos are labelled completely: elsewhere they may be faces.
 """
 
 from __future__ import annotations
@@ -45,10 +44,7 @@ def match_faces(predicted: Faces, true: Faces) -> np.ndarray:
 
 def precision_recall(predicted: Sequence[Faces], true: Sequence[Faces], names: Sequence[str] | None = None) -> pd.DataFrame:
     """The curve of all photos together, a row per detection, best score first; then a row for each face that none found.
-
-    Columns: image, score (NaN for a face that was not found), hit (bool: the detection belongs to a face), precision, recall
-    (among detections with at least this score).
-    """
+    Columns: image, score (NaN for a face that none found), hit (bool: the detection belongs to a face), precision, recall."""
     parts = [pd.DataFrame({"image": pd.Series(dtype=str), "score": np.zeros(0), "hit": np.zeros(0, bool)})]
     for number, (found, faces) in enumerate(zip(predicted, true, strict=True)):
         matched = match_faces(found, faces)

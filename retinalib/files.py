@@ -15,8 +15,7 @@ from filelock import FileLock, Timeout
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary name beside ``path`` to write to, which takes its place at the end: an interruption or an error leaves the
-    old file or the new one. Makes the folder. Raises OSError, naming the file, where it can't be written.
-    """
+    old file or the new one. Makes the folder. Raises OSError, naming the file, where it can't be written."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -158,20 +158,16 @@ def gaze_baselines(landmarks: np.ndarray) -> dict[str, pd.DataFrame]:
 
 
 def gaze_in_head(table: pd.DataFrame, side: str) -> np.ndarray:
-    """(N, 2) yaw and pitch of an eye's gaze seen from its own head, degrees: (0, 0) looks where the head points.
-
-    table: what rendered faces know of themselves, yaw, pitch, roll, gaze_yaw_<side>, gaze_pitch_<side> against the camera.
-    """
+    """(N, 2) yaw and pitch of an eye's gaze seen from its own head, degrees: (0, 0) looks where the head points. table: yaw,
+    pitch, roll, gaze_yaw_<side>, gaze_pitch_<side> against the camera."""
     head = Rotation.from_euler("ZXY", table[["roll", "pitch", "yaw"]], degrees=True)
     look = gaze_vector(*table[[f"gaze_yaw_{side}", f"gaze_pitch_{side}"]].to_numpy(float).T)
     return np.column_stack(_angles(head.inv().apply(look)))
 
 
 def compensated_offset(landmarks: np.ndarray, eyeball: Eyeball, side: str) -> np.ndarray:
-    """(N, 2) the pupil's offset in the eye frame minus that of a pupil which looks where the head points, in eye widths.
-
-    What a turn of the head alone does to the offset is thus taken out. side: "right" or "left".
-    """
+    """(N, 2) the pupil's offset in the eye frame minus that of a pupil which looks where the head points, in eye widths: what a
+    turn of the head alone does to the offset is thus taken out. side: "right" or "left"."""
     landmarks = np.asarray(landmarks, float)
     eye = eyes_of(WFLW_98)[side]
     pose = head_pose(landmarks)

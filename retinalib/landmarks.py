@@ -27,8 +27,7 @@ class Eye:
 
     @property
     def handedness(self) -> int:
-        """1 for the person's right eye, -1 for the left: on which side of the way from the outer to the inner canthus the upper
-        lid of an upright face lies."""
+        """1 for the person's right eye, -1 for the left: on which side of the line between the canthi the upper lid lies."""
         return -1 if self.left else 1
 
     @property

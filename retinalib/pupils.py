@@ -91,8 +91,7 @@ def mean_offsets(landmarks: np.ndarray, schema: LandmarkSchema, closed: float = 
 
 
 def pupil_table(faces: Faces | Sequence[Faces], closed: float = CLOSED) -> pd.DataFrame:
-    """One row per face, for your own statistics; of a list, as detection gives it for several photos, with their numbers in
-    the list as column ``photo``.
+    """One row per face; of a list, as detection gives it for several photos, with their numbers in it as column ``photo``.
 
     Columns, for each side ("right" and "left" are the person's): ``offset_x_<side>`` and ``offset_y_<side>`` (the pupil in the
     eye frame, eye widths; x towards the nose, y up), ``pupil_x_<side>`` and ``pupil_y_<side>`` (image pixels),
@@ -141,7 +140,6 @@ def baselines(landmarks: np.ndarray, schema: LandmarkSchema, mean_offset: dict[s
 
 def pupil_errors(predicted: np.ndarray, true: np.ndarray, schema: LandmarkSchema) -> pd.DataFrame:
     """A row per face of (N, 2, 2) predicted pupils (right, left) against (N, L, 2) true landmarks.
-
     Columns: ``pupil_nme`` (mean of both distances over the outer canthi's distance), ``worst_eye`` (the larger distance over
     the true inter-pupil distance: Jesorsky et al., AVBPA 2001), ``error_x_<side>`` and ``error_y_<side>`` (in the true eye
     frame, eye widths).

@@ -1,7 +1,6 @@
 """Runs the notebooks in their order: ``retinalib workbook``, which is what ``make workbook`` does.
 
-Each notebook is executed into ``build/`` and takes its place in ``notebooks/`` only when it is finished, so that an
-interruption leaves the notebooks as they were. Rendered faces and finished training runs are reused.
+Each is executed into ``build/`` and takes its place in ``notebooks/`` when it is finished. Finished training runs are reused.
 """
 
 from __future__ import annotations
@@ -32,11 +31,8 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def run(notebook: Path, output: Path, parameters: dict | None = None) -> None:
-    """Executes ``notebook`` with ``parameters`` and writes it, cleaned, to ``output``.
-
-    Raises SystemExit with one sentence if a cell fails or the kernel dies; the notebook as far as it went is left beside
-    ``output``.
-    """
+    """Executes ``notebook`` with ``parameters`` and writes it, cleaned, to ``output``. Raises SystemExit with one sentence if a
+    cell fails or the kernel dies; the notebook as far as it went is left beside ``output``."""
     partial = output.with_name(f"{output.stem}.partial.ipynb")
     partial.parent.mkdir(parents=True, exist_ok=True)
     options = {"record_timing": False, "store_widget_state": False, "coalesce_streams": True}  # of nbclient
