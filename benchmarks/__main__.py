@@ -96,7 +96,7 @@ def detection(material: Material) -> None:
         turns("detection", "all, bfloat16", ours=lambda: brief.detect(image, pyramid=False))
     turns("detection", "network", ours=lambda: network(given), plain=lambda: model.dense(planar))
     turns("detection", "anchors", ours=lambda: anchor_grid(size, size), plain=lambda: plain_anchors(size, size))
-    turns("detection", "decoding, NMS, second look", ours=lambda: decode(network, given, outputs))
+    turns("detection", "decoding, NMS", ours=lambda: decode(network, outputs, (size, size)))
     export(model, material.folder / "network.onnx", "network")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -198,7 +198,8 @@ def cost_of_landmarks(points: Sequence[int], faces: Sequence[int], size: int, re
             logits = torch.zeros_like(outputs.logits)
             logits[..., 0] = 9.0
             logits[0, spots[:many], 1] = 18.0
-            found = decode(networks[count], image, Outputs(logits, torch.zeros_like(outputs.boxes), outputs.features))
+            made = Outputs(logits, torch.zeros_like(outputs.boxes), outputs.features)
+            found = decode(networks[count], made, (size, size))
             taken.append(1e3 * (time.perf_counter() - begin))
             assert len(found[0]) == many, f"{size} pixels hold no {many} faces apart from each other"
     rows = [(*key, float(np.median(taken[UNCOUNTED:]))) for key, taken in times.items()]

@@ -50,8 +50,8 @@ def plain_detect(model: RetinaFace, image: np.ndarray, score_threshold: float = 
     height, width = image.shape[:2]
     schema, variances = model.config.schema, model.config.anchors.variances
     size = torch.tensor([width, height])
-    pixels = model.config.normalisation.apply(torch.from_numpy(image).permute(2, 0, 1)[None].contiguous())
-    logits, boxes, landmarks = (t[0] for t in model.dense(pixels))
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].contiguous()
+    logits, boxes, landmarks = (t[0] for t in model.dense(model.config.normalisation.apply(pixels)))
     anchors = plain_anchors(height, width, model.config.anchors)
     scores = logits.softmax(-1)[:, 1].numpy()
     boxes = (decode_boxes(boxes, anchors, variances) * size.repeat(2)).numpy()
@@ -60,7 +60,7 @@ def plain_detect(model: RetinaFace, image: np.ndarray, score_threshold: float = 
     boxes, landmarks, scores = boxes[chosen], landmarks[chosen], scores[chosen]
     kept = plain_nms(boxes, scores, nms_threshold)
     points = torch.from_numpy(landmarks[kept])
-    looked = [model.look_again(pixels, torch.zeros(1, dtype=torch.int64), p[None]) for p in points]
+    looked = [model.look_again(pixels.float(), torch.zeros(1, dtype=torch.int64), p[None]) for p in points]
     points = torch.cat(looked).numpy() if looked else points.numpy()
     visible = ((points >= 0) & (points <= [width, height])).all(-1)
     return Faces(boxes[kept], points, visible, scores[kept], schema=schema)

@@ -28,9 +28,11 @@ from retinalib.detect import Detector, load_detector
 from retinalib.evaluate import detection_ap, evaluate_faces, precision_recall, summary
 from retinalib.faces import Faces
 from retinalib.files import end_with_parent, write_text
+from retinalib.landmarks import WFLW_98
 from retinalib.model import pick_device
 from retinalib.plots.tables import paper_form, write_table
 from retinalib.runs import Stopped, request_stop, stop_file
+from retinalib.second_look import eye_look
 from retinalib.studies.comparison import compare, verdict
 from retinalib.train import fingerprint, run_folder, train
 from retinalib.workspace import open_dataset, runs_folder
@@ -46,7 +48,7 @@ ARMS: dict[str, dict[str, dict | str]] = {
     "se16-stride32": {"model": {"se_reduction": 16, "se_strides": (32,)}},
     "bottleneck16": {"model": {"se_reduction": 16, "se_kind": "bottleneck"}},
     "no-pupil-loss": {"loss": {"pupil_weight": 0.0}},
-    "eye-head": {"model": {"eye_head": True}},
+    "second-look": {"model": {"looks": (eye_look(WFLW_98),)}},
     "five-point-flip": {"fault": "five-point-flip"},
     "clamped-crops": {"fault": "clamped-crops"},
 }

@@ -8,6 +8,7 @@ from retinalib.augment import AugmentConfig
 from retinalib.landmarks import WFLW_98, LandmarkSchema
 from retinalib.loss import LossConfig
 from retinalib.model import ModelConfig
+from retinalib.second_look import eye_look
 
 _FEW_LANDMARKS = 20  # of more, the sum over coordinates would drown the other parts of the loss: they weigh a quarter
 _NEAR = 0.15  # of the crops of large faces show a part from near, which is background
@@ -61,7 +62,7 @@ class Profile:
     image_size: int  # pixels a side of a training crop
     batch_size: int
     learning_rate: float
-    eye_head: bool = False  # a second look at each eye, see retinalib.second_look
+    second_look: bool = False  # at each eye, see retinalib.second_look
 
     def train_config(
         self,
@@ -86,13 +87,13 @@ class Profile:
             augment=AugmentConfig(near=_NEAR),
             seed=seed,
         )
-        eye_head = self.eye_head and schema.has_pupils
-        return replace(config, model=replace(config.model, schema=schema, se_reduction=se_reduction, eye_head=eye_head))
+        looks = (eye_look(schema),) if self.second_look and schema.has_pupils else ()
+        return replace(config, model=replace(config.model, schema=schema, se_reduction=se_reduction, looks=looks))
 
 
 PROFILES = {
     "quick": Profile(images=160, epochs=24, seeds=2, image_size=128, batch_size=4, learning_rate=4e-3),
     "standard": Profile(images=2500, epochs=10, seeds=3, image_size=160, batch_size=16, learning_rate=6e-3),
-    "shipped": Profile(images=8000, epochs=36, seeds=1, image_size=160, batch_size=16, learning_rate=6e-3, eye_head=True),
-    "full": Profile(images=12000, epochs=60, seeds=5, image_size=320, batch_size=32, learning_rate=6e-3, eye_head=True),
+    "shipped": Profile(images=8000, epochs=36, seeds=1, image_size=160, batch_size=16, learning_rate=6e-3, second_look=True),
+    "full": Profile(images=12000, epochs=60, seeds=5, image_size=320, batch_size=32, learning_rate=6e-3, second_look=True),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import count, pairwise
 from numbers import Integral, Real
 from pathlib import Path
@@ -181,17 +182,26 @@ class Detector:
         turns = tuple(turns) if isinstance(turns, Iterable) else (turns,)
         if not turns or not all(turn in (0, 90, 180, 270) for turn in turns):
             raise ValueError(f"turns must be some of 0, 90, 180 and 270 degrees, got {turns}")
-        options = (score_threshold, nms_threshold, max_faces, second_look)
+        options = (score_threshold, nms_threshold, max_faces)
         found: list[Faces] = []
         for pictures in _groups(images):
             looks = list(self._looks(pictures, pyramid, turns, options))
-            if len(looks) == 1:
-                found += looks[0].faces
-                continue
-            for number in range(len(pictures)):
-                looks_at_one = [look._replace(faces=look.faces[number]) for look in looks]
-                found.append(self._merged(looks_at_one, nms_threshold, max_faces))
+            faces = looks[0].faces
+            if len(looks) > 1:
+                of_each = [[look._replace(faces=look.faces[number]) for look in looks] for number in range(len(pictures))]
+                faces = [self._merged(looks_at_one, nms_threshold, max_faces) for looks_at_one in of_each]
+            found += self._looked_again(pictures, faces) if second_look else faces
         return found
+
+    @property
+    def _network(self) -> RetinaFace:
+        if self._copy is None:
+            self._copy = for_inference(self.model)
+        return self._copy
+
+    def _tensor(self, pictures: list[np.ndarray]) -> Tensor:
+        """(B, 3, H, W) uint8 of RGB pictures of one size."""
+        return torch.from_numpy(np.stack(pictures)).to(self.device).permute(0, 3, 1, 2).contiguous()
 
     @property
     def _largest(self) -> float:
@@ -231,32 +241,41 @@ class Detector:
 
     @torch.inference_mode()
     def _detect_batch(
-        self, pictures: list[np.ndarray], score_threshold: float, nms_threshold: float, max_faces: int, second_look: bool
+        self, pictures: list[np.ndarray], score_threshold: float, nms_threshold: float, max_faces: int
     ) -> list[Faces]:
         """``pictures``: RGB uint8 of one size."""
-        if self._copy is None:
-            self._copy = for_inference(self.model)
-        network, images = self._copy, torch.from_numpy(np.stack(pictures)).to(self.device).permute(0, 3, 1, 2)
-        images = self.model.config.normalisation.apply(images)
+        network, images = self._network, self.model.config.normalisation.apply(self._tensor(pictures))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             outputs = network(images)
         outputs = outputs._replace(features=[level.float() for level in outputs.features])
-        return decode(network, images, outputs, score_threshold, nms_threshold, max_faces, second_look)
+        return decode(network, outputs, images.shape[-2:], score_threshold, nms_threshold, max_faces)
+
+    @torch.inference_mode()
+    def _looked_again(self, pictures: list[np.ndarray], found: list[Faces]) -> list[Faces]:
+        """The faces of ``pictures`` with their landmarks as the network's second looks leave them."""
+        counts = [len(faces) for faces in found]
+        if not self._network.looks or not sum(counts):
+            return found
+        image = torch.arange(len(found)).repeat_interleave(torch.tensor(counts)).to(self.device)
+        landmarks = torch.from_numpy(np.concatenate([faces.landmarks for faces in found])).to(self.device)
+        moved = self._network.look_again(self._tensor(pictures).float(), image, landmarks).cpu().numpy()
+        shown = ((moved >= 0) & (moved <= pictures[0].shape[1::-1])).all(-1)
+        parts = zip(found, np.split(moved, np.cumsum(counts)), np.split(shown, np.cumsum(counts)), strict=False)
+        return [replace(faces, landmarks=points, visible=visible) for faces, points, visible in parts]
 
 
 @torch.inference_mode()
 def decode(
     model: RetinaFace,
-    images: Tensor,
     outputs: Outputs,
+    size: tuple[int, int],
     score_threshold: float = 0.5,
     nms_threshold: float = 0.4,
     max_faces: int = 750,
-    second_look: bool = True,
 ) -> list[Faces]:
-    """Network input (B, 3, H, W) and outputs to the faces of B images: threshold, boxes, NMS, then landmarks."""
-    height, width = images.shape[-2:]
-    config, count = model.config, len(images)
+    """Outputs for B images of a ``size`` (height, width) to their faces: threshold, boxes, NMS, then landmarks."""
+    height, width = size
+    config, count = model.config, len(outputs.logits)
     anchors = anchor_grid(height, width, config.anchors).to(outputs.boxes.device)
     logits = outputs.logits.float()
     scores = (logits[..., 1] - logits[..., 0]).sigmoid()  # a softmax over two
@@ -272,8 +291,6 @@ def decode(
     image, anchor, score, boxes = image[kept], anchor[kept], score[kept], boxes[kept]
     shifts = model.landmarks_at(outputs.features, image, anchor).float().view(len(kept), config.schema.count, 2)
     landmarks = decode_landmarks(shifts, anchors[anchor], config.anchors.variances) * pixels
-    if second_look:
-        landmarks = model.look_again(images, image, landmarks)
     inside = ((landmarks >= 0) & (landmarks <= pixels)).all(-1)
     ends = image.bincount(minlength=count).cumsum(0)[:-1].tolist()
     arrays = [np.split(t.cpu().numpy(), ends) for t in (boxes, landmarks, inside, score)]

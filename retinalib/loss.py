@@ -46,14 +46,14 @@ class LossConfig:
 
 
 class Parts(NamedTuple):
-    """The loss and its parts, scalars; ``total`` is the weighted sum, plus that of the eye head where there is one."""
+    """The loss and its parts, scalars; ``total`` is the weighted sum, plus that of the second looks where there are any."""
 
     total: Tensor
     box: Tensor
     classification: Tensor
     landmark: Tensor
     pupil: Tensor
-    eye: Tensor  # of the eye head, see second_look.eye_loss; 0 without one
+    look: Tensor  # of the second looks, see second_look.look_loss; 0 without any
 
 
 def multi_task_loss(

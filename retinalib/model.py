@@ -17,7 +17,7 @@ from torchvision.ops import Conv2dNormActivation
 
 from retinalib.anchors import AnchorConfig
 from retinalib.landmarks import SCHEMAS, WFLW_98, WIDER_5, LandmarkSchema, as_tuples
-from retinalib.second_look import EyeHead, Look, LookConfig, look_again, second_looks
+from retinalib.second_look import Look, LookConfig
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,7 @@ class ModelConfig:
     se_reduction: int | None = None  # SE blocks after each SSH: channels are squeezed by this factor; None: no SE
     se_kind: str = "se"  # or "bottleneck": the same parameters without attention, a control
     se_strides: tuple[int, ...] | None = None  # the levels that have such blocks; None: all
-    eye_head: bool = False  # a second look at each eye, see second_look; learns beside the rest and does not change it
-    looks: tuple[LookConfig, ...] = ()  # second looks that were trained on their own, one after the other
+    looks: tuple[LookConfig, ...] = ()  # second looks, one after the other, see second_look; they learn beside the rest
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
     normalisation: Normalisation = field(default_factory=Normalisation)
     trained_on: TrainedOn | None = None  # None: not known
@@ -91,8 +90,8 @@ class ModelConfig:
             raise ValueError(f"se_strides must be among the strides {self.anchors.strides}, got {self.se_strides}")
         if self.anchors.strides != _STRIDES:
             raise ValueError(f"the backbones give features at strides {_STRIDES}, the anchors are for {self.anchors.strides}")
-        if self.eye_head:
-            second_looks(self.schema)
+        if any(max(map(max, look.parts)) >= self.schema.count for look in self.looks):
+            raise ValueError(f"a look moves landmarks that the schema {self.schema.name} does not have")
 
     def to_dict(self) -> dict:
         """Plain values only, for JSON and checkpoints; of the schemas that every version has the name, of others all."""
@@ -108,6 +107,7 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict) -> ModelConfig:
         """The inverse of :meth:`to_dict`. Raises ValueError for an unknown parameter or schema."""
+        values = {name: value for name, value in values.items() if name != "eye_head"}  # of an earlier version
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"unknown model parameters: {', '.join(sorted(unknown))}")
@@ -279,7 +279,6 @@ class RetinaFace(nn.Module):
         self.excitation = nn.ModuleList(
             block(channels, config.se_reduction) if stride in at else nn.Identity() for stride in config.anchors.strides
         )
-        self.eye_head = EyeHead() if config.eye_head else None
         self.looks = nn.ModuleList(Look(look) for look in config.looks)
 
     @torch.no_grad()
@@ -333,14 +332,12 @@ class RetinaFace(nn.Module):
         return result
 
     def look_again(self, images: Tensor, image: Tensor, landmarks: Tensor) -> Tensor:
-        """(N, L, 2) landmarks in pixels, moved by the network's second looks, if it has any; see :mod:`retinalib.second_look`.
+        """(F, L, 2) landmarks in pixels, moved by the network's second looks, if it has any; see :mod:`retinalib.second_look`.
 
-        images: (B, 3, H, W) network input; image: (N,) int64, the number of each face's image.
+        images: (B, 3, H, W) RGB pixels, float32 from 0 to 255; image: (F,) int64, the number of each face's image.
         """
-        if self.eye_head is not None:
-            landmarks = look_again(self.eye_head, images, image, landmarks, self.config.schema)
         for look in self.looks:
-            landmarks = look.again(images, image, landmarks, self.config.normalisation.invert)
+            landmarks = look.again(images, image, landmarks)
         return landmarks
 
     def dense(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -41,7 +41,7 @@ from retinalib.files import write_bytes
 from retinalib.loss import Parts, Target, multi_task_loss
 from retinalib.model import RetinaFace, TrainedOn, pick_device
 from retinalib.runs import Stopped, claim, save_epoch, stop_file
-from retinalib.second_look import eye_loss
+from retinalib.second_look import look_loss
 
 _VALIDATION_SCORE = 0.05  # detections from this score on enter the validation's AP
 _VALIDATION_PICTURES, _PICTURE = 4, 320  # how many, and how high in pixels
@@ -123,13 +123,13 @@ class Learner(nn.Module):
         self.network, self.config = network, config
 
     def forward(self, images: Tensor, targets: list[Target], generator: torch.Generator) -> Parts:
-        """images: (B, 3, H, W) uint8; targets: one for each; generator: on the CPU, what the eye head's loss draws from."""
+        """images: (B, 3, H, W) uint8; targets: one for each; generator: on the CPU, what the second looks' loss draws from."""
         network, config = self.network, self.config
         schema, device = config.model.schema, next(network.parameters()).device
-        images = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        pixels = images.to(device, non_blocking=True)
         targets = [Target(*(t.to(device, non_blocking=True) for t in target[:3]), target.complete) for target in targets]
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            images = config.model.normalisation.apply(images)
+            images = config.model.normalisation.apply(pixels.contiguous(memory_format=torch.channels_last))
             logits, boxes, features = network(images)
             parts = multi_task_loss(
                 logits,
@@ -141,10 +141,12 @@ class Learner(nn.Module):
                 config.model.anchors,
                 [eye for eye in (schema.right_eye, schema.left_eye) if eye is not None],
             )
-        if network.eye_head is not None:  # in float32: bfloat16 knows places in an image to some pixels only
-            places, known = [t.landmarks for t in targets], [t.visible for t in targets]
-            eye = eye_loss(network.eye_head, images, places, known, schema, generator)
-            parts = parts._replace(total=parts.total + eye, eye=eye)
+        if network.looks:  # in float32: bfloat16 knows places in an image to some pixels only
+            size = torch.tensor([pixels.shape[3], pixels.shape[2]], device=device)
+            image = torch.tensor([n for n, t in enumerate(targets) for _ in t.boxes], device=device)
+            landmarks = torch.cat([t.landmarks.masked_fill(~t.visible[..., None], math.nan) for t in targets]) * size
+            look = sum(look_loss(look, pixels.float(), image, landmarks, generator) for look in network.looks)
+            parts = parts._replace(total=parts.total + look, look=look)
         return Parts(parts.total, *(part.detach() for part in parts[1:]))
 
 

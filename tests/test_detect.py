@@ -19,9 +19,10 @@ from retinalib.datasets import wider
 from retinalib.detect import Detector, for_inference
 from retinalib.evaluate import detection_ap, nme
 from retinalib.faces import Faces, box_iou
-from retinalib.landmarks import WIDER_5
+from retinalib.landmarks import WFLW_98, WIDER_5
 from retinalib.model import ModelConfig, RetinaFace, TrainedOn
 from retinalib.rendered.dataset import render_face
+from retinalib.second_look import eye_look
 from retinalib.workspace import PROJECT
 from tests.shared import SHARED, needs_shared
 
@@ -155,7 +156,8 @@ def test_lists_paths_and_single_images_agree(detector, images, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "config", [ModelConfig(se_reduction=16), ModelConfig(eye_head=True), ModelConfig(backbone="resnet50", schema=WIDER_5)]
+    "config",
+    [ModelConfig(se_reduction=16), ModelConfig(looks=(eye_look(WFLW_98),)), ModelConfig(backbone="resnet50", schema=WIDER_5)],
 )
 def test_the_copy_for_inference_gives_the_same(config):
     torch.manual_seed(0)

@@ -27,6 +27,7 @@ from retinalib.landmarks import WFLW_98, WIDER_5
 from retinalib.loss import LossConfig
 from retinalib.model import ModelConfig, RetinaFace
 from retinalib.pupils import pupil_table
+from retinalib.second_look import eye_look
 from retinalib.workspace import PROJECT
 from tests.shared import IBUG_68, PLATE_4, SHARED, needs_shared
 
@@ -189,8 +190,8 @@ def test_faces_of_no_numbers(change, message):
         (lambda: ModelConfig(schema="wflw98"), "schema must be a LandmarkSchema, got 'wflw98'"),
         (lambda: ModelConfig(normalisation="imagenet"), "normalisation must be a Normalisation"),
         (lambda: export(RetinaFace(), "a.onnx", "everything"), "what must be one of network, detector; got 'everything'"),
-        (lambda: ModelConfig(eye_head=True, schema=IBUG_68), "no lids of eight points with a pupil"),
-        (lambda: ModelConfig(eye_head=True, schema=PLATE_4), "no lids of eight points with a pupil"),
+        (lambda: eye_look(IBUG_68), "no lids of eight points with a pupil"),
+        (lambda: eye_look(PLATE_4), "no lids of eight points with a pupil"),
         (lambda: pupil_table(Faces.empty(WIDER_5)), "schema wider5 has no"),
         (
             lambda: nme(np.zeros((1, 68, 2)), np.zeros((1, 68, 2)), normaliser="inter_ocular"),

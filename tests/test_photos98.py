@@ -13,7 +13,7 @@ from retinalib.checkpoint import load_model, save_model
 from retinalib.datasets import london
 from retinalib.evaluate import nme
 from retinalib.landmarks import WFLW_98
-from retinalib.second_look import Look, LookConfig, fit_frames, sample_parts
+from retinalib.second_look import Look, LookConfig
 from retinalib.workspace import PROJECT
 
 PUPILS = list(WFLW_98.pupils)
@@ -66,30 +66,6 @@ def test_headshots(detector, photos, longer):
         assert len(found) == 1
         expected = (whole.landmarks - [left, top]) * scale
         assert nme(found.landmarks, expected, normaliser="inter_ocular")[0] < 0.06
-
-
-def test_frames_are_those_that_made_the_points():
-    """Known shift, turn and scale, upright and in the mirror."""
-    shape = torch.tensor([[-0.5, 0.1], [0.4, -0.2], [0.1, 0.6], [0.3, 0.3]])
-    turn = torch.tensor([[30.0, -12.0], [12.0, 30.0]])
-    for sign in (1.0, -1.0):
-        axes = turn @ torch.diag(torch.tensor([sign, 1.0]))
-        points = shape @ axes.T + torch.tensor([50.0, 70.0])
-        frame = fit_frames(points[None], shape, torch.tensor([sign < 0]))[0]
-        torch.testing.assert_close(frame, torch.cat([axes, torch.tensor([[50.0], [70.0]])], 1))
-    assert fit_frames(torch.zeros(0, 4, 2), shape, torch.zeros(0, dtype=torch.bool)).shape == (0, 2, 3)
-
-
-def test_patches_are_the_image_seen_in_the_frame():
-    """A frame of one pixel a sample gives the image's own pixels, one of four pixels their means, in the mirror the reverse."""
-    image = torch.arange(3 * 64 * 64, dtype=torch.float32).view(1, 3, 64, 64)
-    one = torch.tensor([[[8.0, 0, 24], [0, 8.0, 32]]])
-    torch.testing.assert_close(sample_parts(image, torch.tensor([0]), one, 16, 16)[0], image[0, :, 24:40, 16:32])
-    mirrored = one * torch.tensor([[[-1.0, 1, 1], [-1.0, 1, 1]]])
-    torch.testing.assert_close(sample_parts(image, torch.tensor([0]), mirrored, 16, 16)[0], image[0, :, 24:40, 16:32].flip(-1))
-    four = torch.tensor([[[32.0, 0, 32], [0, 32.0, 32]]])
-    means = torch.nn.functional.avg_pool2d(image, 4)[0]
-    torch.testing.assert_close(sample_parts(image, torch.tensor([0]), four, 16, 16)[0], means)
 
 
 def test_looks_travel_in_the_checkpoint_and_leave_what_they_cannot_see(tmp_path):

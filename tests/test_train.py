@@ -12,10 +12,11 @@ from retinalib.checkpoint import load_model, save_model, start_from
 from retinalib.config import TrainConfig
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import load_detector
-from retinalib.landmarks import WIDER_5
+from retinalib.landmarks import WFLW_98, WIDER_5
 from retinalib.loss import Parts
 from retinalib.model import REFERENCE_NORMALISATION, ModelConfig, RetinaFace
 from retinalib.runs import Stopped, request_stop, save_epoch
+from retinalib.second_look import eye_look
 from retinalib.train import Training, learning_rate_factor, make_optimiser, run_folder, train
 from tests.pictures import rendered_faces
 from tests.shared import SHARED, needs_shared
@@ -83,7 +84,7 @@ def test_the_last_state_is_a_detector_too(finished, tmp_path):
     "changes",
     [
         {"precision": "bfloat16"},
-        {"model": replace(CONFIG.model, eye_head=True)},
+        {"model": replace(CONFIG.model, looks=(eye_look(WFLW_98),))},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -98,7 +99,7 @@ def test_bfloat16_leaves_the_second_look_its_digits(batch):
     """Places in an image, to 8 bits, would be off by pixels."""
     parts = []
     for precision in ("float32", "bfloat16"):
-        config = replace(CONFIG, model=replace(CONFIG.model, eye_head=True), precision=precision)
+        config = replace(CONFIG, model=replace(CONFIG.model, looks=(eye_look(WFLW_98),)), precision=precision)
         torch.manual_seed(0)
         parts.append(Parts(*Training(RetinaFace(config.model).train(), config, CPU).step(*batch, 0, 1).tolist()))
     assert parts[0].eye == parts[1].eye > 0

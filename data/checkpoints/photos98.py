@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, smooth_l1_loss
+from torch.nn.functional import interpolate
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
@@ -33,9 +34,8 @@ from retinalib.datasets.table import BOX, read_image
 from retinalib.landmarks import WFLW_98
 from retinalib.loss import LossConfig, Target, multi_task_loss
 from retinalib.model import ModelConfig, RetinaFace, TrainedOn
-from retinalib.second_look import Look, LookConfig, fit_frames, sample_parts
+from retinalib.second_look import Look, LookConfig, eye_look, fit_frames, look_loss, to_frames
 
-EYES = tuple((*eye.lids, eye.pupil) for eye in (WFLW_98.right_eye, WFLW_98.left_eye))
 WINDOW, AROUND = 208, 1.7  # pixels of a window around a face at most, and its side in extents of the landmarks
 FILL = (124, 116, 104)
 TURN, SMALLEST, LARGEST = 40.0, 14.0, 320.0
@@ -222,39 +222,19 @@ def windows(faces: list[tuple[np.ndarray, np.ndarray]]) -> Windows:
     return Windows(pixels, torch.tensor(np.stack(places), dtype=torch.float32))
 
 
-def look_config(points: Tensor, eyes: bool) -> LookConfig:
-    """A look whose shape is the median of (N, 98, 2) points: upright, across two thirds of a face's patch or, of an eye, with
-    1.05 eye widths on each side of the middle."""
-    mine = points[:, list(EYES[0])] if eyes else points
-    shape, upright = mine[0] - mine[0].mean(0), torch.zeros(len(mine), dtype=torch.bool)
+def face_look(points: Tensor) -> LookConfig:
+    """A look at the face whose shape is the median of (N, 98, 2) points: upright, across two thirds of its patch."""
+    shape, upright = points[0] - points[0].mean(0), torch.zeros(len(points), dtype=torch.bool)
     for _ in range(5):
-        frames = fit_frames(mine, shape, upright)
-        placed = torch.linalg.solve(frames[:, :, :2], (mine - frames[:, None, :, 2]).mT).mT.median(0).values
+        placed = to_frames(points, fit_frames(points, shape, upright)).median(0).values
         shape = placed - placed.mean(0)
-    eye = WFLW_98.right_eye
-    a, b = (eye.lids.index(eye.outer), eye.lids.index(eye.inner)) if eyes else WFLW_98.inter_ocular
-    axis = shape[b] - shape[a]
-    width = torch.linalg.vector_norm(axis)
-    axis = axis / width
+    axis = shape[WFLW_98.inter_ocular[1]] - shape[WFLW_98.inter_ocular[0]]
+    axis = axis / torch.linalg.vector_norm(axis)
     shape = shape @ torch.stack([torch.stack([axis[0], -axis[1]]), torch.stack([axis[1], axis[0]])])
-    if eyes:
-        values = tuple(map(tuple, (shape / width / 1.05).tolist()))
-        return LookConfig(EYES, (False, True), values, rows=32, columns=48, width=16, smallest=4.0)
-    return LookConfig((tuple(range(98)),), (False,), tuple(map(tuple, (0.68 * shape / shape.abs().max()).tolist())))
-
-
-def _off(frames: Tensor, shift: float, grow: float, turn: float, shear: float) -> Tensor:
-    """(N, 2, 3) frames that are off as answers are, by normal draws: parts of the frame, and degrees."""
-
-    def draw(*size: int) -> Tensor:
-        return torch.randn(len(frames), *size, device=frames.device).clamp(-2.5, 2.5)
-
-    angle, scale = math.radians(turn) * draw(), (grow * draw()).exp()
-    cos, sin = scale * angle.cos(), scale * angle.sin()
-    axes = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
-    axes = axes @ (torch.eye(2, device=frames.device) + shear * draw(2, 2))
-    origin = (frames[:, :, :2] @ (shift * draw(2, 1)))[..., 0] + frames[:, :, 2]
-    return torch.cat([frames[:, :, :2] @ axes, origin[..., None]], -1)
+    weights = torch.ones(WFLW_98.count)
+    weights[list(WFLW_98.pupils)], weights[list(WFLW_98.regions["contour"])] = 2.0, 0.7
+    shape = tuple(map(tuple, (0.68 * shape / shape.abs().max()).tolist()))
+    return LookConfig((tuple(range(WFLW_98.count)),), (False,), shape, weights=tuple(weights.tolist()))
 
 
 def _shown_otherwise(x: Tensor, hidden: float) -> Tensor:
@@ -288,34 +268,26 @@ def _shown_otherwise(x: Tensor, hidden: float) -> Tensor:
 
 def train_look(real: Windows, drawn: Windows, eyes: bool, steps: int, device: str, batch: int = 512) -> Look:
     """A second look at faces, or at eyes: seven tenths real windows, three tenths rendered ones, half of them mirrored."""
-    look = Look(look_config(real.points[:3000], eyes)).to(device)
+    look = Look(eye_look(WFLW_98) if eyes else face_look(real.points[:3000])).to(device)
     sets = [Windows(*(t.to(device) for t in s)) for s in (real, drawn)]
+    counts = (batch - int(0.3 * batch), int(0.3 * batch))
     flip = torch.tensor(WFLW_98.flip_order, device=device)
-    weights = torch.ones(len(look.shape), device=device)
-    if eyes:
-        weights[-1] = 4.0
-    else:
-        weights[list(WFLW_98.pupils)], weights[list(WFLW_98.regions["contour"])] = 2.0, 0.7
-    rough, fine = ((0.13, 0.16, 8, 0.05), (0.04, 0.05, 3, 0.05)) if eyes else ((0.12, 0.16, 14, 0.04), (0.03, 0.04, 3, 0.04))
     optimiser = torch.optim.AdamW(look.parameters(), weight_decay=0.02)
     average = AveragedModel(look, multi_avg_fn=get_ema_multi_avg_fn(0.999), use_buffers=True)
-    everyone = torch.arange(batch, device=device)
+    everyone, generator = torch.arange(batch, device=device), torch.Generator().manual_seed(0)
     for rate in _rates(steps, 2e-3):
         optimiser.param_groups[0]["lr"] = rate
-        counts = (batch - int(0.3 * batch), int(0.3 * batch))
         chosen = [torch.randint(len(s.images), (k,), device=device) for s, k in zip(sets, counts, strict=True)]
         pixels = torch.cat([s.images[i] for s, i in zip(sets, chosen, strict=True)]).float()
         points = torch.cat([s.points[i] for s, i in zip(sets, chosen, strict=True)])
+        turned = points[:, flip] * torch.tensor([-1, 1], device=device) + torch.tensor([WINDOW, 0], device=device)
         mirrored = torch.rand(batch, device=device) < 0.5
-        other = points[:, list(EYES[1])] if eyes else points[:, flip]
-        points = torch.where(mirrored[:, None, None], other, points[:, list(EYES[0])] if eyes else points)
-        frames = fit_frames(points, look.shape, mirrored)
-        frames = torch.where((torch.rand(batch, device=device) < 0.5)[:, None, None], _off(frames, *rough), _off(frames, *fine))
-        wanted = torch.linalg.solve(frames[:, :, :2], (points - frames[:, None, :, 2]).mT).mT
-        patches = sample_parts(pixels, everyone, frames, look.config.rows, look.config.columns)
-        gap = smooth_l1_loss(look(_shown_otherwise(patches, 0.12 if eyes else 0.3)), wanted, beta=0.01, reduction="none")
+        pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
+        points = torch.where(mirrored[:, None, None], turned, points)
+        spoil = partial(_shown_otherwise, hidden=0.12 if eyes else 0.3)
+        loss = look_loss(look, pixels, everyone, points, generator, spoil)
         optimiser.zero_grad(set_to_none=True)
-        (gap.sum(-1) * weights).mean().backward()
+        loss.backward()
         nn.utils.clip_grad_norm_(look.parameters(), 5.0)
         optimiser.step()
         average.update_parameters(look)

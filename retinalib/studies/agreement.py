@@ -55,7 +55,7 @@ def look(detector: Detector, photos: Sequence[tuple[np.ndarray, Faces]], score_t
     back = _mirrored(detector, images, found, score_threshold)
     mirrored = np.array([back[p][partners[p][n]] for p, n in zip(photo, number, strict=True)]).reshape(predicted.shape)
     config, first = detector.model.config, None
-    if config.eye_head or config.looks:
+    if config.looks:
         once = detector.detect(images, score_threshold, pyramid=True, second_look=False)  # the same faces
         first = matched_landmarks(once, truth)[2]
     return Looks(found, photo, number, scores, predicted, true, mirrored, first)

@@ -7,6 +7,7 @@ from retinalib.faces import Faces
 from retinalib.landmarks import WFLW_98
 from retinalib.model import ModelConfig
 from retinalib.pupils import mean_offsets
+from retinalib.second_look import eye_look
 from retinalib.studies import agreement
 from tests.test_pupils import face
 
@@ -18,7 +19,7 @@ class Painted:
 
     def __init__(self, points, size, wrong=0.0, second=True):
         self.points, self.size, self.wrong = points, size, wrong
-        self.model = SimpleNamespace(config=ModelConfig(eye_head=second))
+        self.model = SimpleNamespace(config=ModelConfig(looks=(eye_look(WFLW_98),) if second else ()))
 
     def detect(self, images, score_threshold, pyramid, second_look=True):
         found = []

@@ -4,7 +4,9 @@ import torch
 
 from retinalib.anchors import anchor_grid
 from retinalib.detect import for_inference
+from retinalib.landmarks import WFLW_98
 from retinalib.model import ModelConfig, RetinaFace
+from retinalib.second_look import eye_look
 from retinalib.studies import network_cost
 from retinalib.studies.network_cost import cost_by_part, costs_side_by_side, excitations, field_width, receptive_field, shapes
 
@@ -76,10 +78,10 @@ def test_costs_side_by_side():
 
 
 def test_costs_are_those_of_detections_copies(monkeypatch):
-    """The eye head, which looks at faces alone, costs parameters and nothing else."""
+    """A second look, which looks at faces alone, costs parameters and nothing else."""
     made = []
     monkeypatch.setattr(network_cost, "for_inference", lambda model: made.append(for_inference(model)) or made[-1])
-    models = {"plain": build(), "eyes": RetinaFace(ModelConfig(eye_head=True))}
+    models = {"plain": build(), "eyes": RetinaFace(ModelConfig(looks=(eye_look(WFLW_98),)))}
     table = costs_side_by_side(models, 64, rounds=1)
     assert len(made) == 2 and table["gflop"].nunique() == 1 and table["latency_iqr_ms"].tolist() == [0, 0]
     assert table["parameters"].tolist() == [sum(p.numel() for p in m.parameters()) for m in models.values()]
