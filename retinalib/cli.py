@@ -311,8 +311,7 @@ def check(root: Path) -> None:
             wrong.append(_sentence(error))
             continue
         photos = tables[path]["image"].nunique() + len(tables[path].attrs.get("no_faces", []))
-        with tqdm(total=photos, desc=path.stem, unit="photo", disable=None) as bar:
-            wrong += [f"{path}, {_sentence(said)}" for said in faults(tables[path], images, bar.update)]
+        wrong += [f"{path}, {_sentence(said)}" for said in faults(tables[path], images)]
         click.echo(f"{path.stem}: photos {photos:,}, faces {len(tables[path]):,}")
     both = [tables.get(root / wflw.LISTS.format(split=split)) for split in ("train", "test")]
     if both[0] is not None and both[1] is not None:

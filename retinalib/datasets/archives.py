@@ -1,8 +1,4 @@
-"""The official archives: extracted safely, counted, and plainly missed.
-
-The archives are downloaded by hand, since their licences ask for it; :func:`prepare` does the rest:
-``retinalib datasets extract wflw data/wflw``.
-"""
+"""The official archives: downloaded by hand, since their licences ask for it; extracted safely, counted, and plainly missed."""
 
 from __future__ import annotations
 
@@ -31,10 +27,7 @@ ARCHIVES = {
 }
 """The official files, and the folder that is there once each is extracted."""
 
-EXPECTED = {
-    "wflw": {"train": 7500, "test": 2500},
-    "wider": {"train": 159_424, "val": 39_708},
-}
+EXPECTED = {"wflw": {"train": 7500, "test": 2500}, "wider": {"train": 159_424, "val": 39_708}}
 """Faces in the official lists."""
 
 
@@ -42,27 +35,24 @@ def extract(archive: str | Path, folder: str | Path) -> None:
     """Extracts a ``.zip`` or ``.tar.gz`` into ``folder``, all or nothing.
 
     Before anything is written, members that are absolute, lead out of the folder, or are links or devices are refused, and so
-    is an archive that would unpack to over 20 GB or 200,000 files. Files land in a temporary folder first, and leave it once
-    checksums agree. Raises ValueError naming archive and member.
+    is an archive that would unpack to over 20 GB or 200,000 files. Raises ValueError naming archive and member.
     """
     archive, folder = Path(archive), Path(folder)
     with only_process(folder, wait=True):
         for left in folder.glob(".extracting-*"):  # by one that was killed
             shutil.rmtree(left)
-        temporary = Path(tempfile.mkdtemp(prefix=".extracting-", dir=folder))
         try:
-            (_unzip if archive.suffix == ".zip" else _untar)(archive, temporary)
-            for part in temporary.iterdir():
-                if part.name != "__MACOSX":  # of which every archive that a Mac packed has one
-                    os.replace(part, folder / part.name)
+            with tempfile.TemporaryDirectory(prefix=".extracting-", dir=folder, ignore_cleanup_errors=True) as temporary:
+                (_unzip if archive.suffix == ".zip" else _untar)(archive, temporary)
+                for part in Path(temporary).iterdir():
+                    if part.name != "__MACOSX":  # of which every archive that a Mac packed has one
+                        os.replace(part, folder / part.name)
         except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError) as error:
             said = " ".join(str(error).split())  # RuntimeError: encrypted, or packed in a way that zipfile does not know
             raise ValueError(f"{archive} is damaged or can't be unpacked ({said}): download it again") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _unzip(archive: Path, folder: Path) -> None:
+def _unzip(archive: Path, folder: str) -> None:
     with zipfile.ZipFile(archive) as file:
         kinds = (0, stat.S_IFREG, stat.S_IFDIR)  # not said, a file, a folder
         _check(archive, [(m.filename, m.file_size, stat.S_IFMT(m.external_attr >> 16) in kinds) for m in file.infolist()])
@@ -70,7 +60,7 @@ def _unzip(archive: Path, folder: Path) -> None:
             file.extract(member, folder)
 
 
-def _untar(archive: Path, folder: Path) -> None:
+def _untar(archive: Path, folder: str) -> None:
     with tarfile.open(archive) as file:
         members = file.getmembers()
         _check(archive, [(m.name, m.size, m.isfile() or m.isdir()) for m in members])

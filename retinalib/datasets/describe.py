@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.spatial.distance import pdist, squareform
+from tqdm import tqdm
 
 from retinalib.datasets import wflw, wider
 from retinalib.datasets.table import BOX, FaceDataset, read_header, read_image
@@ -17,28 +18,23 @@ _SAME_POINT = 0.01  # pixels: two landmarks closer than that are one point label
 _SAME_FACE = 0.05  # mean distance of the landmarks, in box sizes: closer than that, one face is labelled twice
 
 
-def faults(table: pd.DataFrame, images_root: Path, seen: Callable[[], object] = lambda: None) -> list[str]:
-    """What is wrong with a list that could be read and with its photos, sentences that begin with the line.
-
-    table: of ``wflw.read_annotations``, ``wider.read_boxes`` or ``wider.read_labels``. Every photo is decoded; ``seen`` is
-    called after each.
-    """
+def faults(table: pd.DataFrame, images_root: Path) -> list[str]:
+    """What is wrong with a list that could be read and with its photos, each of which is decoded: sentences that begin with the
+    line. table: of ``wflw.read_annotations``, ``wider.read_boxes`` or ``wider.read_labels``."""
     found = [*table.attrs["set_aside"], *table.attrs["repaired"]]
     bare = {name: (np.array([line]), np.zeros((0, 4))) for line, name in table.attrs.get("no_faces", [])}
     faces = {name: (rows["line"].to_numpy(), rows[BOX].to_numpy(float)) for name, rows in table.groupby("image", sort=False)}
-    for name, (lines, boxes) in {**bare, **faces}.items():
+    for name, (lines, boxes) in tqdm({**bare, **faces}.items(), desc="checking", unit="photo", disable=None):
         try:
             height, width = read_image(images_root / name).shape[:2]
             middle = (boxes[:, :2] + boxes[:, 2:]) / 2
             outside = ((middle < 0) | (middle > [width, height])).any(1)
-            found += [
-                (line, f"the box lies outside {name}, {width} × {height} pixels") for line in lines[: len(boxes)][outside]
-            ]
+            said = f"the box lies outside {name}, {width} × {height} pixels"
+            found += [(line, said) for line in lines[: len(boxes)][outside]]
             if read_header(images_root / name, name).turned:
                 found.append((lines[0], f"viewers turn {name} (EXIF): boxes are taken to be of the pixels as they are stored"))
         except (OSError, ValueError) as error:
             found.append((lines[0], str(error)))
-        seen()
     return [f"line {line}: {reason}" for line, reason in sorted((int(line), reason) for line, reason in found)]
 
 
@@ -90,9 +86,8 @@ def _twins(points: np.ndarray, size: np.ndarray) -> np.ndarray:
     twin = np.zeros(len(points), bool)
     for face, own in enumerate(points):  # one by one: thousands of faces with all others at once fill the memory
         distance = np.linalg.norm(points - own, axis=-1)
-        known = np.isfinite(distance)
-        mean = np.where(known, distance, 0).sum(-1) / np.maximum(known.sum(-1), 1)
-        near = known.any(-1) & (mean < _SAME_FACE * np.minimum(size[face], size))
+        mean = np.ma.masked_invalid(distance).mean(-1).filled(np.inf)
+        near = mean < _SAME_FACE * np.minimum(size[face], size)
         near[face] = False
         twin[face] = near.any()
     return twin

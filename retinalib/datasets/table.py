@@ -274,9 +274,8 @@ class FaceDataset(Sequence):
             raise ValueError(f"{source}no face is left, for all are set aside: {said}")
         said = [f"set aside {said}"] if said else []
         if repaired:
-            said.append(
-                f"faces with landmarks that are no place and count as unknown: {len(repaired)} (line {repaired[0][0]} …)"
-            )
+            first = repaired[0][0]
+            said.append(f"faces with landmarks that are no place and count as unknown: {len(repaired)} (line {first} …)")
         if said:
             warn(f"{source}{'; '.join(said)}; table.attrs['set_aside'] and ['repaired'] of the data set list them")
         if turned:
@@ -291,9 +290,7 @@ class FaceDataset(Sequence):
         rows = table.groupby("image", sort=False).indices
         self.rows = [rows.get(name, np.zeros(0, int)) for name in self.names]
         landmarks = np.array(table["landmarks"].to_list(), np.float32).reshape(-1, self.schema.count, 2)
-        attributes = table.drop(
-            columns=["image", "landmarks", *BOX]
-        ).copy()  # in one block a type, of which rows are taken faster
+        attributes = table.drop(columns=["image", "landmarks", *BOX]).copy()  # in one block a type: rows are taken faster
         attributes.attrs = {}  # pandas would copy them with every photo
         self._faces = Faces(table[BOX].to_numpy(np.float32), landmarks, attributes=attributes, schema=self.schema)
 
