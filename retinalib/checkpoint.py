@@ -18,7 +18,6 @@ from retinalib.model import REFERENCE_NORMALISATION, ModelConfig, Normalisation,
 
 _FORMAT = "retinalib-1"
 _NORMALISATIONS = {"imagenet": Normalisation(), "reference": REFERENCE_NORMALISATION}
-_REFERENCE_TRAINED_ON = TrainedOn(smallest=10, largest=640, turns=30)  # WIDER FACE in crops of 640 pixels
 
 # the reference implementation's parameter names, and ours
 _RENAMED = (
@@ -174,7 +173,7 @@ def _from_names(values: dict, path: str | Path) -> RetinaFace:
         schema=schema,
         se_reduction=None if squeeze is None else squeeze.shape[1] // squeeze.shape[0],
         normalisation=guess,
-        trained_on=_REFERENCE_TRAINED_ON if guess == REFERENCE_NORMALISATION else None,
+        trained_on=TrainedOn(10, 640, 30) if guess == REFERENCE_NORMALISATION else None,  # WIDER FACE, crops of 640 pixels
     )
     model = RetinaFace(config)
     try:

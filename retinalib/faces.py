@@ -78,8 +78,7 @@ class Faces:
     @property
     def size(self) -> np.ndarray:
         """(F,) the square root of each box's area, pixels."""
-        width, height = (self.boxes[:, 2:] - self.boxes[:, :2]).clip(min=0).T
-        return np.sqrt(width * height)
+        return np.sqrt((self.boxes[:, 2:] - self.boxes[:, :2]).clip(min=0).prod(1))
 
     def transformed(self, scale: tuple[float, float] = (1, 1), shift: tuple[float, float] = (0, 0)) -> Faces:
         """The faces of the image that was scaled by (sx, sy) and then shifted by (dx, dy) pixels; visibility as it was."""

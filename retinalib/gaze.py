@@ -77,10 +77,8 @@ def head_pose(landmarks: np.ndarray) -> HeadPose:
 
 @dataclass(frozen=True)
 class Eyeball:
-    """The right eye's ball in head units (the distance of the outer canthi is 1); the left eye is its mirror image.
-
-    The defaults are what :func:`calibrate` gives for the training faces of ``rendered.make(root, 2500, seed=0)``.
-    """
+    """The right eye's ball in head units (the distance of the outer canthi is 1); the left eye is its mirror image. By default
+    what :func:`calibrate` gives for the training faces of ``rendered.make(root, 2500, seed=0)``."""
 
     centre: tuple[float, float, float] = (-0.002, -0.004, -0.080)  # from the middle of the canthi: x, y, z of the head
     radius: float = 0.130  # from the ball's centre to the pupil

@@ -1,7 +1,7 @@
 """Landmark schemas: how many points a face has, what they are called, and which ones change places in a mirror.
 
-This is the only place where an index such as 60, 72, 96 or 97 is written; everything else asks the schema.
-"Right" and "left" are the person's own: the right eye is the one at the left of an upright picture.
+The only place where an index such as 60 or 96 is written. "Right" and "left" are the person's own: the right eye is the one at
+the left of an upright picture.
 """
 
 from __future__ import annotations
@@ -147,10 +147,8 @@ def as_tuples(value: object) -> object:
 
 
 def _flip_order(count: int, pairs: list[tuple[int, int]]) -> tuple[int, ...]:
-    order = list(range(count))
-    for a, b in pairs:
-        order[a], order[b] = b, a
-    return tuple(order)
+    partner = dict(pairs) | {b: a for a, b in pairs}
+    return tuple(partner.get(i, i) for i in range(count))
 
 
 _WFLW_PAIRS = (

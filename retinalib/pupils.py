@@ -29,10 +29,8 @@ def eyes_of(schema: LandmarkSchema) -> dict[str, Eye]:
 
 
 def eye_frame(landmarks: np.ndarray, eye: Eye) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The frame of one eye in (N, L, 2) landmarks: origin (N, 2), x and y axes (N, 2) of unit length, eye width (N,).
-
-    Degenerate eyes (canthi in one place) give NaN.
-    """
+    """The frame of one eye in (N, L, 2) landmarks: origin (N, 2), x and y axes (N, 2) of unit length, eye width (N,). Degenerate
+    eyes (canthi in one place) give NaN."""
     landmarks = np.asarray(landmarks, float)
     outer, inner = landmarks[:, eye.outer], landmarks[:, eye.inner]
     across = inner - outer
@@ -115,8 +113,7 @@ def pupil_table(faces: Faces | Sequence[Faces], closed: float = CLOSED) -> pd.Da
         table[f"foreshortened_{side}"] = turned[:, number]
         common = offset * [1.0 if side == "right" else -1.0, 1.0]  # the right eye's nose side is the person's left
         looks.append(np.where(((lids <= closed) | turned[:, number])[:, None], np.nan, common))
-    known = np.isfinite(looks)
-    table[["look_x", "look_y"]] = np.nansum(looks, axis=0) / np.where(known.any(0), known.sum(0), np.nan)
+    table[["look_x", "look_y"]] = np.ma.masked_invalid(looks).mean(0).filled(np.nan)
     right, left = faces.schema.pupils
     table["inter_pupil"] = np.linalg.norm(faces.landmarks[:, right] - faces.landmarks[:, left], axis=1)
     table["score"] = faces.scores
