@@ -29,7 +29,7 @@ def eyes_of(schema: LandmarkSchema) -> dict[str, Eye]:
 
 
 def eye_frame(landmarks: np.ndarray, eye: Eye) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The frame of one eye in (N, L, 2) landmarks: origin (N, 2), x and y axes (N, 2) of unit length, eye width (N,). Degenerate
+    """The frame of one eye in (N, L, 2) landmarks: origin (N, 2), x and y axes (N, 2) of unit length, width (N,). Degenerate
     eyes (canthi in one place) give NaN."""
     landmarks = np.asarray(landmarks, float)
     outer, inner = landmarks[:, eye.outer], landmarks[:, eye.inner]
