@@ -79,7 +79,8 @@ def _training(device: str | None) -> Iterator[None]:
     from retinalib.model import pick_device
     from retinalib.runs import Stopped
 
-    pick_device(device)
+    if device:
+        pick_device(device)
     try:
         yield
     except (FloatingPointError, Stopped) as error:
