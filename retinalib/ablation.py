@@ -1,7 +1,6 @@
 """Arms × seeds: the same training with one thing changed, repeated with several seeds, compared in pairs.
 
-Every run is a folder (see train); a finished run is read, an interrupted one goes on. Measured on the test photos with the
-run's best averaged weights, the faces of each run are kept in its folder as ``test_faces.csv``.
+Every run is a folder (see train), which also keeps what its best weights find in the test photos.
 """
 
 from __future__ import annotations
@@ -9,24 +8,22 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import cv2
 import pandas as pd
 import torch
 from tqdm import tqdm
 
+from retinalib.batches import one_thread
 from retinalib.config import PROFILES, TrainConfig
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector, load_detector
 from retinalib.evaluate import detection_ap, evaluate_faces, precision_recall, summary
-from retinalib.faces import Faces
 from retinalib.files import end_with_parent, write_text
 from retinalib.landmarks import WFLW_98
 from retinalib.model import pick_device
@@ -34,11 +31,10 @@ from retinalib.plots.tables import paper_form, write_table
 from retinalib.runs import Stopped, request_stop, stop_file
 from retinalib.second_look import eye_look
 from retinalib.studies.comparison import compare, verdict
-from retinalib.train import fingerprint, run_folder, train
+from retinalib.train import detect_all, fingerprint, run_folder, train
 from retinalib.workspace import open_dataset, runs_folder
 
-SCORE_THRESHOLD = 0.5  # a face found with less counts as missed; AP is over all scores from _AP_SCORE on
-_AP_SCORE = 0.02
+SCORE_THRESHOLD = 0.5  # a face found with less counts as missed; AP is over all scores of train.detect_all
 
 ARMS: dict[str, dict[str, dict | str]] = {
     "no-se": {},
@@ -73,119 +69,69 @@ def train_all(
     validation_set: FaceDataset,
     device: str | torch.device | None = None,
     processes: int | None = None,
-    watch: Callable[[pd.DataFrame], None] | None = None,
 ) -> list[pd.DataFrame]:
     """Trains several runs, ``{folder: configuration}``, and returns the metrics of each.
 
-    On a GPU one after the other. On a CPU ``processes`` of them (None: as many as there are cores) go side by side, each
-    with one thread: small networks train faster that way than with all cores on one run, and the numbers do not depend on
-    how many cores there are. Raises what :func:`retinalib.train.train` raises; the other runs then stop where they are. A stop
-    asked for in any of the folders (see :func:`retinalib.runs.request_stop`) stops them all, and those to come are not begun.
-    watch: is given :func:`progress` of the runs after every epoch, on a GPU after every run.
+    On a GPU one after the other. On a CPU ``processes`` of them (None: as many as there are cores) go side by side, each with
+    one thread: small networks train faster so, and to the same numbers on any machine. Raises what
+    :func:`retinalib.train.train` raises; the other runs then stop. A stop asked for in any of the folders (see
+    :func:`retinalib.runs.request_stop`) stops them all, and those to come are not begun.
     """
     device = pick_device(device)
-    watch = watch or (lambda table: None)
-    if device.type != "cpu":
-        metrics = []
-        for folder, config in configs.items():
-            metrics.append(train(config, train_set, validation_set, folder, device, min(8, os.cpu_count() or 1)))
-            watch(progress(configs))
-        return metrics
-    before = progress(configs)
-    missing = [folder for folder, config in configs.items() if before.at[folder.name, "epochs"] < config.epochs]
-    for folder in missing:
-        folder.mkdir(parents=True, exist_ok=True)  # so that a stop can be asked for from now on
-        stop_file(folder).unlink(missing_ok=True)  # of an earlier start
-    if missing:
-        _side_by_side(missing, configs, train_set, validation_set, min(processes or os.cpu_count() or 1, len(missing)), watch)
-    else:
-        watch(before)
-    return [train(config, train_set, validation_set, folder, device) for folder, config in configs.items()]  # only read
+    missing = {folder: config for folder, config in configs.items() if _finished([folder]) < config.epochs}
+    if missing and device.type == "cpu":
+        _side_by_side(missing, train_set, validation_set, min(processes or os.cpu_count() or 1, len(missing)))
+    workers = min(8, os.cpu_count() or 1)
+    return [train(config, train_set, validation_set, folder, device, workers) for folder, config in configs.items()]
 
 
-def progress(configs: Mapping[Path, TrainConfig]) -> pd.DataFrame:
-    """How far the runs ``{folder: configuration}`` are, a row per run: finished epochs and those asked for, the loss of the
-    last epoch, AP and median NME (a fraction) of the last validation; NaN where there is none yet."""
-    rows = []
-    for folder, config in configs.items():
-        written = folder / "metrics.csv"
-        log = pd.read_csv(written) if written.is_file() else pd.DataFrame()
-        log = log.reindex(columns=["total", "ap", "nme"])  # there is no AP before the first validation
-        last = {column: next(iter(log[column].dropna()[::-1]), float("nan")) for column in ("total", "ap", "nme")}
-        rows.append({"run": folder.name, "epochs": len(log), "of": config.epochs, "loss": last.pop("total"), **last})
-    return pd.DataFrame(rows, columns=["run", "epochs", "of", "loss", "ap", "nme"]).set_index("run")
+def _finished(folders: Iterable[Path]) -> int:
+    """How many epochs the runs have finished."""
+    logs = (folder / "metrics.csv" for folder in folders)
+    return sum(len(pd.read_csv(log)) for log in logs if log.is_file())
 
 
 def _side_by_side(
-    missing: Sequence[Path],
-    configs: Mapping[Path, TrainConfig],
-    train_set: FaceDataset,
-    validation_set: FaceDataset,
-    processes: int,
-    watch: Callable[[pd.DataFrame], None],
+    configs: Mapping[Path, TrainConfig], train_set: FaceDataset, validation_set: FaceDataset, processes: int
 ) -> None:
-    """Trains the runs of ``missing`` folders; told to ``watch``, and counted, are all of ``configs``."""
-    before, table = set(multiprocessing.active_children()), progress(configs)
+    for folder in configs:
+        folder.mkdir(parents=True, exist_ok=True)  # so that a stop can be asked for from now on
+        stop_file(folder).unlink(missing_ok=True)  # of an earlier start
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
-    with (
-        ProcessPoolExecutor(processes, context, _start_child) as pool,
-        tqdm(total=int(table["of"].sum()), initial=int(table["epochs"].sum()), desc="epochs") as bar,
-    ):
-        jobs = [pool.submit(_train_in_child, configs[folder], train_set, validation_set, folder) for folder in missing]
-        children = set(multiprocessing.active_children()) - before
+    shown = {"total": sum(config.epochs for config in configs.values()), "initial": _finished(configs), "desc": "epochs"}
+    with ProcessPoolExecutor(processes, context, end_with_parent) as pool, tqdm(**shown) as bar:
+        jobs = [pool.submit(_train_in_child, config, train_set, validation_set, at) for at, config in configs.items()]
         try:
             waiting = set(jobs)
             while waiting:
                 done, waiting = wait(waiting, timeout=1)
                 for job in done:
                     job.result()
-                table = progress(configs)
-                epochs = int(table["epochs"].sum())
-                if any(stop_file(folder).exists() for folder in missing):
-                    raise Stopped(f"{epochs} of {bar.total} epochs are kept; start again to go on")
-                losses = table["loss"].dropna()
-                bar.set_postfix({name.rpartition("-")[0]: f"{loss:.1f}" for name, loss in losses.items()}, refresh=False)
-                if epochs > bar.n:
-                    watch(table)
-                bar.update(epochs - bar.n)
+                bar.update(_finished(configs) - bar.n)
+                if any(stop_file(folder).exists() for folder in configs):
+                    raise Stopped(f"{bar.n} of {bar.total} epochs are kept; start again to go on")
         except BaseException as error:  # an interruption, too: the others stop, and keep their finished epochs
             while wait(jobs, timeout=0.5).not_done:
-                request_stop(missing)  # again and again: a run that begins takes an older wish away
+                request_stop(configs)  # again and again: a run that begins takes an older wish away
             if isinstance(error, BrokenProcessPool):
-                raise ChildProcessError(_why_ended(children)) from error
+                raise ChildProcessError(
+                    "a run's process ended early; what it said stands above: mend that, or ask for fewer processes if memory "
+                    "ran out; finished epochs are kept: start again to go on"
+                ) from error
             raise
 
 
-def _why_ended(children: Iterable[BaseProcess]) -> str:
-    kept = "finished epochs are kept: start again to go on"
-    if any(child.exitcode == -signal.SIGKILL for child in children):
-        return f"a run's process was killed, perhaps for want of memory; {kept}, with fewer processes if memory ran out"
-    return f"a run's process ended early; what it said stands above: mend that; {kept}"
-
-
-def _start_child() -> None:
-    end_with_parent()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-
-
 def _train_in_child(config: TrainConfig, train_set: FaceDataset, validation_set: FaceDataset, folder: Path) -> None:
+    one_thread()
     if stop_file(folder).exists():
         raise Stopped(f"{folder.name} was not begun")
     train(config, train_set, validation_set, folder, "cpu", 0, False)
 
 
-def detect_all(detector: Detector, dataset: FaceDataset) -> list[Faces]:
-    """What the detector finds in each photo, down to the scores that enter AP."""
-    return [detector.detect(dataset[number][0], _AP_SCORE, pyramid=False) for number in range(len(dataset))]
-
-
 def measure(detector: Detector, dataset: FaceDataset) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, float]]:
     """A row for each labelled face of ``dataset`` (see evaluate.evaluate_faces), a row for each detection (see
-    evaluate.precision_recall), and the AP at IoU 0.5 with the numbers of photos and faces.
-
-    Where photos are labelled only in part there are no rows of detections, and AP is NaN.
-    """
+    evaluate.precision_recall), and the AP at IoU 0.5 with the numbers of photos and faces. Where photos are labelled only in
+    part there are no rows of detections, and AP is NaN."""
     found = detect_all(detector, dataset)
     truth = [dataset.faces(number) for number in range(len(dataset))]
     table = evaluate_faces([f[f.scores >= SCORE_THRESHOLD] for f in found], truth, dataset.names)
@@ -204,17 +150,15 @@ def run(
     runs: Path,
     device: str | torch.device | None = None,
     processes: int | None = None,
-    watch: Callable[[pd.DataFrame], None] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Trains (see :func:`train_all`) and measures every arm with every seed.
+    """Trains (see :func:`train_all`) and measures every arm with every seed, which decides weights, order and crops.
 
     Returns the faces (a row per arm, seed and true face) and the runs (a row per arm and seed: arm, seed, ap, photos, faces,
-    folder). The same seed means the same initial weights where shapes agree, the same order of images and the same crops.
+    folder).
     """
     configs = {(arm, seed): arm_config(arm, base, seed) for seed in seeds for arm in arms}
     folders = {key: run_folder(runs, key[0], config, train_set) for key, config in configs.items()}
-    by_folder = {folders[key]: config for key, config in configs.items()}
-    train_all(by_folder, train_set, validation_set, device, processes, watch)
+    train_all({folders[key]: config for key, config in configs.items()}, train_set, validation_set, device, processes)
     faces, rows = [], []
     for (arm, seed), folder in tqdm(folders.items(), desc="measuring"):
         table, numbers = _measured(folder, test_set, device)
@@ -268,26 +212,22 @@ def report(
     faces, runs = run(arms, seeds, base, *sets, runs_at, device, processes)
     by_run = summary(faces, ["arm", "seed"]).join(runs.set_index(["arm", "seed"])["ap"])
     print(by_run.reset_index().to_markdown(index=False, floatfmt=".4f"))
-    tables, printed = {"runs": by_run}, {}
+    caption = (
+        f"{len(sets[2])} {dataset} test photos, {len(seeds)} seeds, {base.epochs} epochs on {len(sets[0])} "
+        f"photos, crops of {base.image_size} px; NME over the distance of the outer canthi; found: IoU ≥ 0.5, "
+        f"score ≥ {SCORE_THRESHOLD}; failure and AUC at 10 %, a miss is a failure"
+    )
+    if out:
+        write_table(by_run, out / "runs", caption)
     if len(arms) > 1 and len(seeds) > 1:
         differences = compare(faces, detections_of(runs, runs_at), arms)
-        tables["differences"] = differences.set_index(["arm", "measure"])
-        printed["differences"] = paper_form(differences)
         print(verdict(differences, arms[0]))
-    if out:
-        caption = (
-            f"{len(sets[2])} {dataset} test photos, {len(seeds)} seeds, {base.epochs} epochs on {len(sets[0])} "
-            f"photos, crops of {base.image_size} px; NME over the distance of the outer canthi; found: IoU ≥ 0.5, "
-            f"score ≥ {SCORE_THRESHOLD}; failure and AUC at 10 %, a miss is a failure"
-        )
-        for name, table in tables.items():
-            against = f"Against {arms[0]}. " if name == "differences" else ""
-            write_table(table, out / name, against + caption, printed.get(name))
+        if out:
+            table, caption = differences.set_index(["arm", "measure"]), f"Against {arms[0]}. {caption}"
+            write_table(table, out / "differences", caption, paper_form(differences))
 
 
 if __name__ == "__main__":
-    import sys
-
     from retinalib.cli import main
 
     main(["ablation", *sys.argv[1:]], "retinalib")

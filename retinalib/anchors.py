@@ -17,8 +17,7 @@ from torchvision.ops import box_convert, box_iou
 class AnchorConfig:
     """Square anchors: ``sizes[level]`` pixels at every cell of the feature map with stride ``strides[level]``.
 
-    The defaults are those of biubug6/Pytorch_Retinaface; the paper has five levels and three sizes per cell, 16 to 406 pixels.
-    ``variances`` scale the codes of positions and of log sizes (SSD).
+    The defaults are those of biubug6/Pytorch_Retinaface. ``variances`` scale the codes of positions and of log sizes (SSD).
     """
 
     strides: tuple[int, ...] = (8, 16, 32)
@@ -44,11 +43,8 @@ class AnchorConfig:
 @lru_cache(maxsize=8)  # the sizes of a pyramid, upright and turned
 @torch.inference_mode(False)  # the same serves training
 def anchor_grid(height: int, width: int, config: AnchorConfig = AnchorConfig()) -> Tensor:
-    """All anchors of an image of ``height`` × ``width`` pixels.
-
-    Returns (A, 4) float32, centre x, centre y, width, height in fractions of the image, ordered by level, row, column,
-    size. The result is cached and shared: do not write into it.
-    """
+    """All anchors of an image of ``height`` × ``width`` pixels: (A, 4) float32, centre x, centre y, width, height in fractions
+    of the image, ordered by level, row, column, size. The result is cached and shared: do not write into it."""
     grids = []
     for (rows, columns), stride, sizes in zip(config.levels(height, width), config.strides, config.sizes, strict=True):
         y, x, size = torch.meshgrid(
@@ -64,9 +60,9 @@ def anchor_grid(height: int, width: int, config: AnchorConfig = AnchorConfig()) 
 def match(boxes: Tensor, anchors: Tensor, threshold: float = 0.35, minimum: float = 0.2) -> Tensor:
     """The face that each anchor answers for (SSD, as in Pytorch_Retinaface: best overlap, and a face keeps its best anchor).
 
-    boxes: (F, 4) x1 y1 x2 y2, anchors: (A, 4) cx cy w h, both in fractions. An anchor takes the face it overlaps most if
-    their IoU is at least ``threshold``; beyond that, each face keeps the anchor that overlaps it most if that IoU is at
-    least ``minimum``. Returns (A,) int64 indices of faces, -1 for background.
+    boxes: (F, 4) x1 y1 x2 y2, anchors: (A, 4) cx cy w h, both in fractions. An anchor takes the face it overlaps most from an
+    IoU of ``threshold`` on; and each face keeps the anchor that overlaps it most, from ``minimum`` on. Returns (A,) int64
+    indices of faces, -1 for background.
     """
     if not len(boxes):
         return torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device)

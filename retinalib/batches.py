@@ -15,19 +15,15 @@ from torch.utils.data import DataLoader, Dataset
 from retinalib.augment import AugmentConfig, augment
 from retinalib.datasets.table import FaceDataset
 from retinalib.faces import Faces
+from retinalib.landmarks import LandmarkSchema
 from retinalib.loss import Target
 
 Batch = tuple[Tensor, list[Target], list[str]]  # (B, 3, H, W) uint8 crops, their targets, the photos' names
 
 
-class FivePointFlip(Faces):
-    """A fault of the predecessor: on any schema, a mirrored face exchanges landmarks 0↔1 and 3↔4 only."""
-
-    def flipped(self, width: float) -> Faces:
-        faces, order = super().flipped(width), np.arange(self.schema.count)
-        order[[0, 1, 3, 4]] = [1, 0, 4, 3]
-        order = np.array(self.schema.flip_order)[order]  # undoes the schema's exchange first
-        return replace(faces, landmarks=faces.landmarks[:, order], visible=faces.visible[:, order])
+def five_point_flip(count: int) -> LandmarkSchema:
+    """A fault of the predecessor: however many the landmarks, a mirrored face exchanges 0↔1 and 3↔4 only."""
+    return LandmarkSchema("five-point-flip", count, {"all": tuple(range(count))}, (1, 0, 2, 4, 3, *range(5, count)))
 
 
 class AugmentedPhotos(Dataset):
@@ -45,7 +41,7 @@ class AugmentedPhotos(Dataset):
         epoch, number = key
         image, faces = self.source[number]
         if self.fault == "five-point-flip":
-            faces = FivePointFlip(faces.boxes, faces.landmarks, faces.visible, schema=faces.schema)
+            faces = replace(faces, schema=five_point_flip(faces.schema.count))
         if self.fault == "clamped-crops":
             faces.landmarks[~faces.visible] = np.nan
         rng = np.random.default_rng([self.seed, epoch, number])
@@ -74,8 +70,8 @@ def batch_keys(
             yield batch[part[0] :: part[1]]
 
 
-def _start_worker(_: int) -> None:
-    """One thread for each process that makes crops."""
+def one_thread(_: int = 0) -> None:
+    """Lets a process of several compute with one thread."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
@@ -112,7 +108,7 @@ def reading(
         batch_sampler=batches,
         collate_fn=_collate,
         num_workers=workers,
-        worker_init_fn=_start_worker,
+        worker_init_fn=one_thread,
         pin_memory=pin_memory,
     )
     stream = _stream(loader)

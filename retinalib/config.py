@@ -65,11 +65,7 @@ class Profile:
     second_look: bool = False  # at each eye, see retinalib.second_look
 
     def train_config(
-        self,
-        se_reduction: int | None = None,
-        seed: int = 0,
-        epochs: int | None = None,
-        schema: LandmarkSchema = WFLW_98,
+        self, se_reduction: int | None = None, seed: int = 0, epochs: int | None = None, schema: LandmarkSchema = WFLW_98
     ) -> TrainConfig:
         """The training run of this profile, with or without SE, for the landmarks of ``schema``."""
         epochs = self.epochs if epochs is None else epochs

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, smooth_l1_loss
+from torchvision.ops import box_convert
 
 from retinalib.anchors import AnchorConfig, encode_boxes, encode_landmarks, match
 from retinalib.landmarks import Eye
@@ -37,10 +38,8 @@ class LossConfig:
     least_negatives: int = 0  # hard negatives kept of an image with few positive anchors or none, whose share is smaller
 
     def __post_init__(self) -> None:
-        weights = (self.box_weight, self.class_weight, self.landmark_weight, self.pupil_weight)
-        negatives = (self.negatives_per_positive, self.least_negatives)
-        if not all(0 <= number < float("inf") for number in weights + negatives):
-            raise ValueError(f"weights and numbers of negatives must be finite and not negative, got {weights}, {negatives}")
+        if not all(0 <= number < float("inf") for number in asdict(self).values()):
+            raise ValueError(f"weights and numbers of negatives must be finite and not negative, got {self}")
         if not 0 < self.minimum_iou <= self.positive_iou <= 1:
             raise ValueError(f"0 < minimum_iou <= positive_iou <= 1 must hold, got {self.minimum_iou}, {self.positive_iou}")
 
@@ -73,9 +72,8 @@ def multi_task_loss(
 
     Box and class parts are sums over positives (and the hardest negatives) divided by the number of positive anchors; the
     landmark part is a sum over visible coordinates divided by the number of positive anchors with landmarks, and so is the
-    pupil part, which compares the vectors from the middle of the canthi to the pupil of the ``eyes`` that have both: a
-    shift of the whole face does not change them, a wrong place within the eye does. In a photo that
-    is not labelled completely, only anchors near labelled faces (centre within the box grown by half on each side) can be
+    pupil part, which compares the vectors from the middle of the canthi to the pupil of the ``eyes`` that have both. In a photo
+    that is not labelled completely, only anchors near labelled faces (centre within the box grown by half on each side) can be
     negatives: elsewhere nobody knows.
     """
     logits, boxes = logits.float(), boxes.float()
@@ -108,10 +106,8 @@ def multi_task_loss(
 
 
 def _pupil(given: Tensor, wanted: Tensor, visible: Tensor, eyes: Sequence[Eye]) -> Tensor:
-    """Sum of absolute differences of the pupils' places in their eyes; (N, L, 2) encoded landmarks, (N, L) bool.
-
-    Absolute, not smooth: these differences are small, and a quadratic loss would pass them over.
-    """
+    """Sum of absolute differences of the pupils' places in their eyes; (N, L, 2) encoded landmarks, (N, L) bool. They are
+    small, and a quadratic loss would pass them over."""
     total = given.new_zeros(())
     for eye in eyes:
         if None not in (eye.pupil, eye.outer, eye.inner):
@@ -123,25 +119,17 @@ def _pupil(given: Tensor, wanted: Tensor, visible: Tensor, eyes: Sequence[Eye]) 
 
 
 def _classification(logits: Tensor, matched: Tensor, targets: list[Target], anchors: Tensor, config: LossConfig) -> Tensor:
-    """Cross-entropy summed over positives and each image's hardest negatives (online hard example mining).
-
-    SSD's mining keeps none of an image without faces; with ``least_negatives`` such images teach, too.
-    """
+    """Cross-entropy summed over positives and each image's hardest negatives (online hard example mining, as in SSD)."""
     positive = matched >= 0
     by_anchor = cross_entropy(logits.flatten(0, 1), positive.flatten().long(), reduction="none").view(positive.shape)
     negative = ~positive
     for row, target in enumerate(targets):
         if not target.complete:
-            negative[row] &= _near(target.boxes, anchors)
+            middle, size = box_convert(target.boxes, "xyxy", "cxcywh")[:, None].split(2, -1)
+            negative[row] &= ((anchors[:, :2] - middle).abs() <= size).all(-1).any(0)  # in a box grown by half on each side
     count = positive.sum(1)
     keep = torch.minimum((config.negatives_per_positive * count).clamp(config.least_negatives), negative.sum(1))
     largest = int(keep.max())
     hardest = by_anchor.masked_fill(~negative, -torch.inf).topk(largest, dim=1).values if largest else by_anchor[:, :0]
     kept = torch.arange(largest, device=keep.device) < keep[:, None]
     return by_anchor[positive].sum() + hardest[kept].sum()
-
-
-def _near(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """(A,) bool: the anchor's centre lies within one of the boxes grown by half their size on each side."""
-    centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    return ((anchors[None, :, :2] - centre[:, None]).abs() <= half[:, None]).all(-1).any(0)

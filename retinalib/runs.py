@@ -7,7 +7,6 @@ the next start if an interruption came in between.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,8 +31,7 @@ class Stopped(Exception):
 def request_stop(folders: str | Path | Iterable[str | Path]) -> None:
     """Asks whoever trains the run in a folder, or one of the runs in several, to stop; does not wait for it.
 
-    Leaves a file ``stop`` in each folder that is there: so can anybody, from anywhere. It stops what runs now; the next start
-    takes it away and goes on after the last finished epoch.
+    Leaves a file ``stop`` in each folder that is there, as anybody may; the next start takes it away and goes on.
     """
     for folder in [folders] if isinstance(folders, (str, Path)) else folders:
         if Path(folder).is_dir():
@@ -51,22 +49,19 @@ def claim(folder: Path, recipe: dict) -> Iterator[dict | None]:
 
     The folder is this process' within the block; a finished run's is only read. recipe: plain values, of which
     ``recipe["config"]["epochs"]`` says when the run is finished; a run may go on with another number. Raises ValueError if the
-    folder holds epochs of another recipe, or more than asked for, or another process has it, or if no state can be read,
-    naming the file.
+    folder holds epochs of another recipe, or more than asked for, or another process has it, or if no state can be read.
     """
-    log, epochs = folder / "metrics.csv", recipe["config"]["epochs"]
-    text = log.read_text(errors="replace") if log.is_file() else ""
-    if len(text.splitlines()) == epochs + 1:
-        state = _state(folder, recipe)
-        if state and _table(state["rows"]) == text:
-            yield state
-            return
+    log = folder / "metrics.csv"
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    if len(lines) == recipe["config"]["epochs"] + 1 and (state := _state(folder, recipe)):
+        yield state
+        return
     with only_process(folder):
         state = _state(folder, recipe)
         stop_file(folder).unlink(missing_ok=True)
         write_text(folder / "config.json", json.dumps(recipe, indent=1))
         if state:
-            write_text(log, _table(state["rows"]))
+            write_text(log, pd.DataFrame(state["rows"]).to_csv(index=False))
         yield state
 
 
@@ -87,8 +82,7 @@ def _state(folder: Path, recipe: dict) -> dict | None:
 
 
 def _what_is_learned(recipe: dict) -> dict:
-    """The recipe without what may differ when a run goes on: how long, how often it is validated, and where its first weights
-    lay, whose digest is elsewhere in it."""
+    """The recipe without what may differ when a run goes on: its length, its validations, the place of its first weights."""
     config = {name: value for name, value in recipe["config"].items() if name not in ("epochs", "validate_every", "start_from")}
     return {**recipe, "config": config}
 
@@ -97,22 +91,11 @@ def save_epoch(
     folder: Path, recipe: dict, rows: list[dict], model: RetinaFace, average: AveragedModel, optimiser: torch.optim.Optimizer
 ) -> None:
     """Keeps an epoch: the checkpoints, which say how they were trained, and the log. rows: of all epochs so far."""
-    scores = [_validation_score(row) for row in rows]
-    if scores[-1] > -math.inf and scores[-1] == max(scores):
+    log = pd.DataFrame(rows)
+    # by the sum of those that were measured: AUC alone would be 0 but for a lucky face while nearly all faces fail
+    scores = log.reindex(columns=["ap", "auc"]).sum(axis=1, min_count=1)
+    if scores.iloc[-1] == scores.max():
         save_model(average.module, folder / "best.pt", epoch=len(rows), recipe=recipe)
     states = {"training": model.state_dict(), "averaged": average.n_averaged, "optimiser": optimiser.state_dict()}
     save_model(average.module, folder / "last.pt", epoch=len(rows), recipe=recipe, rows=rows, **states)
-    write_text(folder / "metrics.csv", _table(rows))
-
-
-def _table(rows: list[dict]) -> str:
-    return pd.DataFrame(rows).to_csv(index=False)
-
-
-def _validation_score(row: dict) -> float:
-    """What the best epoch is chosen by: the sum of AP and AUC, of those that were measured; minus infinity where neither was.
-
-    AUC alone would be no guide while nearly all faces fail: it is 0 then but for a lucky face.
-    """
-    known = [row[name] for name in ("auc", "ap") if math.isfinite(row.get(name, math.nan))]
-    return sum(known) if known else -math.inf
+    write_text(folder / "metrics.csv", log.to_csv(index=False))

@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -80,20 +81,10 @@ def learning_rate_factor(step: int, steps: int, config: TrainConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * ((step - warmup) / max(1, steps - warmup))))
 
 
-def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW with weight decay for kernels only, not for biases and batch norms."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    free = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
-
-
 @contextmanager
 def process_group(device: str | None = None) -> Iterator[bool]:
-    """Joins the processes that torchrun started, with gloo between processors and NCCL between GPUs, one for each process.
-
-    device: by default GPUs if there are any. Gives whether this is the first process; without torchrun it is the only one.
-    """
+    """Joins the processes that torchrun started, a GPU each if ``device`` says so or if there are any. Gives whether this is
+    the first process; without torchrun it is the only one."""
     if not dist.is_torchelastic_launched():
         yield True
         return
@@ -156,7 +147,10 @@ class Training:
     def __init__(self, network: RetinaFace, config: TrainConfig, device: torch.device, state: dict | None = None) -> None:
         self.config, self.network = config, network.to(device, memory_format=torch.channels_last)
         self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
-        self.optimiser = make_optimiser(network, config)
+        decayed = [p for p in network.parameters() if p.ndim > 1]
+        free = [p for p in network.parameters() if p.ndim <= 1]  # biases and batch norms
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
         if state:
             self.average.module.load_state_dict(state["model"])
             self.average.n_averaged.copy_(state["averaged"])
@@ -229,8 +223,6 @@ def train(
             warn_of_slow_bfloat16(device)
         if state is None:
             _begin(network, train_set, layers)
-        elif rank == 0 and state["recipe"]["config"]["epochs"] != config.epochs:
-            print(f"{folder.name} goes on from {len(rows)} to {config.epochs} epochs, with the learning rates of all of them")
         training = Training(network, config, device, state)
         per_epoch = len(train_set) // config.batch_size
         batches = batch_keys(len(train_set), config.batch_size, config.seed, config.epochs, len(rows), (rank, processes))
@@ -300,7 +292,7 @@ def _learned(targets: list[Target], config: TrainConfig) -> TrainedOn | None:
         return None
     sides = config.image_size * (boxes[:, 2:] - boxes[:, :2]).amax(1)
     smallest, largest = sides.quantile(torch.tensor([0.01, 0.99])).tolist()
-    schema, turns = config.model.schema, config.augment.turn
+    schema, turns = config.model.schema, 0.0
     if schema.right_eye is not None:
         right, left = list(schema.right_eye.middle), list(schema.left_eye.middle)
         x, y = (points[:, left].mean(1) - points[:, right].mean(1))[known[:, right + left].all(1)].T
@@ -309,16 +301,11 @@ def _learned(targets: list[Target], config: TrainConfig) -> TrainedOn | None:
 
 
 def _validate(model: RetinaFace, dataset: FaceDataset, picture: Path) -> dict[str, float]:
-    """AP at IoU 0.5, median NME of the faces found, and AUC at 10 % with a miss as a failure; draws a picture.
-
-    AP is NaN where photos are labelled only in part, NME and AUC where no face has landmarks.
-    """
-    detector, found, truth, drawn = Detector(model, next(model.parameters()).device), [], [], []
-    for image, faces in dataset:
-        found.append(detector.detect(image, _VALIDATION_SCORE, pyramid=False))
-        truth.append(faces)
-        if len(drawn) < _VALIDATION_PICTURES:
-            drawn.append(_draw(image, faces, found[-1]))
+    """AP at IoU 0.5 (NaN where photos are labelled only in part), median NME of the faces found, and AUC at 10 % with a miss as
+    a failure (both NaN where no face has landmarks); draws a picture."""
+    found = detect_all(Detector(model, next(model.parameters()).device), dataset, _VALIDATION_SCORE)
+    truth = [dataset.faces(number) for number in range(len(dataset))]
+    drawn = [_draw(*dataset[number], found[number]) for number in range(min(_VALIDATION_PICTURES, len(dataset)))]
     write_bytes(picture, cv2.imencode(picture.suffix, cv2.cvtColor(cv2.hconcat(drawn), cv2.COLOR_RGB2BGR))[1].tobytes())
     table = evaluate_faces(found, truth)
     return {
@@ -326,6 +313,11 @@ def _validate(model: RetinaFace, dataset: FaceDataset, picture: Path) -> dict[st
         "nme": float(table["nme"].median()),
         "auc": auc(table["nme"].fillna(np.inf).to_numpy()),
     }
+
+
+def detect_all(detector: Detector, dataset: FaceDataset, score: float = 0.02) -> list[Faces]:
+    """What the detector finds in each photo, down to the score from which on detections enter AP."""
+    return [detector.detect(dataset[number][0], score, pyramid=False) for number in range(len(dataset))]
 
 
 def _draw(image: np.ndarray, truth: Faces, found: Faces) -> np.ndarray:
@@ -341,8 +333,6 @@ def _draw(image: np.ndarray, truth: Faces, found: Faces) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    import sys
-
     from retinalib.cli import main
 
     main(["train", *sys.argv[1:]], "retinalib")

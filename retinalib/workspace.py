@@ -15,9 +15,7 @@ from retinalib.datasets import wflw, wider
 from retinalib.datasets.table import FaceDataset
 
 _ABOVE = Path(__file__).resolve().parents[1]
-PROJECT = (
-    _ABOVE if (_ABOVE / "notebooks").is_dir() else Path.cwd()
-)  # an installed package keeps data and runs where it is called
+PROJECT = _ABOVE if (_ABOVE / "notebooks").is_dir() else Path.cwd()  # an installed package works where it is called
 DATASETS = ("synthetic", "wflw", "wider")
 _VALIDATION_SHARE = 0.1  # of the training photos, kept from training to watch it and to choose the best epoch
 
@@ -32,10 +30,9 @@ def setup(seed: int) -> None:
     np.random.seed(seed)  # noqa: NPY002 (for libraries that draw from the global generator)
     torch.manual_seed(seed)
     use_style()
-    versions = [
-        f"{name} {importlib.metadata.version(name)}" for name in ("retinalib", "torch", "torchvision", "numpy", "pandas")
-    ]
-    print(f"Python {platform.python_version()}, {', '.join(versions)}; seed {seed}")
+    names = ("retinalib", "torch", "torchvision", "numpy", "pandas")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    print(f"Python {platform.python_version()}, {versions}; seed {seed}")
 
 
 def open_dataset(dataset: str, data_root: str | Path | None, profile: str, seed: int, split: str) -> FaceDataset:
@@ -44,22 +41,22 @@ def open_dataset(dataset: str, data_root: str | Path | None, profile: str, seed:
     dataset: "synthetic" (rendered on first use) and "wflw", 98 landmarks, or "wider", 5 landmarks; data_root: its folder,
     relative to the project's, or None for ``data/<dataset>``; split: "train", "validation" (a tenth of the official training
     photos, which "train" leaves out) or "test" (WIDER FACE's official validation, since its test has no public truth).
-
-    Where WIDER FACE's box lists lie in WFLW's folder or in ``data/wider/wider_face_split``, they are joined into WFLW: all
-    faces of its photos, not only the labelled ones, then train and measure detection.
-
-    Raises ValueError for another name, FileNotFoundError where data are missing, saying where to get them.
+    WIDER FACE's box lists in WFLW's folder or in ``data/wider/wider_face_split`` are joined into WFLW: all faces of its photos,
+    not only the labelled ones, then train and measure detection. Raises ValueError for another name, FileNotFoundError where
+    data are missing, saying where to get them.
     """
-    _check("DATASET", dataset, DATASETS)
-    _check("PROFILE", profile, PROFILES)
-    _check("split", split, ("train", "validation", "test"))
+    splits = ("train", "validation", "test")
+    for name, value, allowed in (("DATASET", dataset, DATASETS), ("PROFILE", profile, PROFILES), ("split", split, splits)):
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)}; got '{value}'")
     root = PROJECT / (data_root or f"data/{dataset}")
     official = "test" if split == "test" else "train"
     if dataset == "synthetic":
         root = rendered.make(root, PROFILES[profile].images, seed=seed)
         faces = rendered.load(root, official)
     elif dataset == "wflw":
-        faces = wflw.load(root, official, _wider_lists(root))
+        lists = wider.box_lists(root) or wider.box_lists(PROJECT / "data/wider/wider_face_split")
+        faces = wflw.load(root, official, lists or None)
     else:
         faces = wider.load_split(root, official)
     if split == "test":
@@ -70,29 +67,14 @@ def open_dataset(dataset: str, data_root: str | Path | None, profile: str, seed:
     return faces.subset(kept_out if split == "validation" else set(faces.names) - set(kept_out))
 
 
-def _wider_lists(root: Path) -> list[Path] | None:
-    """WIDER FACE's box lists in the folder of WFLW, or else in that of WIDER FACE; None where there are none."""
-    for folder in (root, PROJECT / "data/wider/wider_face_split"):
-        if lists := wider.box_lists(folder):
-            return lists
-    return None
-
-
 def figures_folder(figures: str | Path | None, dataset: str, profile: str) -> Path:
     """Where figures go: the folder named, relative to the project's; or None for ``figures/``, which is the committed report
     of the standard profile on rendered faces, and ``figures/<dataset>-<profile>/`` for everything else."""
-    if figures is not None:
-        return PROJECT / figures
-    if (dataset, profile) == ("synthetic", "standard"):
-        return PROJECT / "figures"
-    return PROJECT / "figures" / f"{dataset}-{profile}"
+    if figures is None:
+        figures = "figures" if (dataset, profile) == ("synthetic", "standard") else f"figures/{dataset}-{profile}"
+    return PROJECT / figures
 
 
 def runs_folder(runs: str | Path | None = None) -> Path:
     """Where training runs are kept and found again: the folder named, relative to the project's, or None for ``data/runs``."""
     return PROJECT / (runs or "data/runs")
-
-
-def _check(name: str, value: str, allowed: tuple[str, ...] | dict) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got '{value}'")

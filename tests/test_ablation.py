@@ -80,7 +80,7 @@ ablation.train_all({{pathlib.Path({folder!r}): BASE}}, faces, faces, "cpu")
 """
 
 
-def test_a_program_without_a_guard_is_not_told_of_memory(sets, tmp_path):
+def test_a_program_without_a_guard_is_told_why(sets, tmp_path):
     text = UNGUARDED.format(project=str(PROJECT), faces=str(sets[0].images_root.parent), folder=str(tmp_path / "run"))
     (tmp_path / "script.py").write_text(text)
     done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=300)
@@ -103,19 +103,6 @@ def _stop_after_an_epoch(watched, asked):
     while not (watched / "metrics.csv").is_file():
         time.sleep(0.1)
     request_stop(asked)
-
-
-def test_progress_is_told_after_every_epoch(sets, tmp_path):
-    configs = {tmp_path / str(seed): replace(BASE, seed=seed, epochs=8, validate_every=4) for seed in range(2)}
-    assert ablation.progress(configs)["epochs"].tolist() == [0, 0] and ablation.progress({}).empty
-    seen = []
-    logs = ablation.train_all(configs, *sets, "cpu", processes=1, watch=seen.append)
-    epochs = [table["epochs"].sum() for table in seen]
-    assert epochs == sorted(epochs) and epochs[-1] == 16 and len(set(epochs)) > 1
-    last = seen[-1]
-    for column, name in (("loss", "total"), ("nme", "nme")):  # pandas before 3 reads a number to its last bit only
-        assert last[column].tolist() == pytest.approx([log[name].dropna().iloc[-1] for log in logs], rel=1e-12)
-    assert (last["of"] == 8).all()
 
 
 def test_finished_runs_are_found_again(finished, sets):

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from retinalib.augment import AugmentConfig
-from retinalib.batches import AugmentedPhotos, FivePointFlip, batch_keys, reading, to_target
+from retinalib.batches import AugmentedPhotos, batch_keys, five_point_flip, reading, to_target
 from retinalib.faces import Faces
 from retinalib.landmarks import WFLW_98, WIDER_5
 from tests.pictures import rendered_faces
@@ -68,16 +70,15 @@ def test_an_error_leaves_no_worker_and_keeps_its_words(photos, monkeypatch):
 
 def test_the_five_point_flip_keeps_all_numbers_but_four():
     faces = Faces([[20, 20, 90, 90]], np.random.default_rng(0).uniform(20, 90, (1, 98, 2)))
-    wrong = FivePointFlip(faces.boxes, faces.landmarks).flipped(128)
+    wrong = replace(faces, schema=five_point_flip(98)).flipped(128)
     expected = list(range(98))
     expected[0], expected[1], expected[3], expected[4] = 1, 0, 4, 3
     mirrored = faces.landmarks[0] * [-1, 1] + [128, 0]
     assert np.allclose(wrong.landmarks[0], mirrored[expected], atol=1e-4)
     assert np.allclose(faces.flipped(128).landmarks[0], mirrored[list(WFLW_98.flip_order)], atol=1e-4)
     few = Faces(faces.boxes, faces.landmarks[:, :5], schema=WIDER_5)  # on five points the two orders are one
-    assert np.array_equal(
-        FivePointFlip(few.boxes, few.landmarks, schema=WIDER_5).flipped(99).landmarks, few.flipped(99).landmarks
-    )
+    wrong = replace(few, schema=five_point_flip(5)).flipped(99)
+    assert np.array_equal(wrong.landmarks, few.flipped(99).landmarks)
 
 
 def test_clamped_crops_show_every_landmark_of_the_photo_within_the_crop(photos):

@@ -70,7 +70,7 @@ def draw_level_eye(
     """One eye turned level, with the lids and the pupil of several landmarks over it.
 
     image: (H, W, 3) uint8; at: (L, 2) landmarks that say where the eye is; looks: name, (L, 2) landmarks, colour and marker of
-    the pupil, the first one lowest; all in pixels of the image. size: width and height of what is shown.
+    the pupil; all in pixels of the image. size: width and height of what is shown.
     """
     crop, matrix = level_eye(image, at, eye, size)
     ax.imshow(crop, extent=(0, crop.shape[1], crop.shape[0], 0))
@@ -108,10 +108,8 @@ def eye_sheet(
 
 
 def distributions_figure(table: pd.DataFrame, labels: dict[str, str], ks: dict[str, float]) -> Figure:
-    """Distributions of the same columns in several sources, a panel per column, with the Kolmogorov–Smirnov statistic of each.
-
-    table: a column ``source`` and those of ``labels`` (column -> label with unit); ks: label -> statistic.
-    """
+    """Distributions of the same columns in several sources, a panel per column. table: a column ``source`` and those of
+    ``labels`` (column -> label with unit); ks: label -> Kolmogorov–Smirnov statistic."""
     fig, axes = plt.subplots(2, -(-len(labels) // 2), figsize=(10.5, 5.4), squeeze=False, layout="constrained")
     for ax in axes.flat[len(labels) :]:
         ax.axis("off")

@@ -14,8 +14,7 @@ from retinalib.plots.style import PALETTE
 def difference_figure(differences: pd.DataFrame) -> Figure:
     """Differences to the baseline with their intervals (a forest plot), a panel per measure, a row per arm.
 
-    differences: columns arm, measure, unit, estimate, low, high (in that unit), p_holm (corrected for the number of
-    comparisons; orange and filled: under 0.05, else hollow) and better ("lower" or "higher").
+    differences: as of :func:`retinalib.studies.comparison.compare`; orange and filled where p_holm is under 0.05, else hollow.
     """
     measures, arms = list(differences["measure"].unique()), list(differences["arm"].unique())
     rows = -(-len(measures) // 2)

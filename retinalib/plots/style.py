@@ -72,10 +72,7 @@ def use_style() -> None:
 
 
 def save_figure(fig: Figure, name: str, folder: str | Path) -> None:
-    """Writes ``folder/name.png`` and ``folder/name.pdf``, whole or not at all.
-
-    The same figure gives the same bytes: no dates, no names of programs.
-    """
+    """Writes ``folder/name.png`` and ``folder/name.pdf``; the same figure gives the same bytes: no dates, no programs."""
     for suffix, unsaid in (("pdf", "CreationDate"), ("png", "Software")):
         with replacing(Path(folder) / f"{name}.{suffix}") as temporary:
             fig.savefig(temporary, format=suffix, metadata={unsaid: None})
@@ -99,11 +96,8 @@ def draw_faces(
     regions: bool = False,
     numbers: bool = False,
 ) -> None:
-    """Draws faces over an image, truth in green and predictions in blue.
-
-    image: (H, W, 3) uint8. Landmarks that are known but not visible are drawn hollow. regions: a colour for each region of the
-    face, with its outlines; numbers: the number of every landmark.
-    """
+    """Draws faces over an image, (H, W, 3) uint8, truth in green and predictions in blue; landmarks that are known but not
+    visible hollow. regions: a colour and an outline for each region of the face; numbers: the number of every landmark."""
     height, width = image.shape[:2]
     ax.imshow(image, extent=(0, width, height, 0))
     ax.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
@@ -148,13 +142,13 @@ def _draw_landmarks(ax: Axes, face: Faces, colour: str, regions: bool, numbers: 
         ax.add_collection(dots)
     if numbers:
         for region, indices in schema.regions.items():
-            away = points[list(indices)] - np.nanmean(points[list(indices)], 0) if known[list(indices)].any() else None
-            for i, direction in zip(indices, away if away is not None else (), strict=away is not None):
-                if known[i]:
-                    unit = direction / max(float(np.linalg.norm(direction)), 1e-6)
-                    at = points[i] + (-1.6 if region == "inner lips" else 1.6) * size * unit  # the outer lips' are outside
-                    text = ax.annotate(str(i), at, color="white", fontsize=7, zorder=4, ha="center", va="center")
-                    text.set_path_effects(_OUTLINE)
+            there = [i for i in indices if known[i]]
+            for i in there:
+                direction = points[i] - points[there].mean(0)
+                unit = direction / max(float(np.linalg.norm(direction)), 1e-6)
+                at = points[i] + (-1.6 if region == "inner lips" else 1.6) * size * unit  # the outer lips' are outside
+                text = ax.annotate(str(i), at, color="white", fontsize=7, zorder=4, ha="center", va="center")
+                text.set_path_effects(_OUTLINE)
 
 
 def region_lines(points: np.ndarray, schema: LandmarkSchema) -> dict[str, np.ndarray]:
@@ -162,17 +156,14 @@ def region_lines(points: np.ndarray, schema: LandmarkSchema) -> dict[str, np.nda
     lines = {}
     for name, region in schema.regions.items():
         if len(region) > 2:
-            closed = name in schema.closed_regions
-            line = points[[*region, region[0]] if closed else list(region)]
+            line = points[[*region, *region[: name in schema.closed_regions]]]  # closed: back to the first
             lines[name] = line[np.isfinite(line).all(-1)]
     return lines
 
 
 def crop_face(image: np.ndarray, faces: Faces, number: int, size: int = 160, margin: float = 0.15) -> tuple[np.ndarray, Faces]:
-    """A square of ``size`` pixels around one face for a plate of many: (size, size, 3) uint8 and the face in its pixels.
-
-    margin: the share of the box's longer side that is left free on each side; grey where there is no photo.
-    """
+    """A square of ``size`` pixels around one face: (size, size, 3) uint8, grey where there is no photo, and the face in its
+    pixels. margin: the share of the box's longer side that is left free on each side."""
     box = faces.boxes[number]
     scale = size / max((1 + 2 * margin) * (box[2:] - box[:2]).max(), 1.0)
     if scale < 0.5:  # a warp does not average: shrink the photo first

@@ -1,6 +1,4 @@
-"""Tables and sentences of the report. A table is CSV for machines, Markdown for pages, LaTeX for papers, with its protocol as
-caption; a sentence is made from numbers, so that it can't go stale.
-"""
+"""Tables and sentences of the report. A table is CSV for machines, Markdown for pages, LaTeX for papers."""
 
 from __future__ import annotations
 
@@ -43,8 +41,7 @@ def show_table(
 
 def paper_form(differences: pd.DataFrame) -> pd.DataFrame:
     """A table of :func:`retinalib.ablation.compare` as a paper prints it, a row per arm and measure: the difference with its
-    interval in one cell, the corrected p-value, and the effect that would have been found. The caption has to say of what the
-    percentages are."""
+    interval in one cell, the corrected p-value, and the effect that would have been found."""
     return pd.DataFrame(
         {
             "arm": differences["arm"],

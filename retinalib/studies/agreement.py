@@ -31,15 +31,14 @@ class Looks:
     first: np.ndarray | None  # without the second look; None for a network that takes none
 
     def about(self, truth: Sequence[Faces], names: Sequence[str]) -> pd.DataFrame:
-        """What is known of the faces, a row each: their attributes, image (the photo's name) and size (pixels). truth and names
-        are those of each photo."""
+        """A row a face: its attributes, image (the photo's name) and size (pixels); truth and names are those of each photo."""
         faces = [truth[p][int(n)] for p, n in zip(self.photo, self.number, strict=True)]
         table = pd.concat([face.attributes for face in faces] or [pd.DataFrame()], ignore_index=True)
         return table.assign(image=[names[p] for p in self.photo], size=[face.size[0] for face in faces])
 
     def methods(self, schema: LandmarkSchema, mean_offset: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Pupils (N, 2, 2), right and left, by name: "network", "first look alone" where there are two looks, and the three of
-        :func:`retinalib.pupils.baselines`, from the network's other landmarks."""
+        """Pupils (N, 2, 2), right and left, by name: "network", "first look alone" where there are two looks, and those of
+        :func:`retinalib.pupils.baselines`."""
         pupils = list(schema.pupils)
         first = {} if self.first is None else {"first look alone": self.first[:, pupils]}
         return {"network": self.predicted[:, pupils], **first, **baselines(self.predicted, schema, mean_offset)}
@@ -62,8 +61,7 @@ def look(detector: Detector, photos: Sequence[tuple[np.ndarray, Faces]], score_t
 
 
 def _mirrored(detector: Detector, images: Sequence[np.ndarray], found: Sequence[Faces], score: float) -> list[np.ndarray]:
-    """For each image's faces, the (F, L, 2) landmarks that the detector gives them in the mirrored photo, mirrored back; NaN
-    for a face that is not found there (IoU of the boxes at least 0.5)."""
+    """For each image's faces, the (F, L, 2) landmarks found in the mirrored photo, mirrored back; NaN where not found there."""
     result = []
     again = detector.detect([np.ascontiguousarray(image[:, ::-1]) for image in images], score, pyramid=True)
     for image, faces, back in zip(images, found, again, strict=True):
@@ -84,10 +82,9 @@ def disagreement(
 ) -> pd.DataFrame:
     """A row per face of (N, L, 2) predicted landmarks; the larger a number, the less one may trust the pupils.
 
-    Columns: "eyes disagree across" and "eyes disagree in height" (difference of the eyes' offsets, on one axis to the person's
-    left and up, eye widths; NaN unless both eyes are readable by the prediction itself), and, for the landmarks given of the
-    same faces, "mirrored photo disagrees" and "two looks disagree" (mean distance of the pupils, fractions of the
-    distance of the outer canthi; NaN where unknown).
+    Columns: "eyes disagree across" and "eyes disagree in height" (difference of the eyes' offsets, eye widths; NaN unless both
+    eyes are readable by the prediction itself), and, for the landmarks given of the same faces, "mirrored photo disagrees" and
+    "two looks disagree" (mean distance of the pupils, fractions of the distance of the outer canthi; NaN where unknown).
     """
     right, left = (pupil_offset(landmarks, eye) for eye in (schema.right_eye, schema.left_eye))
     both = np.where(readable_eyes(landmarks, schema, closed).all(1), 1.0, np.nan)

@@ -29,13 +29,11 @@ def anchor_boxes(size: int, config: AnchorConfig) -> tuple[Tensor, np.ndarray]:
 def coverage(
     faces: Sequence[Faces], size: int, config: AnchorConfig, threshold: float = 0.35, minimum: float = 0.2
 ) -> pd.DataFrame:
-    """How the anchors of a square image of ``size`` pixels serve each face; the faces of one image compete for them, as
-    :func:`retinalib.anchors.match` decides.
+    """How the anchors of a square image of ``size`` pixels serve each face; the faces of one image compete for them.
 
     faces: those of each image, in pixels of that square. Returns one row per face: image, face, size (pixels), iou (with its
     best anchor), stride (of that anchor), positives (anchors that answer for it), kind: "matched" (an anchor from
-    ``threshold`` on), "kept" (only its best anchor, at least ``minimum``), "missed" (no anchor: it is trained as background).
-    Raises ValueError if there is no face.
+    ``threshold`` on), "kept" (only its best anchor, at least ``minimum``), "missed" (no anchor). ValueError without a face.
     """
     if not sum(map(len, faces)):
         raise ValueError("anchor coverage needs at least one face")
@@ -58,10 +56,10 @@ def coverage(
 def best_iou_by_size(
     sizes: np.ndarray, image_size: int, config: AnchorConfig, aspect: float = 1.0, positions: int = 100, seed: int = 0
 ) -> pd.DataFrame:
-    """The best IoU that a lone face gets, by its size alone: a row for each size and position drawn.
+    """The best IoU that a lone face gets, by its size alone: a row for each size and position drawn where the face is whole.
 
-    sizes: (S,) square roots of the boxes' areas, pixels; aspect: height by width. Positions are drawn evenly over those at
-    which the face is whole; a size that does not fit is left out. Columns: size, iou, stride (of the best anchor).
+    sizes: (S,) square roots of the boxes' areas, pixels; one that does not fit is left out; aspect: height by width. Columns:
+    size, iou, stride (of the best anchor).
     """
     rng = np.random.default_rng(seed)
     corners, strides = anchor_boxes(image_size, config)

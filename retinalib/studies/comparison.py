@@ -13,15 +13,14 @@ from retinalib.studies.statistics import Difference, crossed_difference, holm, p
 
 
 def compare(faces: pd.DataFrame, detections: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
-    """Each further arm against the first, paired by seed and photo; tables of :func:`run` and :func:`detections_of`.
+    """Each further arm against the first, paired by seed and photo; tables of :func:`retinalib.ablation.run` and
+    :func:`retinalib.ablation.detections_of`.
 
     Columns: arm, measure, unit, better ("lower" or "higher"), estimate, low, high (95 %), p_value, p_holm (corrected for all
     comparisons of the table), detectable (the smallest effect found with a power of 80 % after that correction), seeds, photos.
-    A face that an arm missed has no NME, so of each seed mean NME and mean pupil error are compared over faces that both arms
-    found; the failure rate over all. Holm's correction is over the whole table: what belongs to another question, such as a
-    fault whose harm is to be measured, goes into a table of its own. A measure is left out where fewer than two photos have it
-    in both arms for at least two seeds (AP also where a run has no detections at all: photos labelled in part); with one seed
-    the table is empty.
+    A face that an arm missed has no NME, so mean NME and mean pupil error are compared over faces that both arms found; the
+    failure rate over all. A measure is left out where fewer than two photos have it in both arms for at least two seeds; with
+    one seed the table is empty.
     """
     planned: list[tuple] = []  # arm, measure, unit, better, and how the difference is found
     for arm in arms[1:]:

@@ -1,8 +1,5 @@
 """What Squeeze-and-Excitation does in a trained network: do the gates listen to the image, to what in it, and does it matter?
-
-A gate is one number a channel for a whole image, so that "face or background" has to be asked of images: here of crops with a
-face in the middle, and of as large ones without any face from the same photos.
-"""
+A gate is one number a channel for a whole image, so that "face or background" has to be asked of whole crops."""
 
 from __future__ import annotations
 
@@ -27,11 +24,9 @@ _AT_ONCE = 32
 
 
 def face_and_background(dataset: FaceDataset, size: int, seed: int = 0) -> tuple[np.ndarray, pd.DataFrame]:
-    """A face and as large a piece without any of each photo that has room for both.
-
-    Returns (N, size, size, 3) uint8 RGB crops, faces and backgrounds in turn, and a row a crop: image, face (bool), and the
-    face's attributes as columns of bool. Raises ValueError for photos that are labelled only in part.
-    """
+    """A face and as large a piece without any of each photo that has room for both: (N, size, size, 3) uint8 RGB crops, faces
+    and backgrounds in turn, and a row a crop: image, face (bool), and the face's attributes as columns of bool. Raises
+    ValueError for photos that are labelled only in part."""
     if not dataset.complete:
         raise ValueError("these photos are labelled only in part: what looks like background may be an unlabelled face")
     rng = np.random.default_rng(seed)
@@ -72,9 +67,8 @@ def gates(detector: Detector, crops: np.ndarray) -> dict[int, np.ndarray]:
 
 
 def explained(values: np.ndarray, groups: np.ndarray) -> float:
-    """The share of the variance of (N, C) values within their columns that (N,) bool groups explain (η², all columns together).
-
-    1 / (N - 1) is what groups of chance explain. NaN if one group is empty or nothing varies but by rounding."""
+    """The share of the variance of (N, C) values within their columns that (N,) bool groups explain (η², all columns together);
+    groups of chance, 1 / (N - 1). NaN if one group is empty or nothing varies but by rounding."""
     total = values.var(axis=0).sum()
     if total < 1e-12 or groups.all() or not groups.any():
         return float("nan")
@@ -88,10 +82,9 @@ def gate_table(found: Mapping[int, Mapping[int, np.ndarray]], about: pd.DataFram
 
     found: seed -> :func:`gates` of the crops; about: a row a crop, as of :func:`face_and_background`. Columns: seed, level,
     mean, silenced (channels with a mean under SILENCED), spread (standard deviation over images, mean of the channels),
-    between_images (its share of the variance of all gates of the level; the rest is between channels, and a gate that is a
-    constant for each channel has none; NaN where all gates are the same, which is 0.5 if the squeeze is dead),
-    face_or_background (the share of the variance between images that it explains), then the same for each attribute among
-    the crops with a face.
+    between_images (its share of the variance of all gates of the level, the rest is between channels; NaN where all gates are
+    the same), face_or_background (the share of the variance between images that it explains), then the same for each attribute
+    among the crops with a face.
     """
     face = about["face"].to_numpy(bool)
     rows = []

@@ -27,10 +27,8 @@ PARTS = {
 
 
 def cost_by_part(model: RetinaFace, height: int = 640, width: int = 640) -> pd.DataFrame:
-    """Parameters and GFLOP (a multiplication and an addition are two) of each part, a row per part.
-
-    Columns: part, parameters, gflop (the landmark head at every anchor), for one image of ``height`` × ``width`` pixels.
-    """
+    """A row per part: part, parameters, gflop (a multiplication and an addition are two; the landmark head at every anchor),
+    for one image of ``height`` × ``width`` pixels."""
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model.eval().dense(_blank(height, width, model))
     counts = counter.get_flop_counts()  # of modules, and again of those that contain them
@@ -45,12 +43,11 @@ def cost_by_part(model: RetinaFace, height: int = 640, width: int = 640) -> pd.D
 
 def costs_side_by_side(models: Mapping[str, RetinaFace], size: int = 640, rounds: int = 21) -> pd.DataFrame:
     """What each network costs, a row per network: parameters, gflop (a multiplication and an addition are two), and latency_ms
-    of finding boxes in one image of ``size`` × ``size`` pixels, on the machine and with the threads that are there, as
-    detection does it: by the copy for inference (see :func:`retinalib.detect.for_inference`).
+    of finding boxes in one image of ``size`` × ``size`` pixels by the copy for inference (see
+    :func:`retinalib.detect.for_inference`), with the threads that are there.
 
-    latency_ms is the median over ``rounds`` and latency_iqr_ms the interquartile range; the networks take turns, so that a slow
-    moment of the machine hits all of them. What grows with the faces is in neither gflop nor latency, which are thus without
-    the landmark head and the second look at the eyes; nor is NMS.
+    latency_ms is the median over ``rounds`` and latency_iqr_ms the interquartile range; the networks take turns. Neither gflop
+    nor latency has what grows with the faces (landmark head, second looks) or NMS.
     """
     ready = {name: for_inference(model) for name, model in models.items()}
     rows, images, times = {}, {}, {name: [] for name in models}
@@ -66,8 +63,7 @@ def costs_side_by_side(models: Mapping[str, RetinaFace], size: int = 640, rounds
                 network(images[name]).logits.cpu()  # waits for a GPU
                 times[name].append(1000 * (time.perf_counter() - start))
     rows = [(*row, np.median(times[name]), iqr(times[name])) for name, row in rows.items()]
-    table = pd.DataFrame(rows, list(models), ["parameters", "gflop", "latency_ms", "latency_iqr_ms"])
-    return table.astype({"parameters": int, "gflop": float, "latency_ms": float, "latency_iqr_ms": float})
+    return pd.DataFrame(rows, list(models), ["parameters", "gflop", "latency_ms", "latency_iqr_ms"])
 
 
 def _blank(height: int, width: int, model: RetinaFace) -> Tensor:
@@ -94,12 +90,10 @@ def shapes(model: RetinaFace, height: int = 640, width: int = 640) -> pd.DataFra
 
 def receptive_field(model: RetinaFace, size: int = 640) -> dict[int, np.ndarray]:
     """How much each input pixel moves one cell's features: stride -> (size - stride, size - stride) float32, the largest at 1.
+    The cell is the one at the image's middle, right and below; its own middle is the array's.
 
-    The cell is the one at the image's middle, right and below; it is cut out so that its own middle is the array's.
-
-    The effective receptive field (Luo et al., NeurIPS 2016): the gradient of the central cell's features, with random signs
-    over channels, with respect to a mid-grey image with noise, absolute values averaged over 8 draws. Taken before SE, whose
-    gate sees the whole image.
+    The effective receptive field (Luo et al., NeurIPS 2016): the gradient of the cell's features before SE, with random signs
+    over channels, with respect to a mid-grey image with noise, absolute values averaged over 8 draws.
     """
     model, device = model.eval(), next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
@@ -127,10 +121,8 @@ def field_width(field: np.ndarray, share: float = 0.95) -> int:
 
 @torch.inference_mode()
 def excitations(model: RetinaFace, images: Tensor) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
-    """What SE does at each level: stride -> (features before (B, C, h, w), gate (B, C), features after).
-
-    images: normalised, (B, 3, H, W). Levels without SE are left out; raises ValueError if no level has it.
-    """
+    """What SE does at each level that has it: stride -> (features before (B, C, h, w), gate (B, C), features after). images:
+    normalised, (B, 3, H, W). Raises ValueError if no level has it."""
     if not any(isinstance(se, SqueezeExcitation) for se in model.excitation):
         raise ValueError("this network has no SE blocks: build it with se_reduction")
     pyramid = model.fpn(model.backbone(images).values())

@@ -26,10 +26,8 @@ def mean_shape(landmarks: np.ndarray, iterations: int = 10) -> np.ndarray:
 
 
 def aligned_to(shapes: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """(N, L, 2) complete shapes, shifted, scaled and turned onto (L, 2) ``mean`` with the least squared distance.
-
-    Orthogonal Procrustes without mirroring (Kabsch 1976; Umeyama 1991, eq. 39–43).
-    """
+    """(N, L, 2) complete shapes, shifted, scaled and turned onto (L, 2) ``mean`` with the least squared distance: orthogonal
+    Procrustes without mirroring (Kabsch 1976; Umeyama 1991, eq. 39–43)."""
     centre = mean.mean(0)
     target, moved = mean - centre, shapes - shapes.mean(1, keepdims=True)
     u, values, vt = np.linalg.svd(moved.transpose(0, 2, 1) @ target)

@@ -15,9 +15,8 @@ _TAIL = (1 - 0.95) / 2  # on each side of an interval of 95 %
 
 
 class Difference(NamedTuple):
-    """An estimated difference with its interval; ``detectable``: the smallest true effect that would be found with a power of
-    80 % after correction for the number of comparisons (Bonferroni, which is Holm's first step), if the spread is as it was
-    seen; NaN where nothing varies."""
+    """An estimated difference with its interval; ``detectable``: the smallest true effect found with a power of 80 % after
+    Bonferroni's correction (Holm's first step), if the spread is as it was seen; NaN where nothing varies."""
 
     estimate: float
     low: float
@@ -34,21 +33,13 @@ def photo_weights(photos: int, rounds: int = 2000, seed: int = 0) -> np.ndarray:
 
 
 def paired_difference(
-    table: pd.DataFrame,
-    value: str,
-    first: str,
-    second: str,
-    comparisons: int = 1,
-    rounds: int = 2000,
-    seed: int = 0,
+    table: pd.DataFrame, value: str, first: str, second: str, comparisons: int = 1, rounds: int = 2000, seed: int = 0
 ) -> Difference:
     """How much ``second`` differs from ``first`` in the mean of ``value``, paired by seed and photo.
 
     table: a row per face, with the columns arm, seed, image and ``value``; photos are clusters (a photo's faces share its light
     and its blur). Of each seed count the photos that both arms have. The interval is that of :func:`crossed_difference`, with a
-    bootstrap over photos.
-    comparisons: how many differences are looked at together, for ``detectable``.
-    Raises ValueError for fewer than two common seeds.
+    bootstrap over photos; comparisons: how many are looked at together. Raises ValueError for fewer than two common seeds.
     """
     pairs = table[table["arm"].isin([first, second])]
     cells = pairs.groupby(["seed", "image", "arm"])[value].agg(["sum", "count"]).unstack("arm")
@@ -68,16 +59,12 @@ def crossed_difference(by_seed: np.ndarray, resampled: np.ndarray, photos: int, 
     """The mean of one difference a seed, with an interval for other seeds *and* other photos.
 
     by_seed: (S,) the difference that each seed shows; resampled: (rounds, S) the same with photos drawn again, the same ones
-    for all seeds of a round; rounds with NaN don't count. Since a bootstrap over three or five seeds would be far too narrow,
-    two variances of the mean are combined: that between seeds, over S, and that between rounds. Both hold the part by which
-    photos differ between seeds, which is taken off once (two-way clusters: Cameron, Gelbach and Miller 2011); the result is
-    never less than either. Student's quantiles, with S - 1 degrees of freedom for the share of the seeds and photos - 1 for
-    the rest, are averaged by those shares (Cochran and Cox 1957). A quarter of the common part is not counted as the seeds':
-    with all of it the interval is too wide where seeds hardly differ, with none of it too narrow. In simulations of three and
-    five seeds, with the variance in seeds, photos or both, intervals of 95 % hold the true effect in 94 to 98 of 100. Where
-    nothing varies the interval has no width; where the difference is not known it is NaN.
-
-    Raises ValueError for fewer than two seeds.
+    for all seeds of a round; rounds with NaN don't count. Two variances of the mean are combined, that between seeds, over S,
+    and that between rounds. Both hold the part by which photos differ between seeds, which is taken off once (two-way clusters:
+    Cameron, Gelbach and Miller 2011). Student's quantiles, with S - 1 degrees of freedom for the share of the seeds and
+    photos - 1 for the rest, are averaged by those shares (Cochran and Cox 1957). A quarter of the common part is not counted as
+    the seeds'. In simulations of three and five seeds intervals of 95 % hold the true effect in 94 to 98 of 100. Where nothing
+    varies the interval has no width; where the difference is not known it is NaN. Raises ValueError for fewer than two seeds.
     """
     seeds = len(by_seed)
     if seeds < 2:
@@ -111,10 +98,8 @@ def crossed_difference(by_seed: np.ndarray, resampled: np.ndarray, photos: int, 
 
 
 def _beyond(size: float, freedom: int, shift: float) -> float:
-    """How often Student's t with a mean ``shift`` before its division by the estimated error is over ``size``.
-
-    The mean over 2,000 quantiles of that estimate: scipy's non-central t fails far out.
-    """
+    """How often Student's t with a mean ``shift`` before its division by the estimated error is over ``size``: the mean over
+    2,000 quantiles of that estimate, since scipy's non-central t fails far out."""
     return float(stats.norm.cdf(shift - size * _estimated_errors(freedom)).mean())
 
 
@@ -143,17 +128,10 @@ def medians_against(table: pd.DataFrame, first: str, others: Sequence[str]) -> p
 
 
 def cluster_bootstrap(
-    table: pd.DataFrame,
-    columns: list[str],
-    statistic: Callable[[np.ndarray], float],
-    rounds: int = 1000,
-    seed: int = 0,
+    table: pd.DataFrame, columns: list[str], statistic: Callable[[np.ndarray], float], rounds: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
     """Any ``statistic`` of (N, K) values of ``columns`` with a 95 % percentile interval, resampling whole photos (column
-    image).
-
-    Rows without all values are left out; NaN three times without any row.
-    """
+    image). Rows without all values are left out; NaN three times without any row."""
     known = table.dropna(subset=columns)
     if not len(known):
         return float("nan"), float("nan"), float("nan")
@@ -171,10 +149,7 @@ def cluster_bootstrap(
 
 
 def in_words(difference: tuple[float, float, float], reference: float, unit: str) -> str:
-    """A difference of a median from another, ``reference``, with its interval in words: the sentence of a result.
-
-    A difference of percentages is said in points.
-    """
+    """A difference of a median from another, ``reference``, with its interval in words; of percentages, in points."""
     estimate, low, high = difference
     points = "°" if unit == "°" else " points"
     unit = unit if unit == "°" else f" {unit}"
@@ -189,14 +164,13 @@ def in_words(difference: tuple[float, float, float], reference: float, unit: str
 
 def spread(values: np.ndarray) -> float:
     """Interquartile range over 1.349, which is the standard deviation of a normal distribution; outliers don't move it."""
-    low, high = np.quantile(values, [0.25, 0.75]) if len(values) else (np.nan, np.nan)
-    return float(high - low) / 1.349
+    return float(stats.iqr(values, scale=1.349)) if len(values) else float("nan")
 
 
 def explained_share(values: np.ndarray) -> float:
     """1 − (spread of the errors / spread of the truth)² of (N, 2) predicted and true values, with the robust :func:`spread`.
 
-    1 is perfect. 0 is what the mean of the truth, said of everybody, reaches; under 0 is worse than that. Bias does not count.
+    1 is perfect, 0 what the mean of the truth, said of everybody, reaches. Bias does not count.
     """
     signal = spread(values[:, 1])
     return float(1 - (spread(values[:, 0] - values[:, 1]) / signal) ** 2) if signal > 0 else float("nan")
@@ -211,10 +185,8 @@ def rank_correlation(values: np.ndarray) -> float:
 
 def side_by_side(tables: dict[str, pd.DataFrame], labels: dict[str, str]) -> pd.DataFrame:
     """Whether two tables' columns are distributed alike; a row per label: for each table n, median and robust :func:`spread`,
-    then KS, the Kolmogorov–Smirnov statistic (0: the same, 1: no overlap), and what it would exceed by chance in 5 %.
-
-    tables: two, name -> columns of ``labels`` (column -> label with unit); unknown values don't count.
-    """
+    then KS, the Kolmogorov–Smirnov statistic (0: the same, 1: no overlap), and what it would exceed by chance in 5 %. tables:
+    name -> columns of ``labels`` (column -> label with unit); unknown values don't count."""
     rows = {}
     for column, label in labels.items():
         pair = [table[column].dropna().to_numpy() for table in tables.values()]
@@ -227,9 +199,6 @@ def side_by_side(tables: dict[str, pd.DataFrame], labels: dict[str, str]) -> pd.
 
 def holm(p_values: np.ndarray) -> np.ndarray:
     """Adjusted p-values for several comparisons (Holm 1979)."""
-    p_values = np.asarray(p_values, float)
-    order = np.argsort(p_values)
-    steps = (len(p_values) - np.arange(len(p_values))) * p_values[order]
-    adjusted = np.empty_like(p_values)
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return adjusted
+    ordered = pd.Series(np.asarray(p_values, float)).sort_values()
+    steps = ordered * np.arange(len(ordered), 0, -1)
+    return steps.cummax().clip(upper=1.0).sort_index().to_numpy()

@@ -25,9 +25,8 @@ _ODD = {
 def dataset_browser(dataset: FaceDataset) -> Explorer:
     """Shows one face after the other: its photo with all boxes, and the face with its landmarks, a colour a region.
 
-    Filters: one of WFLW's attributes (beside each its number of faces), face size, a part of the photo's name, and whether
-    anything is odd about the face (see :func:`retinalib.datasets.describe.describe_faces`). A single region can be shown, and
-    the numbers of its landmarks.
+    Filters: one of WFLW's attributes, face size, a part of the photo's name, and whether anything is odd about the face (see
+    :func:`retinalib.datasets.describe.describe_faces`).
     """
     if not len(dataset.table):
         raise ValueError("the data set holds no face to look at")

@@ -20,13 +20,11 @@ _PEN = threading.Lock()  # a control's call comes in a thread of its own (a subs
 
 
 class Explorer(VBox):
-    """Controls, a sentence, and a picture that is drawn anew when a control changes.
+    """Controls, a sentence, and a picture that is drawn anew when a control changes; without a kernel, the last picture.
 
     controls: name -> widget, shown in this order; draw: takes the values of those that its parameters name and returns a figure
     and a sentence on it. ``controls[name].value = …`` does in code what a hand does on the screen; ``picture.value`` holds
     the PNG, ``sentence.value`` the sentence as HTML.
-
-    In a notebook that is shown without a kernel, as on a code host, the last picture stands in for the widget.
     """
 
     def __init__(self, controls: dict[str, Widget], draw: Callable[..., tuple[Figure, str]]) -> None:
@@ -89,8 +87,7 @@ class Explorer(VBox):
 def panels(widths: Sequence[float], height: float) -> tuple[Figure, list[Axes]]:
     """A figure with panels beside each other, in inches. Pyplot does not know it, so that nothing shows it a second time."""
     figure = Figure(figsize=(sum(widths), height), layout="constrained")
-    grid = figure.add_gridspec(1, len(widths), width_ratios=widths)
-    return figure, [figure.add_subplot(cell) for cell in grid]
+    return figure, list(figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0])
 
 
 def nothing(sentence: str) -> Figure:

@@ -18,11 +18,8 @@ from retinalib.widgets.explorer import Explorer, panels
 
 
 def feature_viewer(detector: Detector, dataset: FaceDataset) -> Explorer:
-    """Shows one level's features of a photo, before SE and after it, beside the photo and the gates of all channels.
-
-    Channels are ranked by their mean absolute activation before SE; rank 0 is the mean of all. Bars are the gates, in the order
-    of the ranks; at a level without SE there is only one map, and the bars are the channels' mean absolute activations.
-    """
+    """Shows one level's features of a photo, before SE and after it, beside the photo and the gates of all channels, which are
+    ranked by their mean absolute activation before SE; rank 0 is the mean of all. Without SE the bars are those activations."""
     model = detector.model.eval()
     strides = model.config.anchors.strides
 

@@ -23,11 +23,10 @@ _T = TypeVar("_T")
 
 
 def watch(folders: Iterable[str | Path], training: Callable[[], _T]) -> _T:
-    """Shows the view of run folders, follows them with it while ``training()`` trains, and returns what that returns.
+    """Shows the view of run folders and follows them with it while ``training()`` trains, in a thread; returns what that does.
 
-    ``training`` goes on in a thread, so that the view can be drawn. Its "stop", and an interruption of the kernel, ask the runs
-    to stop: :class:`retinalib.runs.Stopped` is raised, their finished epochs are kept, and the next call goes on from there.
-    A button is heard while a cell is busy in JupyterLab 4.6 with ipykernel 7.4; an interruption is, everywhere.
+    Its "stop", and an interruption of the kernel, ask the runs to stop: :class:`retinalib.runs.Stopped` is raised, finished
+    epochs are kept, and the next call goes on from there.
     """
     runs = [Path(folder) for folder in folders]
     view = training_view(runs)
@@ -36,13 +35,14 @@ def watch(folders: Iterable[str | Path], training: Callable[[], _T]) -> _T:
         vars(control.comm).pop("_reply_subshell_id", None)
     shown = display(view, display_id=True)
     with ThreadPoolExecutor(1) as thread:
-        job = thread.submit(training)
+        job, shown_logs = thread.submit(training), None
         while not job.done():
             try:
-                written = _written(runs)
                 wait([job], timeout=1)
-                if _written(runs) != written:
+                logs = [log.stat().st_mtime_ns for run in runs for log in run.glob("metrics.csv")]
+                if logs != shown_logs:
                     view.update()
+                shown_logs = logs
             except KeyboardInterrupt:
                 view.controls["stop"].click()
     view.update()
@@ -51,17 +51,11 @@ def watch(folders: Iterable[str | Path], training: Callable[[], _T]) -> _T:
     return job.result()
 
 
-def _written(runs: list[Path]) -> list[int]:
-    """When each run last wrote its metrics."""
-    logs = [folder / "metrics.csv" for folder in runs]
-    return [log.stat().st_mtime_ns if log.is_file() else 0 for log in logs]
-
-
 def training_view(folders: str | Path | Iterable[str | Path]) -> Explorer:
     """Shows the losses and validations of run folders so far, and the newest picture of the chosen run.
 
-    The runs go on elsewhere, in this process or another; "refresh", or ``update()`` in code, reads their files again, and
-    "stop" asks them to stop (see :func:`retinalib.runs.request_stop`). Raises ValueError without a folder.
+    The runs go on elsewhere; "refresh", or ``update()`` in code, reads their files again, and "stop" asks them to stop (see
+    :func:`retinalib.runs.request_stop`). Raises ValueError without a folder.
     """
     runs = [Path(f) for f in ([folders] if isinstance(folders, (str, Path)) else folders)]
     if not runs:
@@ -129,7 +123,7 @@ def _standing(history: pd.DataFrame) -> str:
 
 
 def _newest_picture(folder: Path) -> tuple[str, np.ndarray] | None:
-    """The epoch of the last picture that can be read (one may just be being written), and the picture."""
+    """The epoch of the last picture that can be read, and the picture."""
     for path in sorted((folder / "pictures").glob("*.jpg"), reverse=True):
         picture = cv2.imread(str(path))
         if picture is not None:
