@@ -73,9 +73,8 @@ def train_all(
     """Trains several runs, ``{folder: configuration}``, and returns the metrics of each.
 
     On a GPU one after the other. On a CPU ``processes`` of them (None: as many as there are cores) go side by side, each with
-    one thread: small networks train faster so, and to the same numbers on any machine. Raises what
-    :func:`retinalib.train.train` raises; the other runs then stop. A stop asked for in any of the folders (see
-    :func:`retinalib.runs.request_stop`) stops them all, and those to come are not begun.
+    one thread: small networks train faster so. Raises what :func:`retinalib.train.train` raises; the other runs then stop. A
+    stop asked for in any of the folders (see :func:`retinalib.runs.request_stop`) stops them all.
     """
     device = pick_device(device)
     missing = {folder: config for folder, config in configs.items() if _finished([folder]) < config.epochs}
@@ -153,8 +152,7 @@ def run(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Trains (see :func:`train_all`) and measures every arm with every seed, which decides weights, order and crops.
 
-    Returns the faces (a row per arm, seed and true face) and the runs (a row per arm and seed: arm, seed, ap, photos, faces,
-    folder).
+    Returns the faces (a row per arm, seed and true face) and the runs (columns arm, seed, ap, photos, faces, folder).
     """
     configs = {(arm, seed): arm_config(arm, base, seed) for seed in seeds for arm in arms}
     folders = {key: run_folder(runs, key[0], config, train_set) for key, config in configs.items()}
@@ -169,15 +167,14 @@ def run(
 
 def _measured(folder: Path, test_set: FaceDataset, device: str | torch.device | None) -> tuple[pd.DataFrame, dict]:
     """The test of a run, from its folder if it was made before on the same photos."""
-    faces_path, detections_path, numbers_path = (folder / f"test{end}" for end in ("_faces.csv", "_detections.csv", ".json"))
-    wanted = fingerprint(test_set)
-    numbers = json.loads(numbers_path.read_text()) if numbers_path.is_file() else {}
-    if numbers.pop("test_set", None) != wanted or not detections_path.is_file():
+    said, wanted = folder / "test.json", fingerprint(test_set)
+    numbers = json.loads(said.read_text()) if said.is_file() else {}
+    if numbers.pop("test_set", None) != wanted:
         table, detections, numbers = measure(load_detector(folder, device), test_set)
-        write_text(faces_path, table.to_csv(index=False))
-        write_text(detections_path, detections.to_csv(index=False))
-        write_text(numbers_path, json.dumps({**numbers, "test_set": wanted}))  # last: it says that the others are whole
-    return pd.read_csv(faces_path), numbers
+        write_text(folder / "test_faces.csv", table.to_csv(index=False))
+        write_text(folder / "test_detections.csv", detections.to_csv(index=False))
+        write_text(said, json.dumps({**numbers, "test_set": wanted}))  # last: it says that the others are whole
+    return pd.read_csv(folder / "test_faces.csv"), numbers
 
 
 def detections_of(runs: pd.DataFrame, folder: Path) -> pd.DataFrame:
@@ -201,10 +198,7 @@ def report(
     processes: int | None = None,
     out: Path | None = None,
 ) -> None:
-    """Trains and measures arms, prints what they give, and writes the tables to ``out``; see ``retinalib ablation --help``.
-
-    seeds: by default as many as the profile has. Raises what :func:`run` raises.
-    """
+    """Trains and measures arms, prints what they give, and writes the tables to ``out``; see ``retinalib ablation --help``."""
     sets = [open_dataset(dataset, data_root, profile, 0, split) for split in ("train", "validation", "test")]
     seeds = seeds or range(PROFILES[profile].seeds)
     runs_at = runs_folder(runs)

@@ -58,7 +58,7 @@ def anchor_grid(height: int, width: int, config: AnchorConfig = AnchorConfig()) 
 
 
 def match(boxes: Tensor, anchors: Tensor, threshold: float = 0.35, minimum: float = 0.2) -> Tensor:
-    """The face that each anchor answers for (SSD, as in Pytorch_Retinaface: best overlap, and a face keeps its best anchor).
+    """The face that each anchor answers for (SSD, as in Pytorch_Retinaface).
 
     boxes: (F, 4) x1 y1 x2 y2, anchors: (A, 4) cx cy w h, both in fractions. An anchor takes the face it overlaps most from an
     IoU of ``threshold`` on; and each face keeps the anchor that overlaps it most, from ``minimum`` on. Returns (A,) int64

@@ -1,7 +1,5 @@
-"""(image, Faces) to (image, Faces): square crop, expansion, flip, distortion of colours.
-
-A landmark that leaves the crop keeps its coordinates and is no longer visible; the loss skips it.
-"""
+"""(image, Faces) to (image, Faces): square crop, expansion, flip, distortion of colours. A landmark that leaves the crop keeps
+its coordinates and is no longer visible; the loss skips it."""
 
 from __future__ import annotations
 
@@ -14,6 +12,7 @@ from retinalib.faces import Faces
 
 _FILL = (124, 116, 104)  # mean colour (RGB) where there is no photo
 _SMALLEST_FACE = 1.0  # pixels a side after augmentation; smaller ones are dropped
+_EXPANDED = (1.0, 1.6)  # side of a crop that is larger than the photo, in longer sides of the photo
 _LARGE_FACE = 64  # pixels of a face's longer side in the photo, from which on its parts can be shown alone
 _NEAR = (0.15, 0.5)  # side of a crop that shows a part, as a share of the face's longer side
 _LEAST_SHARE = 0.35  # of a face's box that the crop shows: no box within the crop has a larger IoU with the whole face's
@@ -25,7 +24,6 @@ class AugmentConfig:
 
     crop: tuple[float, float] = (0.3, 0.8)  # side of the crop as a share of the photo's shorter side, if the face fits
     expand: float = 0.1  # probability that the crop is taken larger than the photo instead
-    expand_to: float = 1.6  # at most so many times the photo's longer side
     near: float = 0.0  # probability that the crop is a part of a large face, or of what is beside it, instead
     flip: float = 0.5  # probability
     brightness: float = 32.0  # added, ± grey levels
@@ -39,8 +37,6 @@ class AugmentConfig:
         for name in ("expand", "near", "flip"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, from 0 to 1, got {getattr(self, name)}")
-        if not 1 <= self.expand_to < np.inf:
-            raise ValueError(f"expand_to must be from 1 on, got {self.expand_to}")
 
 
 def augment(
@@ -70,7 +66,7 @@ def _choose_square(
     """Left, top and side of the crop, whole pixels; it may reach out of the photo."""
     height, width = shape
     if rng.random() < config.expand:
-        side = rng.uniform(1.0, config.expand_to) * max(height, width)
+        side = rng.uniform(*_EXPANDED) * max(height, width)
     else:
         side = rng.uniform(*config.crop) * min(height, width)
     box = faces.boxes[rng.integers(len(faces))] if len(faces) else None

@@ -28,10 +28,7 @@ def five_point_flip(count: int) -> LandmarkSchema:
 
 class AugmentedPhotos(Dataset):
     """Training crops of ``size`` × ``size`` pixels, addressed by (epoch, number): each draws from a generator of its own.
-
-    ``photos[epoch, number]`` is (crop (size, size, 3) uint8, its :class:`retinalib.loss.Target`, the photo's name).
-    fault: see :class:`retinalib.config.TrainConfig`.
-    """
+    ``photos[epoch, number]`` is (crop (size, size, 3) uint8, its :class:`retinalib.loss.Target`, the photo's name)."""
 
     def __init__(self, source: FaceDataset, size: int, config: AugmentConfig, seed: int, fault: str | None = None) -> None:
         self.source = source.without_attributes()  # which would be carried along to no use
@@ -103,15 +100,8 @@ def reading(
 
     The processes end with the block. Raises ChildProcessError where one ends early, at any moment of the block.
     """
-    loader = DataLoader(
-        photos,
-        batch_sampler=batches,
-        collate_fn=_collate,
-        num_workers=workers,
-        worker_init_fn=one_thread,
-        pin_memory=pin_memory,
-    )
-    stream = _stream(loader)
+    processes = {"num_workers": workers, "worker_init_fn": one_thread}
+    stream = _stream(DataLoader(photos, batch_sampler=batches, collate_fn=_collate, pin_memory=pin_memory, **processes))
     try:
         yield stream
     except RuntimeError as error:

@@ -73,8 +73,7 @@ def multi_task_loss(
     Box and class parts are sums over positives (and the hardest negatives) divided by the number of positive anchors; the
     landmark part is a sum over visible coordinates divided by the number of positive anchors with landmarks, and so is the
     pupil part, which compares the vectors from the middle of the canthi to the pupil of the ``eyes`` that have both. In a photo
-    that is not labelled completely, only anchors near labelled faces (centre within the box grown by half on each side) can be
-    negatives: elsewhere nobody knows.
+    that is not labelled completely, only anchors near labelled faces can be negatives: elsewhere nobody knows.
     """
     logits, boxes = logits.float(), boxes.float()
     matched = torch.stack([match(t.boxes, anchors, config.positive_iou, config.minimum_iou) for t in targets])  # (B, A)

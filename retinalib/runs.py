@@ -1,8 +1,5 @@
-"""A training run's folder: who may write in it, what is kept to go on with, and the wish to stop.
-
-An epoch is done when its ``last.pt`` is there; what follows from it (the log, and ``best.pt`` before it) is written again by
-the next start if an interruption came in between.
-"""
+"""A training run's folder: who may write in it, what is kept to go on with, and the wish to stop. An epoch is done when its
+``last.pt`` is there; the log follows from it, and is written again by the next start if an interruption came in between."""
 
 from __future__ import annotations
 
@@ -47,9 +44,9 @@ def stop_file(folder: str | Path) -> Path:
 def claim(folder: Path, recipe: dict) -> Iterator[dict | None]:
     """Takes the folder for the run that ``recipe`` describes, and gives the state to go on from, None at the beginning.
 
-    The folder is this process' within the block; a finished run's is only read. recipe: plain values, of which
-    ``recipe["config"]["epochs"]`` says when the run is finished; a run may go on with another number. Raises ValueError if the
-    folder holds epochs of another recipe, or more than asked for, or another process has it, or if no state can be read.
+    The folder is this process' within the block; a finished run's is only read. recipe: plain values; a run may go on with more
+    ``recipe["config"]["epochs"]``. Raises ValueError if the folder holds epochs of another recipe, or more than asked for, or
+    another process has it, or if no state can be read.
     """
     log = folder / "metrics.csv"
     lines = log.read_text(errors="replace").splitlines() if log.is_file() else []

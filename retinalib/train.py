@@ -2,9 +2,8 @@
 
 A run folder holds ``config.json``, ``metrics.csv`` (a row per epoch), ``best.pt`` (to use: the averaged weights of the epoch
 with the best validation), ``last.pt`` (to go on: the last averaged weights and the training's state) and ``pictures/``
-(predictions in blue over truth in green). One process works in it at a time, or several that torchrun started together: each
-takes an equal part of every batch and averages gradients with the others; the first writes and validates. Losses, and on CPUs
-the statistics of batch norms, are those of each part: results differ a little from those of one process.
+(predictions in blue over truth in green). Of several processes that torchrun started together, each takes an equal part of
+every batch and averages gradients with the others; results differ a little from those of one process.
 """
 
 from __future__ import annotations
@@ -163,11 +162,8 @@ class Training:
             self.learner = DistributedDataParallel(self.learner, find_unused_parameters=True)
 
     def step(self, images: Tensor, targets: list[Target], step: int, steps: int) -> Tensor:
-        """One update of the weights in a schedule of ``steps``; a loss or a gradient that is not finite updates nothing.
-
-        Returns the values of :class:`retinalib.loss.Parts` on the CPU, of several processes their mean; NaN where the gradient
-        is not finite.
-        """
+        """One update of the weights in a schedule of ``steps``, none where loss or gradient are not finite. Returns the values
+        of :class:`retinalib.loss.Parts` on the CPU, of several processes their mean; NaN where the gradient is not finite."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.learning_rate * learning_rate_factor(step, steps, self.config)
         rank = dist.get_rank() if dist.is_initialized() else 0
@@ -196,11 +192,10 @@ def train(
     """Trains, or goes on with, the run in ``folder`` and returns its metrics, a row per epoch.
 
     A finished run is only read, unless ``config.epochs`` is now larger: it goes on with the learning rates of the longer
-    schedule. The number of data workers changes nothing but speed. Within :func:`process_group` the processes share the work;
-    the metrics of the first are complete. Raises ValueError if the folder holds another run or another process works in it, or
-    if images, batches and processes don't fit; FloatingPointError if the loss is not finite, naming the images; OSError if a
-    file can't be written; ChildProcessError if a data worker died; Stopped after :func:`retinalib.runs.request_stop`. After
-    these, as after a crash, the next start repeats the epoch that was under way.
+    schedule. Within :func:`process_group` the processes share the work; the metrics of the first are complete. Raises
+    ValueError if the folder holds another run or another process works in it, or if images, batches and processes don't fit;
+    FloatingPointError if the loss is not finite, naming the images; OSError if a file can't be written; ChildProcessError if a
+    data worker died; Stopped after :func:`retinalib.runs.request_stop`. The next start then repeats the epoch under way.
     """
     folder, device = Path(folder), pick_device(device)
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

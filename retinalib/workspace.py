@@ -41,9 +41,8 @@ def open_dataset(dataset: str, data_root: str | Path | None, profile: str, seed:
     dataset: "synthetic" (rendered on first use) and "wflw", 98 landmarks, or "wider", 5 landmarks; data_root: its folder,
     relative to the project's, or None for ``data/<dataset>``; split: "train", "validation" (a tenth of the official training
     photos, which "train" leaves out) or "test" (WIDER FACE's official validation, since its test has no public truth).
-    WIDER FACE's box lists in WFLW's folder or in ``data/wider/wider_face_split`` are joined into WFLW: all faces of its photos,
-    not only the labelled ones, then train and measure detection. Raises ValueError for another name, FileNotFoundError where
-    data are missing, saying where to get them.
+    WIDER FACE's box lists in WFLW's folder or in ``data/wider/wider_face_split`` are joined into WFLW, whose unlabelled faces
+    then count, too. Raises ValueError for another name, FileNotFoundError where data are missing, saying where to get them.
     """
     splits = ("train", "validation", "test")
     for name, value, allowed in (("DATASET", dataset, DATASETS), ("PROFILE", profile, PROFILES), ("split", split, splits)):
