@@ -43,10 +43,8 @@ def plate(
 def level_eye(
     image: np.ndarray, landmarks: np.ndarray, eye: Eye, size: tuple[int, int] = (120, 72)
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One eye turned level and brought to one size: (h, w, 3) uint8, and the 2×3 matrix from photo to crop pixels.
-
-    landmarks: (L, 2). The canthi come to lie on the middle line, 60 % of the width apart.
-    """
+    """One eye of (L, 2) landmarks turned level and brought to one size: (h, w, 3) uint8, and the 2×3 matrix from photo to crop
+    pixels. The canthi come to lie on the middle line, 60 % of the width apart."""
     ends = landmarks[[eye.outer, eye.inner]]
     ends = ends[np.argsort(ends[:, 0])]
     across = ends[1] - ends[0]
@@ -67,11 +65,8 @@ def draw_level_eye(
     looks: Sequence[tuple[str, np.ndarray, str, str]],
     size: tuple[int, int] = (120, 72),
 ) -> None:
-    """One eye turned level, with the lids and the pupil of several landmarks over it.
-
-    image: (H, W, 3) uint8; at: (L, 2) landmarks that say where the eye is; looks: name, (L, 2) landmarks, colour and marker of
-    the pupil; all in pixels of the image. size: width and height of what is shown.
-    """
+    """One eye of an image, (H, W, 3) uint8, turned level, with lids and pupils over it. at: (L, 2) landmarks that say where the
+    eye is; looks: name, (L, 2) landmarks, colour and marker of the pupil; size: width and height of what is shown."""
     crop, matrix = level_eye(image, at, eye, size)
     ax.imshow(crop, extent=(0, crop.shape[1], crop.shape[0], 0))
     for name, landmarks, colour, marker in looks:

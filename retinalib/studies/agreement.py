@@ -1,6 +1,4 @@
-"""How far a detector agrees with itself, which is all that can be measured where nobody knows the error; and each way of
-looking at a photo beside the truth and beside baselines that ignore the pupil.
-"""
+"""How far a detector agrees with itself, and each way of looking at a photo beside the truth and beside baselines."""
 
 from __future__ import annotations
 

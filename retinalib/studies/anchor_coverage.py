@@ -56,11 +56,8 @@ def coverage(
 def best_iou_by_size(
     sizes: np.ndarray, image_size: int, config: AnchorConfig, aspect: float = 1.0, positions: int = 100, seed: int = 0
 ) -> pd.DataFrame:
-    """The best IoU that a lone face gets, by its size alone: a row for each size and position drawn where the face is whole.
-
-    sizes: (S,) square roots of the boxes' areas, pixels; one that does not fit is left out; aspect: height by width. Columns:
-    size, iou, stride (of the best anchor).
-    """
+    """The best IoU that a lone face gets, by its size alone; a row for each size and position: size, iou, stride (of the best
+    anchor). sizes: (S,) square roots of boxes' areas, pixels; one that does not fit is left out; aspect: height by width."""
     rng = np.random.default_rng(seed)
     corners, strides = anchor_boxes(image_size, config)
     tables = []
@@ -76,8 +73,8 @@ def best_iou_by_size(
 
 
 def size_from_iou(curve: pd.DataFrame, iou: float, quantile: float = 0.5) -> float:
-    """The smallest face size (pixels) whose best IoU is at least ``iou``, in the median over places, or in the best place for a
-    ``quantile`` of 1; between the sizes of ``curve``, a table of :func:`best_iou_by_size`, by interpolation. NaN: none is."""
+    """The smallest face size (pixels) whose best IoU is at least ``iou``, in that ``quantile`` over places; interpolated
+    between the sizes of ``curve``, a table of :func:`best_iou_by_size`. NaN: none is."""
     level = curve.groupby("size")["iou"].quantile(quantile)
     first = int((level >= iou).to_numpy().argmax())
     if level.iloc[first] < iou:

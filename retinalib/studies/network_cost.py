@@ -43,12 +43,9 @@ def cost_by_part(model: RetinaFace, height: int = 640, width: int = 640) -> pd.D
 
 def costs_side_by_side(models: Mapping[str, RetinaFace], size: int = 640, rounds: int = 21) -> pd.DataFrame:
     """What each network costs, a row per network: parameters, gflop (a multiplication and an addition are two), and latency_ms
-    of finding boxes in one image of ``size`` × ``size`` pixels by the copy for inference (see
-    :func:`retinalib.detect.for_inference`), with the threads that are there.
-
-    latency_ms is the median over ``rounds`` and latency_iqr_ms the interquartile range; the networks take turns. Neither gflop
-    nor latency has what grows with the faces (landmark head, second looks) or NMS.
-    """
+    of finding boxes in one image of ``size`` × ``size`` pixels as detection does (:func:`retinalib.detect.for_inference`): the
+    median over ``rounds`` in which the networks take turns, and the interquartile range. Neither gflop nor latency has what
+    grows with the faces (landmark head, second looks) or NMS."""
     ready = {name: for_inference(model) for name, model in models.items()}
     rows, images, times = {}, {}, {name: [] for name in models}
     with torch.inference_mode():

@@ -37,9 +37,8 @@ def paired_difference(
 ) -> Difference:
     """How much ``second`` differs from ``first`` in the mean of ``value``, paired by seed and photo.
 
-    table: a row per face, with the columns arm, seed, image and ``value``; photos are clusters (a photo's faces share its light
-    and its blur). Of each seed count the photos that both arms have. The interval is that of :func:`crossed_difference`, with a
-    bootstrap over photos; comparisons: how many are looked at together. Raises ValueError for fewer than two common seeds.
+    table: a row per face, with the columns arm, seed, image and ``value``. Of each seed count the photos that both arms have.
+    The interval is that of :func:`crossed_difference`, with a bootstrap over photos. ValueError for fewer than two seeds.
     """
     pairs = table[table["arm"].isin([first, second])]
     cells = pairs.groupby(["seed", "image", "arm"])[value].agg(["sum", "count"]).unstack("arm")
@@ -120,8 +119,8 @@ def median_difference(table: pd.DataFrame, first: str, second: str) -> tuple[flo
 
 
 def medians_against(table: pd.DataFrame, first: str, others: Sequence[str]) -> pd.DataFrame:
-    """Medians of the columns ``first`` and ``others`` with their intervals over photos (median, low, high), and by how much the
-    median of ``first`` is more than each (difference, its low, its high; NaN for itself); a row a column."""
+    """Medians of the columns ``first`` and ``others`` with their intervals over photos, and by how much the median of ``first``
+    is more than each (NaN for itself); a row a column."""
     rows = {name: (*cluster_interval(table, name), *median_difference(table, first, name)) for name in others}
     rows = {first: (*cluster_interval(table, first), np.nan, np.nan, np.nan)} | rows
     return pd.DataFrame(rows, index=["median", "low", "high", "difference", "its low", "its high"]).T
@@ -168,10 +167,8 @@ def spread(values: np.ndarray) -> float:
 
 
 def explained_share(values: np.ndarray) -> float:
-    """1 − (spread of the errors / spread of the truth)² of (N, 2) predicted and true values, with the robust :func:`spread`.
-
-    1 is perfect, 0 what the mean of the truth, said of everybody, reaches. Bias does not count.
-    """
+    """1 − (spread of the errors / spread of the truth)² of (N, 2) predicted and true values, with the robust :func:`spread`. 1
+    is perfect, 0 what the mean of the truth, said of everybody, reaches. Bias does not count."""
     signal = spread(values[:, 1])
     return float(1 - (spread(values[:, 0] - values[:, 1]) / signal) ** 2) if signal > 0 else float("nan")
 

@@ -26,12 +26,9 @@ _STRIDES = {"8, 16, 32": (8, 16, 32), "4, 8, 16, 32": (4, 8, 16, 32), "8, 16, 32
 
 
 def anchor_explorer(dataset: FaceDataset) -> Explorer:
-    """Shows what becomes of the faces under a design of anchors: matched, kept by their one best anchor, or missed.
-
-    Anchor sizes form a ladder, each ``ratio`` times the one before. Left, the faces by size class; right, one face (by its rank
-    in size) with the anchors that answer for it. Photos are scaled to fit the input; with more than 500 faces, some stand for
-    all. Raises ValueError without faces.
-    """
+    """Shows what becomes of the faces under a design of anchors, whose sizes form a ladder: left, all faces by size class;
+    right, one face (by its rank in size) with the anchors that answer for it. Photos are scaled to fit the input; with more
+    than 500 faces, some stand for all. Raises ValueError without faces."""
     every = max(1, -(-len(dataset.table) // _MOST_FACES))
     numbers = [n for n in range(0, len(dataset), every) if len(dataset.faces(n))]
     if not numbers:

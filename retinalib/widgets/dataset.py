@@ -78,7 +78,7 @@ def dataset_browser(dataset: FaceDataset) -> Explorer:
 
     def narrow(_: object) -> None:
         filters = {name: controls[name].value for name in ("attribute", "sizes", "text", "odd")}
-        with explorer.held():
+        with controls["face"].hold_trait_notifications():  # the picture is drawn once
             controls["face"].max = max(1, len(chosen(**filters)))
             controls["face"].value = 1
 

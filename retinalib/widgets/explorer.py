@@ -6,8 +6,7 @@ import base64
 import html
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ipywidgets import HTML, Box, Button, Checkbox, Image, Layout, VBox, Widget
@@ -28,7 +27,7 @@ class Explorer(VBox):
     """
 
     def __init__(self, controls: dict[str, Widget], draw: Callable[..., tuple[Figure, str]]) -> None:
-        self.controls, self._draw, self._drawn, self._held = controls, draw, {}, False
+        self.controls, self._draw, self._drawn = controls, draw, {}
         self.sentence, self.picture = HTML(), Image(format="png", layout=Layout(max_width="100%", object_fit="contain"))
         for control in controls.values():
             if isinstance(control, (Button, Checkbox)):
@@ -61,22 +60,12 @@ class Explorer(VBox):
             self.say(sentence)
 
     def _follow(self) -> None:
-        if not self._held and self.values() != self._drawn:
+        if self.values() != self._drawn:
             self.update()
 
     def say(self, sentence: str) -> None:
         """Shows a sentence over the picture."""
         self.sentence.value = html.escape(sentence)
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Several controls change, the picture is drawn once, at the end."""
-        self._held = True
-        try:
-            yield
-        finally:
-            self._held = False
-        self._follow()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         bundle = super()._repr_mimebundle_(**kwargs)

@@ -30,11 +30,8 @@ _ROWS = {
 
 
 def pupil_explorer(detector: Detector, eyeball: Eyeball | None = None) -> Explorer:
-    """Shows a rendered face, both eyes turned level, and what was measured in them (blue) beside the truth (green).
-
-    The gaze measured is what ``eyeball`` (by default the average one) makes of the predicted landmarks, the true gaze is what
-    was rendered. Raises ValueError for a detector of other than 98 points.
-    """
+    """Shows a rendered face, both eyes turned level, and what was measured in them (blue) beside the truth (green). ``eyeball``
+    (by default the average one) makes gaze of the predicted landmarks. ValueError for a detector of other than 98 points."""
     if detector.model.config.schema != WFLW_98:
         raise ValueError(f"pupils need a detector of 98 landmarks, this one has {detector.model.config.schema.count}")
 

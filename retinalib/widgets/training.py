@@ -52,11 +52,9 @@ def watch(folders: Iterable[str | Path], training: Callable[[], _T]) -> _T:
 
 
 def training_view(folders: str | Path | Iterable[str | Path]) -> Explorer:
-    """Shows the losses and validations of run folders so far, and the newest picture of the chosen run.
-
-    The runs go on elsewhere; "refresh", or ``update()`` in code, reads their files again, and "stop" asks them to stop (see
-    :func:`retinalib.runs.request_stop`). Raises ValueError without a folder.
-    """
+    """Shows the losses and validations of run folders so far, and the newest picture of the chosen run. "refresh", or
+    ``update()`` in code, reads their files again, and "stop" asks the runs to stop (see :func:`retinalib.runs.request_stop`).
+    Raises ValueError without a folder."""
     runs = [Path(f) for f in ([folders] if isinstance(folders, (str, Path)) else folders)]
     if not runs:
         raise ValueError("there is no run folder to look at")
