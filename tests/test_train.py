@@ -92,7 +92,7 @@ def test_the_last_state_is_a_detector_too(finished, tmp_path):
 def test_other_recipes_train(changes, sets, tmp_path):
     history = go(replace(CONFIG, epochs=1, **changes), sets, tmp_path)
     assert np.isfinite(history[["total", "box", "classification", "landmark"]].to_numpy()).all()
-    assert (history["eye"] > 0).all() == ("model" in changes)
+    assert (history["look"] > 0).all() == ("model" in changes)
 
 
 def test_bfloat16_leaves_the_second_look_its_digits(batch):
@@ -102,7 +102,7 @@ def test_bfloat16_leaves_the_second_look_its_digits(batch):
         config = replace(CONFIG, model=replace(CONFIG.model, looks=(eye_look(WFLW_98),)), precision=precision)
         torch.manual_seed(0)
         parts.append(Parts(*Training(RetinaFace(config.model).train(), config, CPU).step(*batch, 0, 1).tolist()))
-    assert parts[0].eye == parts[1].eye > 0
+    assert parts[0].look == parts[1].look > 0
     assert parts[0].classification != parts[1].classification == pytest.approx(parts[0].classification, rel=0.02)
 
 
