@@ -43,6 +43,7 @@ ARMS: dict[str, dict[str, dict | str]] = {
     "se16-stride8": {"model": {"se_reduction": 16, "se_strides": (8,)}},
     "se16-stride32": {"model": {"se_reduction": 16, "se_strides": (32,)}},
     "bottleneck16": {"model": {"se_reduction": 16, "se_kind": "bottleneck"}},
+    "wing": {"loss": {"landmark_loss": "wing"}},
     "no-pupil-loss": {"loss": {"pupil_weight": 0.0}},
     "second-look": {"model": {"looks": (eye_look(WFLW_98),)}},
     "five-point-flip": {"fault": "five-point-flip"},

@@ -1,5 +1,7 @@
-"""(image, Faces) to (image, Faces): square crop, expansion, flip, distortion of colours. A landmark that leaves the crop keeps
-its coordinates and is no longer visible; the loss skips it."""
+"""(image, Faces) to (image, Faces): square crop, expansion, turn, flip, distortion of colours and sharpness.
+
+A landmark that leaves the crop keeps its coordinates and is no longer visible; the loss skips it.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +18,35 @@ _EXPANDED = (1.0, 1.6)  # side of a crop that is larger than the photo, in longe
 _LARGE_FACE = 64  # pixels of a face's longer side in the photo, from which on its parts can be shown alone
 _NEAR = (0.15, 0.5)  # side of a crop that shows a part, as a share of the face's longer side
 _LEAST_SHARE = 0.35  # of a face's box that the crop shows: no box within the crop has a larger IoU with the whole face's
+_BLUR = (0.5, 2.0)  # standard deviation in pixels of the crop
+_JPEG = (30, 90)  # quality
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How much training images are varied."""
+    """How much training images are varied. What is 0 draws no random number: crops are those of a version without it."""
 
     crop: tuple[float, float] = (0.3, 0.8)  # side of the crop as a share of the photo's shorter side, if the face fits
     expand: float = 0.1  # probability that the crop is taken larger than the photo instead
     near: float = 0.0  # probability that the crop is a part of a large face, or of what is beside it, instead
+    turn: float = 0.0  # rotated about the middle of the crop, ± degrees
     flip: float = 0.5  # probability
     brightness: float = 32.0  # added, ± grey levels
     contrast: float = 0.4  # multiplied, 1 ± this
     saturation: float = 0.5  # multiplied, 1 ± this
     hue: float = 12.0  # shifted, ± degrees
+    blur: float = 0.0  # probability of a Gaussian blur
+    grey: float = 0.0  # probability that the crop loses its colours
+    jpeg: float = 0.0  # probability that the crop is compressed once more
 
     def __post_init__(self) -> None:
         if not 0 < self.crop[0] <= self.crop[1] <= 1:
             raise ValueError(f"crop must be two shares of the photo, 0 < low <= high <= 1, got {self.crop}")
-        for name in ("expand", "near", "flip"):
+        for name in ("expand", "near", "flip", "blur", "grey", "jpeg"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, from 0 to 1, got {getattr(self, name)}")
+        if not 0 <= self.turn <= 180:
+            raise ValueError(f"turn must be from 0 to 180°, got {self.turn}")
 
 
 def augment(
@@ -52,12 +62,29 @@ def augment(
     left, top, side = _choose_square(image.shape[:2], faces, rng, config)
     scale = size / side
     method = int(rng.choice([cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC]))
-    image = _cut(image, left, top, side, size, method)
+    turn = rng.uniform(-config.turn, config.turn) if config.turn else 0.0
+    image = _cut_turned(image, left, top, side, size, method, turn) if turn else _cut(image, left, top, side, size, method)
     faces = faces.transformed((scale, scale), (-left * scale, -top * scale))
+    if turn:
+        faces = turned(faces, turn, size / 2)
     if rng.random() < config.flip:
         image = cv2.flip(image, 1)
         faces = faces.flipped(size)
-    return _distort(image, rng, config), _keep(faces, size)
+    return _degrade(_distort(image, rng, config), rng, config), _keep(faces, size)
+
+
+def turned(faces: Faces, degrees: float, centre: float) -> Faces:
+    """The faces of the square image that was rotated about (centre, centre), clockwise as seen; visibility as it was.
+
+    A box becomes that of its inscribed ellipse, rotated: it keeps its extent, and its proportions at a quarter turn, where the
+    box of rotated corners would grow by up to √2.
+    """
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    rotation = np.array([[cos, -sin], [sin, cos]], np.float32)
+    middle, half = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2, (faces.boxes[:, 2:] - faces.boxes[:, :2]) / 2
+    middle, half = (middle - centre) @ rotation.T + centre, np.sqrt(half**2 @ (rotation.T**2))
+    landmarks = (faces.landmarks - centre) @ rotation.T + centre
+    return replace(faces, boxes=np.concatenate([middle - half, middle + half], 1), landmarks=landmarks)
 
 
 def _choose_square(
@@ -108,6 +135,19 @@ def _cut(image: np.ndarray, left: float, top: float, side: float, size: int, met
     return cv2.resize(inner, (size, size), interpolation=method)
 
 
+def _cut_turned(image: np.ndarray, left: float, top: float, side: float, size: int, method: int, degrees: float) -> np.ndarray:
+    """The square rotated about its middle: cut with what lies around it, so that its corners show the photo, then rotated."""
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    margin = np.ceil(side * (abs(cos) + abs(sin) - 1) / 2) + 1
+    whole = side + 2 * margin
+    larger = round(size * whole / side)
+    image = _cut(image, left - margin, top - margin, whole, larger, method)
+    rotation = np.array([[cos, -sin], [sin, cos]]) * (size * whole / (side * larger))
+    shift = size / 2 - rotation @ [larger / 2, larger / 2]
+    shift = shift + rotation @ [0.5, 0.5] - 0.5  # OpenCV counts from the middle of the first pixel
+    return cv2.warpAffine(image, np.column_stack([rotation, shift]), (size, size), borderValue=_FILL)
+
+
 def _keep(faces: Faces, size: int) -> Faces:
     """The faces whose centres and enough of whose boxes lie in the crop, cut and masked at its border."""
     centre = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
@@ -132,4 +172,17 @@ def _distort(image: np.ndarray, rng: np.random.Generator, config: AugmentConfig)
         tables = [(levels + turn) % 180, (levels * gain).clip(0, 255), levels]
         table = np.stack(tables, -1).astype(np.uint8)[None]
         image = cv2.cvtColor(cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), table), cv2.COLOR_HSV2RGB)
+    return image
+
+
+def _degrade(image: np.ndarray, rng: np.random.Generator, config: AugmentConfig) -> np.ndarray:
+    """Blur, loss of colours and compression, in the order in which a camera makes them."""
+    if config.blur and rng.random() < config.blur:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(*_BLUR))
+    if config.grey and rng.random() < config.grey:
+        image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    if config.jpeg and rng.random() < config.jpeg:
+        quality = int(rng.integers(*_JPEG, endpoint=True))
+        data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
     return image

@@ -17,6 +17,10 @@ from retinalib.landmarks import SCHEMAS
 from retinalib.model import REFERENCE_NORMALISATION, ModelConfig, Normalisation, RetinaFace, TrainedOn
 
 _FORMAT = "retinalib-1"
+_NOT_WEIGHTS = (
+    (rb"\s*<(!doctype|html|\?xml)", "is a web page, not weights: download the file itself"),
+    (rb"version https://git-lfs", "is a Git LFS pointer, not the weights it stands for: run git lfs pull"),
+)
 _NORMALISATIONS = {"imagenet": Normalisation(), "reference": REFERENCE_NORMALISATION}
 
 # the reference implementation's parameter names, and ours
@@ -45,16 +49,27 @@ def read(path: str | Path) -> dict:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
+    with open(path, "rb") as file:
+        beginning = file.read(200).lower()
+    for pattern, what in _NOT_WEIGHTS:
+        if re.match(pattern, beginning):
+            raise ValueError(f"{path} {what}")
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as file:
-                if file.testzip():  # torch.load does not compare the checksums
-                    raise zipfile.BadZipFile
+                if damaged := file.testzip():  # torch.load does not compare the checksums
+                    raise ValueError(f"the checksum of {damaged} does not fit")
         values = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
         raise
-    except Exception as error:  # what is no pickle may raise anything; torch's own words advise to load it all the same
-        raise ValueError(f"{path} is damaged or not a checkpoint of tensors alone, as a state_dict() is") from error
+    except Exception as error:  # what is no pickle may raise anything
+        if refused := re.search(r"GLOBAL (\S+)", str(error)):
+            raise ValueError(
+                f"{path} holds a {refused[1]}, not only tensors and plain values, and is not read, since it could run any "
+                "program: whoever made it can save its state_dict() alone"
+            ) from error
+        said = f": {error}" if isinstance(error, ValueError) else ""  # torch's own words advise to load it all the same
+        raise ValueError(f"{path} is damaged or not a checkpoint of tensors alone{said}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}, not a checkpoint")
     return values

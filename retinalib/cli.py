@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from retinalib.datasets import wflw
-from retinalib.datasets.describe import faults, official_lists
+from retinalib.datasets import wflw, wider
+from retinalib.datasets.describe import description, faults, official_lists
 from retinalib.datasets.table import BOX, PHOTO_SUFFIXES, read_image
 from retinalib.faces import Faces
 from retinalib.files import write_bytes, write_text
@@ -152,23 +152,26 @@ def ablation(**options: Any) -> None:
 @main.command()
 @click.argument("checkpoint")
 @click.argument("out", type=_FILE)
-@click.option("--what", default="detector", type=click.Choice(["detector", "network"]))
+@click.option("--what", default="detector", type=click.Choice(["detector", "network", "looks"]))
 @click.option("--score-threshold", default=0.5, type=_SHARE, help="Fixed in the file.")
 @click.option("--nms-threshold", default=0.4, type=_SHARE, help="Fixed in the file.")
 @_NORMALISATION
 def export(checkpoint: str, out: Path, what: str, normalisation: str | None, **thresholds: float) -> None:
-    """Writes a CHECKPOINT (a shipped name, a run folder or a file) to OUT.onnx: the whole detector, or the network alone."""
+    """Writes a CHECKPOINT (a shipped name, a run folder or a file) to OUT.onnx: detector, network or second looks."""
     from retinalib.detect import load_detector
 
     model = load_detector(checkpoint, "cpu", normalisation).model
     try:
         from retinalib.export import OUTPUTS, export
 
-        export(model, out, what, **thresholds)
+        written = export(model, out, what, **thresholds)
     except ImportError as error:
         raise click.UsageError(f"{_sentence(error)}: exporting needs ONNX, pip install -e '.[export]'") from error
-    click.echo(f"{out}: images (B, H, W, 3) uint8 RGB to {', '.join(OUTPUTS[what])}")
-    click.echo("Faces are those of one look at the photo's own size: no pyramid, no second look.")
+    given = "patches (N, rows, columns, 3)" if what == "looks" else "images (B, H, W, 3)"
+    for path in written:
+        click.echo(f"{path}: {given} uint8 RGB to {', '.join(OUTPUTS[what])}")
+    if what != "looks":
+        click.echo("Faces are those of one look at the photo's own size: no pyramid, no second look.")
 
 
 @main.command()
@@ -294,7 +297,7 @@ def checkpoints() -> None:
 
 @main.group(cls=_Group)
 def datasets() -> None:
-    """Extracts or checks a data set."""
+    """Extracts, checks or describes a data set."""
 
 
 @datasets.command()
@@ -323,6 +326,18 @@ def check(root: Path) -> None:
         click.echo(f"things wrong: {len(wrong):,}", err=True)
         sys.exit(1)
     click.echo("nothing wrong")
+
+
+@datasets.command()
+@click.argument("root", type=_FOLDER)
+@click.option("--split", default="train", type=click.Choice(["train", "test"]))
+def describe(root: Path, split: str) -> None:
+    """Prints what the data set in ROOT holds (WFLW's or WIDER FACE's layout): faces, sizes, attributes, and what is odd.
+
+    WIDER FACE's validation is its "test", since its test has no public truth.
+    """
+    load = wflw.load if official_lists(root)[0][1] is wflw.read_annotations else wider.load_split
+    click.echo(description(load(root, split)).to_string(header=False))
 
 
 @datasets.command()

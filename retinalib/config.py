@@ -52,6 +52,10 @@ class TrainConfig:
         return {**asdict(self), "model": self.model.to_dict()}
 
 
+_AUGMENT = AugmentConfig(near=_NEAR)  # rendered faces are turned, blurred and grey already
+_OF_PHOTOS = AugmentConfig(near=_NEAR, turn=30.0, blur=0.1, grey=0.1, jpeg=0.2)
+
+
 @dataclass(frozen=True)
 class Profile:
     """How much work the notebooks do."""
@@ -63,6 +67,7 @@ class Profile:
     batch_size: int
     learning_rate: float
     second_look: bool = False  # at each eye, see retinalib.second_look
+    augment: AugmentConfig = _AUGMENT
 
     def train_config(
         self, se_reduction: int | None = None, seed: int = 0, epochs: int | None = None, schema: LandmarkSchema = WFLW_98
@@ -80,7 +85,7 @@ class Profile:
                 pupil_weight=_PUPIL_WEIGHT,
                 least_negatives=_LEAST_NEGATIVES,
             ),
-            augment=AugmentConfig(near=_NEAR),
+            augment=self.augment,
             seed=seed,
         )
         looks = (eye_look(schema),) if self.second_look and schema.has_pupils else ()
@@ -91,5 +96,14 @@ PROFILES = {
     "quick": Profile(images=160, epochs=24, seeds=2, image_size=128, batch_size=4, learning_rate=4e-3),
     "standard": Profile(images=2500, epochs=10, seeds=3, image_size=160, batch_size=16, learning_rate=6e-3),
     "shipped": Profile(images=8000, epochs=36, seeds=1, image_size=160, batch_size=16, learning_rate=6e-3, second_look=True),
-    "full": Profile(images=12000, epochs=60, seeds=5, image_size=320, batch_size=32, learning_rate=6e-3, second_look=True),
+    "full": Profile(
+        images=12000,
+        epochs=60,
+        seeds=5,
+        image_size=320,
+        batch_size=32,
+        learning_rate=6e-3,
+        second_look=True,
+        augment=_AS_PHOTOS,
+    ),
 }

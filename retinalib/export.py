@@ -5,8 +5,11 @@ The file takes photos as they come, ``images`` (B, H, W, 3) uint8 RGB, for any B
 - "detector": ``boxes`` (N, 4) x1 y1 x2 y2 and ``landmarks`` (N, L, 2) in pixels, ``scores`` (N,), and ``image`` (N,), the
   number of the photo that each face is in; best first, after NMS, without a limit to their number.
 - "network": ``logits`` (B, A, 2), ``boxes`` (B, A, 4) offsets and ``landmarks`` (B, A, 2L) shifts at every anchor.
+- "looks": beside the file, one for each second look, ``OUT-look1.onnx``, …: ``patches`` (N, rows, columns, 3) uint8 RGB to
+  ``points`` (N, K, 2), pixels of the patch. Patches are cut where :func:`retinalib.second_look.fit_frames` puts them, by
+  ``cv2.warpAffine`` for example, and go face by face through no fixed graph; `tests/test_export.py` shows it in NumPy.
 
-Faces are those of one look at the photo's own size, without the pyramid and without second looks, which make no fixed graph.
+Faces of "detector" are those of one look at the photo's own size, without the pyramid and without second looks.
 """
 
 from __future__ import annotations
@@ -23,8 +26,13 @@ from retinalib.anchors import anchor_grid, decode_boxes, decode_landmarks
 from retinalib.detect import for_inference
 from retinalib.files import replacing
 from retinalib.model import RetinaFace
+from retinalib.second_look import Look
 
-OUTPUTS = {"network": ("logits", "boxes", "landmarks"), "detector": ("boxes", "scores", "landmarks", "image")}
+OUTPUTS = {
+    "network": ("logits", "boxes", "landmarks"),
+    "detector": ("boxes", "scores", "landmarks", "image"),
+    "looks": ("points",),
+}
 
 
 class _Network(nn.Module):
@@ -62,27 +70,55 @@ class _Detector(_Network):
         return boxes[kept], score[kept], landmarks, image
 
 
+class _Look(nn.Module):
+    """(N, rows, columns, 3) uint8 RGB patches to (N, K, 2) points in their pixels."""
+
+    def __init__(self, look: Look) -> None:
+        super().__init__()
+        self.look = look
+
+    def forward(self, patches: Tensor) -> Tensor:
+        config = self.look.config
+        points = self.look(patches.permute(0, 3, 1, 2).float())
+        return (points + torch.tensor([1.0, config.rows / config.columns])) * config.columns / 2
+
+
 def export(
     model: RetinaFace, path: str | Path, what: str = "detector", score_threshold: float = 0.5, nms_threshold: float = 0.4
-) -> None:
-    """Writes the ONNX file; what: "detector" or "network", see the module.
+) -> list[Path]:
+    """Writes one ONNX file, or one for each second look, and returns their paths; what: see the module.
 
-    Raises ImportError without the extra ``export``, ValueError for another ``what``.
+    Raises ImportError without the extra ``export``, ValueError for another ``what`` or a network without second looks.
     """
     if what not in OUTPUTS:
         raise ValueError(f"what must be one of {', '.join(OUTPUTS)}; got '{what}'")
+    if what == "looks" and not model.looks:
+        raise ValueError("this network has no second looks to export")
+    path, drawn = Path(path), torch.Generator().manual_seed(0)
+    if what == "looks":
+        paths = []
+        for number, look in enumerate(for_inference(model).cpu().looks, 1):
+            example = torch.randint(0, 256, (2, look.config.rows, look.config.columns, 3), dtype=torch.uint8, generator=drawn)
+            paths.append(path.with_stem(f"{path.stem}-look{number}"))
+            _write(_Look(look), paths[-1], "patches", example, OUTPUTS[what], dynamic=1)
+        return paths
     module = _Network(model) if what == "network" else _Detector(model, score_threshold, nms_threshold)
-    shapes = dict.fromkeys(range(3), torch.export.Dim.DYNAMIC)
-    images = torch.randint(0, 256, (2, 96, 160, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    example = torch.randint(0, 256, (2, 96, 160, 3), dtype=torch.uint8, generator=drawn)
+    _write(module, path, "images", example, OUTPUTS[what], dynamic=3)
+    return [path]
+
+
+def _write(module: nn.Module, path: Path, given: str, example: Tensor, outputs: tuple[str, ...], dynamic: int) -> None:
+    """``dynamic``: how many of the input's first dimensions may be of any size."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torchvision's NMS, about names that torch will change
         program = torch.onnx.export(
             module.eval(),
-            (images,),
+            (example,),
             dynamo=True,
-            input_names=["images"],
-            output_names=list(OUTPUTS[what]),
-            dynamic_shapes=(shapes,),
+            input_names=[given],
+            output_names=list(outputs),
+            dynamic_shapes=(dict.fromkeys(range(dynamic), torch.export.Dim.DYNAMIC),),
             verbose=False,
         )
     with replacing(path) as temporary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
@@ -32,13 +33,17 @@ class LossConfig:
     class_weight: float = 1.0
     landmark_weight: float = 1.0
     pupil_weight: float = 0.0  # of the pupils' place between their canthi, which barely affects a sum over all points
+    landmark_loss: str = "smooth_l1"  # or "wing"
     positive_iou: float = 0.35  # anchors from this IoU on answer for a face
     minimum_iou: float = 0.2  # a face keeps its best anchor from this IoU on
     negatives_per_positive: int = 7  # hard negatives kept for each positive anchor
     least_negatives: int = 0  # hard negatives kept of an image with few positive anchors or none, whose share is smaller
 
     def __post_init__(self) -> None:
-        if not all(0 <= number < float("inf") for number in asdict(self).values()):
+        if self.landmark_loss not in ("smooth_l1", "wing"):
+            raise ValueError(f"landmark_loss must be 'smooth_l1' or 'wing', got '{self.landmark_loss}'")
+        numbers = [value for value in asdict(self).values() if not isinstance(value, str)]
+        if not all(0 <= number < math.inf for number in numbers):
             raise ValueError(f"weights and numbers of negatives must be finite and not negative, got {self}")
         if not 0 < self.minimum_iou <= self.positive_iou <= 1:
             raise ValueError(f"0 < minimum_iou <= positive_iou <= 1 must hold, got {self.minimum_iou}, {self.positive_iou}")
@@ -53,6 +58,18 @@ class Parts(NamedTuple):
     landmark: Tensor
     pupil: Tensor
     look: Tensor  # of the second looks, see second_look.look_loss; 0 without any
+
+
+def wing(difference: Tensor, width: float = 1.0, curvature: float = 0.2) -> Tensor:
+    """Wing loss (Feng et al., CVPR 2018, eq. 5), elementwise; the units are those of encoded landmarks.
+
+    Its authors take 10 and 2 pixels on faces of 256 pixels. An encoded 1 is a tenth of the anchor, about 26 such pixels, so
+    1 and 0.2 keep their proportion and let the logarithm rule below a tenth of the anchor.
+    """
+    size = difference.abs()
+    near = width * torch.log1p(size / curvature)
+    offset = width - width * math.log1p(width / curvature)
+    return torch.where(size < width, near, size - offset)
 
 
 def multi_task_loss(
@@ -94,7 +111,10 @@ def multi_task_loss(
     wanted = encode_landmarks(torch.cat([t.landmarks for t in targets])[face], anchors[anchor], anchor_config.variances)
     wanted = torch.where(visible[..., None], wanted, 0)  # unknown ones may be NaN
     given = landmarks_at(image, anchor).float().view_as(wanted)
-    by_coordinate = smooth_l1_loss(given, wanted, reduction="none")
+    if config.landmark_loss == "wing":
+        by_coordinate = wing(given - wanted)
+    else:
+        by_coordinate = smooth_l1_loss(given, wanted, reduction="none")
     with_landmarks = max(len(image), 1)
     landmark = (by_coordinate * visible[..., None]).sum() / with_landmarks
 

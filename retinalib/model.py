@@ -123,13 +123,7 @@ class ModelConfig:
         return cls(**values)
 
 
-class _Backbone(NamedTuple):
-    levels: tuple[int, int, int]  # channels of the three feature maps, strides 8, 16, 32
-    pyramid: int  # channels of the FPN and all that follows
-
-
 _STRIDES = (8, 16, 32)
-_BACKBONES = {"mobilenet0.25": _Backbone((64, 128, 256), 64), "resnet50": _Backbone((512, 1024, 2048), 256)}
 
 
 def _conv(
@@ -177,6 +171,19 @@ class ResNet50(nn.Sequential):
         for name, layer in self.named_children():
             features[name] = images = layer(images)
         return {"8": features["layer2"], "16": features["layer3"], "32": features["layer4"]}
+
+
+class _Backbone(NamedTuple):
+    build: type[nn.Module]  # gives {"8": features, "16": …, "32": …}, the strides, of images
+    levels: tuple[int, int, int]  # channels of these three
+    pyramid: int  # channels of the FPN and all that follows
+
+
+# A new backbone is a module like those above and a row here; ModelConfig(backbone=…) chooses it.
+_BACKBONES = {
+    "mobilenet0.25": _Backbone(MobileNetV1, (64, 128, 256), 64),
+    "resnet50": _Backbone(ResNet50, (512, 1024, 2048), 256),
+}
 
 
 class FeaturePyramid(nn.Module):
@@ -264,9 +271,9 @@ class RetinaFace(nn.Module):
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or ModelConfig()
-        levels, channels = _BACKBONES[config.backbone]
+        backbone, levels, channels = _BACKBONES[config.backbone]
         slope = 0.1 if channels <= 64 else 0.0
-        self.backbone = MobileNetV1() if config.backbone == "mobilenet0.25" else ResNet50()
+        self.backbone = backbone()
         self.fpn = FeaturePyramid(levels, channels, slope)
         self.ssh = nn.ModuleList(SSH(channels, slope) for _ in levels)
         k = config.anchors.per_cell

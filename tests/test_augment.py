@@ -1,10 +1,11 @@
 """Augmentation is held against the pictures themselves: marks painted where the landmarks are must be found where they went."""
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
-from retinalib.augment import AugmentConfig, augment
+from retinalib.augment import AugmentConfig, augment, turned
 from retinalib.faces import Faces
 from retinalib.landmarks import WIDER_5
 
@@ -60,6 +61,64 @@ def test_flip_moves_marks_and_changes_sides():
         assert np.allclose(found(straight), before.landmarks[0, name])
         assert np.allclose(found(mirrored), after.landmarks[0, WIDER_5.flip_order[name]])
         assert np.allclose(after.boxes, [[200 - before.boxes[0, 2], *before.boxes[0, 1:2], 200 - before.boxes[0, 0], 140]])
+
+
+@pytest.mark.parametrize("turn", [25.0, 180.0])
+def test_landmarks_follow_the_pixels_under_turns(turn):
+    """Five dots, each in a colour of its own, painted where the landmarks are and found again in the crop."""
+    rows, columns = np.indices((200, 260)) + 0.5
+    image, found, angles = np.full((200, 260, 3), 128, np.uint8), 0, []
+    colours = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255)])
+    for colour, (x, y) in zip(colours, POINTS, strict=True):
+        image[np.hypot(columns - x, rows - y) < 6] = colour
+    config = AugmentConfig(**PLAIN, flip=0.0, expand=0.3, turn=turn)
+    for seed in range(40):
+        crop, faces = augment(image, five(POINTS, [60, 66, 140, 150]), 192, np.random.default_rng(seed), config)
+        for points in faces.landmarks:
+            for colour, point, visible in zip(colours, points, faces.visible[0], strict=True):
+                dot = np.abs(crop.astype(int) - colour).max(-1) < 60
+                if not (dot[[0, -1]].any() or dot[:, [0, -1]].any()):  # whole, or out of the crop
+                    assert dot.any() == visible
+                    if visible:
+                        assert np.linalg.norm(np.argwhere(dot).mean(0)[::-1] + 0.5 - point) < 1.0
+                        found += 1
+            x, y = points[1] - points[0]
+            angles.append((np.degrees(np.arctan2(y, x) - np.arctan2(-4, 60)) + 180) % 360 - 180)
+    assert found > 100 and turn < np.ptp(angles) and np.abs(angles).max() <= turn
+
+
+def test_a_turn_shows_the_photo_in_the_corners_and_keeps_the_extent_of_boxes():
+    faces = five([(190, 190), (210, 190), (200, 200), (195, 212), (205, 212)], [180, 170, 220, 225])
+    config = AugmentConfig(**PLAIN, flip=0.0, expand=0.0, crop=(0.3, 0.3), turn=45.0)
+    for seed in range(20):
+        crop, kept = augment(np.full((400, 400, 3), 200, np.uint8), faces, 120, np.random.default_rng(seed), config)
+        assert (np.abs(crop.astype(int) - 200) <= 8).all()
+        if (kept.boxes > 0).all() and (kept.boxes < 120).all():
+            width, height = kept.boxes[0, 2:] - kept.boxes[0, :2]
+            assert width**2 + height**2 == pytest.approx(40**2 + 55**2, rel=1e-4)  # as of a turned ellipse
+            assert 40 - 1e-3 <= width <= height <= 55 + 1e-3
+    quarter = turned(faces, 90.0, 200.0)  # clockwise: what was above is at the right
+    assert np.allclose(quarter.boxes, [[175, 180, 230, 220]], atol=1e-3)
+    assert np.allclose(quarter.landmarks[0, 0], [210, 190], atol=1e-3)
+    back = turned(quarter, -90.0, 200.0)
+    assert np.allclose(back.boxes, faces.boxes, atol=1e-3) and np.allclose(back.landmarks, faces.landmarks, atol=1e-3)
+
+
+def test_blur_loss_of_colours_and_compression_change_pixels_alone_and_draw_nothing_where_they_are_off():
+    image = cv2.resize(np.random.default_rng(0).integers(0, 255, (12, 15, 3), dtype=np.uint8), (150, 120))
+    plain, faces = augment(image, five(POINTS), 96, np.random.default_rng(4), AugmentConfig())
+    for name in ("blur", "grey", "jpeg"):
+        changed, same = augment(image, five(POINTS), 96, np.random.default_rng(4), AugmentConfig(**{name: 1.0}))
+        assert np.array_equal(same.landmarks, faces.landmarks) and (changed != plain).any()
+        assert np.abs(changed.mean((0, 1)) - plain.mean((0, 1))).max() < (
+            60 if name == "grey" else 3
+        )  # channels in their order
+        assert (changed[..., 0] == changed[..., 1]).all() == (name == "grey")
+    unused = AugmentConfig(turn=0.0, blur=0.0, grey=0.0, jpeg=0.0)
+    rngs = [np.random.default_rng(4) for _ in range(2)]
+    augment(image, five(POINTS), 96, rngs[0], unused)
+    augment(image, five(POINTS), 96, rngs[1], AugmentConfig())
+    assert rngs[0].random() == rngs[1].random()
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -161,7 +220,7 @@ def test_unknown_landmarks_stay_unknown():
     points[2] = np.nan
     faces = Faces([[60, 70, 140, 150]], points[None], schema=WIDER_5)
     for seed in range(10):
-        _, kept = augment(painted((50, 50)), faces, 96, np.random.default_rng(seed), AugmentConfig())
+        _, kept = augment(painted((50, 50)), faces, 96, np.random.default_rng(seed), AugmentConfig(turn=20.0))
         assert np.isnan(kept.landmarks[0]).all(-1).tolist() == [False, False, True, False, False]
         assert not kept.visible[0, 2]
 
@@ -206,7 +265,7 @@ def test_photometric_distortion_stays_within_its_bounds():
         assert np.abs(result.astype(int) - colours).max() <= 8
 
 
-@pytest.mark.parametrize("bad", [{"crop": (0.9, 0.4)}, {"flip": 1.5}, {"near": -0.1}])
+@pytest.mark.parametrize("bad", [{"crop": (0.9, 0.4)}, {"flip": 1.5}, {"jpeg": -0.1}, {"turn": 181.0}])
 def test_bad_settings_say_so(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         AugmentConfig(**bad)

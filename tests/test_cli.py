@@ -94,6 +94,7 @@ def test_five_landmarks_have_no_pupil_columns(tmp_path):
         (("detect", "{}/a.png", "--out", "{}/out", "--score-threshold", "2"), "not in the range"),
         (("detect", "--out", "{}/out"), "Missing argument"),
         (("datasets", "check", "{}/empty"), "no annotations at"),
+        (("datasets", "describe", "{}/empty"), "no annotations at"),
         (("datasets", "extract", "wflw", "{}/empty"), "WFLW_images.tar.gz and WFLW_annotations.tar.gz missing in"),
         (("datasets", "extract", "lfw", "{}/empty"), "'lfw' is not one of 'wflw', 'wider'"),
         (("detect", "{}/a.png", "--out", "{}/out", "--device", "gpu"), "device 'gpu' can't be used here: choose cpu"),
@@ -138,6 +139,10 @@ def test_datasets(tmp_path):
     checked = call("datasets", "check", root)
     assert checked.exit_code == 0 and "test: photos 1, faces" in checked.stdout and "nothing wrong" in checked.stdout
     train = wflw.read_annotations(tmp_path / root / wflw.LISTS.format(split="train"))
+    described = call("datasets", "describe", root)
+    assert described.exit_code == 0
+    numbers = dict(line.rsplit(None, 1) for line in described.stdout.splitlines()[:2])
+    assert numbers == {"photos": "4", "faces": str(len(train))}
     (tmp_path / root / wflw.LISTS.format(split="test")).rename(tmp_path / "test.txt")
     alone = call("datasets", "check", root)
     assert alone.exit_code == 0 and "train: photos 4" in alone.stdout and "test" not in alone.stdout
@@ -183,6 +188,11 @@ def test_what_is_wrong_is_listed_by_file_and_line(tmp_path):
     ]
     assert f"{boxes}, line 2: the number of faces of d.png belongs here, not 'two'" in said
     assert said[-1] == "things wrong: 8"
+    boxes.write_text("b.png\n2\n1 1 9 9\n20 20 30 30\n")
+    (tmp_path / "WIDER_val").mkdir()
+    (tmp_path / "WIDER_val/images").symlink_to(images)
+    described = call("datasets", "describe", tmp_path, "--split", "test")
+    assert described.exit_code == 0 and described.stdout.split()[:4] == ["photos", "1", "faces", "2"]
 
 
 def test_checkpoints():

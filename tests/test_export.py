@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -76,6 +77,46 @@ def test_overlapping_faces_of_two_photos_both_stay(detector, exported):
     alone = detector.detect(image[0], **AS_EXPORTED)
     found = exported.run(None, {"images": np.repeat(image, 2, 0)})
     assert len(alone) > 0 and len(found[0]) == 2 * len(alone)
+
+
+def fitted(points, shape, mirrored):
+    """(2, 3) the frame that brings (K, 2) ``shape`` closest to points, by complex numbers: (x, y, 1) to pixels."""
+    own, there = shape * [-1, 1] if mirrored else shape, points
+    a, b = (p @ [1, 1j] for p in (own - own.mean(0), there - there.mean(0)))
+    turn = (a.conj() @ b) / (a.conj() @ a)
+    axes = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]])
+    frame = np.c_[axes, there.mean(0) - axes @ own.mean(0)]
+    frame[:, 0] *= -1 if mirrored else 1
+    return frame
+
+
+def test_looks_in_numpy_and_opencv_are_torchs(tmp_path):
+    """Patches cut by OpenCV where the frames are, through the exported looks: the landmarks of ``detect``."""
+    detector = load_detector("photos98", "cpu")
+    image, _ = render_face(size=300, person=3)
+    before = detector.detect(image, second_look=False)
+    after = detector.detect(image)
+    assert len(before) == 1
+    landmarks = before.landmarks[0].astype(float)
+    for path, look in zip(export(detector.model, tmp_path / "out.onnx", "looks"), detector.model.config.looks, strict=True):
+        run = session(path)
+        to_frame = np.array([[2 / look.columns, 0, -1], [0, 2 / look.columns, -look.rows / look.columns], [0, 0, 1]])
+        for part, mirrored in look.rounds * list(zip(look.parts, look.mirrored, strict=True)):
+            to_pixels = fitted(landmarks[list(part)], np.array(look.shape), mirrored) @ to_frame
+            middles = to_pixels @ [[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]] - [[0, 0, 0.5]] * 2  # OpenCV's zero is a pixel's middle
+            finer = np.c_[middles[:, :2] / 4, middles @ [-0.375, -0.375, 1]]
+            size, flags = (4 * look.columns, 4 * look.rows), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+            large = cv2.warpAffine(image, finer, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+            patch = cv2.resize(large, (look.columns, look.rows), interpolation=cv2.INTER_AREA)
+            (points,) = run.run(None, {"patches": patch[None]})
+            landmarks[list(part)] = points[0] @ to_pixels[:, :2].T + to_pixels[:, 2]
+    moved = np.linalg.norm(after.landmarks[0] - before.landmarks[0], axis=1).mean()
+    assert np.linalg.norm(landmarks - after.landmarks[0], axis=1).mean() < 0.05 * moved
+
+
+def test_a_network_without_looks_exports_none(tmp_path):
+    with pytest.raises(ValueError, match="no second looks"):
+        export(RetinaFace(ModelConfig()), tmp_path / "out.onnx", "looks")
 
 
 def test_command_line(tmp_path):

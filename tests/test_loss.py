@@ -4,7 +4,7 @@ import torch
 
 from retinalib.anchors import anchor_grid, encode_boxes, encode_landmarks, match
 from retinalib.landmarks import WFLW_98, Eye
-from retinalib.loss import LossConfig, Target, multi_task_loss
+from retinalib.loss import LossConfig, Target, multi_task_loss, wing
 from tests.shared import SHARED, needs_shared
 
 
@@ -35,6 +35,10 @@ def plain_loss(logits, boxes, landmarks, targets, anchors, config):
     def smooth(x):
         return float(np.where(abs(x) < 1, 0.5 * x * x, abs(x) - 0.5).sum())
 
+    def winged(x):
+        return float(np.where(abs(x) < 1, np.log(1 + abs(x) / 0.2), abs(x) - 1 + np.log(6)).sum())
+
+    by_coordinate = winged if config.landmark_loss == "wing" else smooth
     box = classification = landmark = 0.0
     positives = with_landmarks = 0
     for b, target in enumerate(targets):
@@ -59,7 +63,7 @@ def plain_loss(logits, boxes, landmarks, targets, anchors, config):
             if target.visible[f].any():
                 with_landmarks += 1
                 code = encode_landmarks(target.landmarks[f : f + 1], anchors[a : a + 1])[0]
-                landmark += smooth((landmarks[b, a].view(-1, 2) - code)[target.visible[f]].numpy())
+                landmark += by_coordinate((landmarks[b, a].view(-1, 2) - code)[target.visible[f]].numpy())
         count = sum(f >= 0 for f in matched)
         classification += sum(
             sorted(negative, reverse=True)[: max(config.negatives_per_positive * count, config.least_negatives)]
@@ -83,6 +87,7 @@ def test_loss_is_the_references():
     ("settings", "partly"),
     [
         ({}, False),
+        ({"landmark_loss": "wing"}, False),
         ({"negatives_per_positive": 0}, True),
         ({"negatives_per_positive": 2, "least_negatives": 9}, True),
         ({"negatives_per_positive": 0, "least_negatives": 100_000}, True),
@@ -107,6 +112,7 @@ def test_loss_against_loops(seed, settings, partly):
         ({"minimum_iou": 0.4, "positive_iou": 0.3}, "0 < minimum_iou <= positive_iou <= 1"),
         ({"minimum_iou": 0.3, "positive_iou": 2}, "0 < minimum_iou <= positive_iou <= 1"),
         ({"minimum_iou": 0}, "0 < minimum_iou <= positive_iou <= 1"),
+        ({"landmark_loss": "l2"}, "landmark_loss must be"),
         ({"box_weight": float("inf")}, "must be finite and not negative"),
         ({"pupil_weight": float("nan")}, "must be finite and not negative"),
         ({"least_negatives": -1}, "must be finite and not negative"),
@@ -154,6 +160,14 @@ def test_unlabelled_faces_are_no_negatives():
     complete = multi_task_loss(logits, boxes, lambda i, a: dense[i, a], targets, anchors)
     partly = multi_task_loss(logits, boxes, lambda i, a: dense[i, a], [targets[0]._replace(complete=False)], anchors)
     assert complete.classification > 15 and partly.classification < complete.classification - 10
+
+
+def test_wing_by_its_definition():
+    x = torch.linspace(-4, 4, 401)
+    w, e = 1.0, 0.2
+    c = w - w * np.log(1 + w / e)
+    expected = [w * np.log(1 + abs(v) / e) if abs(v) < w else abs(v) - c for v in x.tolist()]
+    np.testing.assert_allclose(wing(x, w, e).numpy(), expected, atol=1e-5)
 
 
 def test_pupil_part_sees_the_place_in_the_eye_and_nothing_else():

@@ -12,7 +12,7 @@ from scipy.spatial.distance import pdist, squareform
 from tqdm import tqdm
 
 from retinalib.datasets import wflw, wider
-from retinalib.datasets.table import BOX, FaceDataset, read_header, read_image
+from retinalib.datasets.table import ATTRIBUTES, BOX, FaceDataset, read_header, read_image
 
 _SAME_POINT = 0.01  # pixels: two landmarks closer than that are one point labelled twice
 _SAME_FACE = 0.05  # mean distance of the landmarks, in box sizes: closer than that, one face is labelled twice
@@ -106,3 +106,23 @@ def official_lists(root: Path) -> list[tuple[Path, Callable[[Path], pd.DataFrame
     if any(images == photos for _, _, images in there):  # further photos of WIDER FACE's lists are no fault
         there += [(path, partial(wider.read_boxes, below=photos), photos) for path in wider.box_lists(root)]
     return there or known[:1]
+
+
+def description(dataset: FaceDataset) -> pd.Series:
+    """A data set in some numbers, name -> text."""
+    table = describe_faces(dataset)
+    small, middle, large = table["size"].quantile([0.05, 0.5, 0.95])
+    rows = {
+        "photos": f"{len(dataset):,}",
+        "faces": f"{len(table):,}",
+        "most faces in a photo": f"{table['faces'].max()}",
+        "face size (px), 5 %, median, 95 %": f"{small:.0f}, {middle:.0f}, {large:.0f}",
+    }
+    flags = {name.replace("_", "-"): dataset.table[name].astype(bool) for name in ATTRIBUTES if name in dataset.table}
+    odd = {
+        "with landmarks outside the photo": table["outside_photo"] > 0,
+        "with landmarks outside the box": table["outside_box"] > 0,
+        "with landmarks on another one": table["repeated"] > 0,
+        "labelled twice": table["twin"],
+    }
+    return pd.Series(rows | {name: f"{flag.sum():,} ({flag.mean():.1%})" for name, flag in {**flags, **odd}.items()})
