@@ -104,6 +104,6 @@ PROFILES = {
         batch_size=32,
         learning_rate=6e-3,
         second_look=True,
-        augment=_AS_PHOTOS,
+        augment=_OF_PHOTOS,
     ),
 }
