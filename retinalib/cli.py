@@ -133,7 +133,7 @@ def train(folder: Path, profile: str, device: str | None, start_from: str | None
 
 @main.command(cls=_SeveralValues)
 @_training_options
-@click.option("--arms", multiple=True, default=["no-se", "se16"], help="The first is the baseline.")
+@click.option("--arms", multiple=True, default=["no-se", "se16"], help="Of ablation.ARMS; the first is the baseline.")
 @click.option("--seeds", multiple=True, type=_FROM_ZERO, help="By default as many as the profile has.")
 @click.option("--runs", type=_FOLDER, help="Where runs are kept, by default data/runs.")
 @click.option("--processes", type=_COUNT, help="Runs side by side on a CPU, by default one a core.")

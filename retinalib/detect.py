@@ -156,7 +156,7 @@ class Detector:
 
         images: one RGB image, (H, W, 3) uint8, or the path of one (turned as its EXIF orientation says), or several of them,
         of equal or unequal sizes, which are read one after the other. Time grows with pixels: where faces are large enough,
-        scale a large photo down with :func:`retinalib.augment.letterbox`, which says how to bring its faces back.
+        scale a large photo down with ``cv2.resize``; :meth:`Faces.transformed` brings its faces back.
         Faces with a score of at least ``score_threshold`` that no better face overlaps by an IoU over ``nms_threshold``, the
         best ``max_faces`` of them.
         pyramid: look at each image at its own size and at a half, a quarter, … of it, until a face that fills the picture is no
