@@ -268,7 +268,8 @@ def _shown_otherwise(x: Tensor, hidden: float) -> Tensor:
 
 def train_look(real: Windows, drawn: Windows, eyes: bool, steps: int, device: str, batch: int = 512) -> Look:
     """A second look at faces, or at eyes: seven tenths real windows, three tenths rendered ones, half of them mirrored."""
-    look = Look(eye_look(WFLW_98) if eyes else face_look(real.points[:3000])).to(device)
+    config = replace(eye_look(WFLW_98), rounds=1) if eyes else face_look(real.points[:3000])  # the face look came before
+    look = Look(config).to(device)
     sets = [Windows(*(t.to(device) for t in s)) for s in (real, drawn)]
     counts = (batch - int(0.3 * batch), int(0.3 * batch))
     flip = torch.tensor(WFLW_98.flip_order, device=device)
