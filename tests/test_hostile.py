@@ -189,7 +189,7 @@ def test_faces_of_no_numbers(change, message):
         (lambda: Detector("rendered98"), "a Detector takes a RetinaFace, got str: load_detector makes one"),
         (lambda: ModelConfig(schema="wflw98"), "schema must be a LandmarkSchema, got 'wflw98'"),
         (lambda: ModelConfig(normalisation="imagenet"), "normalisation must be a Normalisation"),
-        (lambda: export(RetinaFace(), "a.onnx", "everything"), "what must be one of network, detector, looks; got 'everything'"),
+        (lambda: export(RetinaFace(), "a.onnx", "everything"), "must be one of network, detector, looks; got 'everything'"),
         (lambda: eye_look(IBUG_68), "no lids of eight points with a pupil"),
         (lambda: eye_look(PLATE_4), "no lids of eight points with a pupil"),
         (lambda: pupil_table(Faces.empty(WIDER_5)), "schema wider5 has no"),
