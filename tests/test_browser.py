@@ -88,10 +88,11 @@ class Lab:
         return self.explorer()
 
     def moved(self, explorer, label, move):
-        """Moves a control and waits for the picture to follow."""
+        """Moves a control, waits for the picture to follow, and says whether it did."""
         before = picture(explorer)
         move(control(explorer, label))
         self.wait(lambda: picture(explorer) != before, 60)
+        return picture(explorer) != before
 
 
 PIXELS = """image => {
@@ -160,21 +161,21 @@ def right(handle):
 
 def test_faces_are_browsed(lab):
     explorer = lab.run(1)
-    lab.moved(explorer, "next", lambda button: button.click())
-    lab.moved(explorer, "region", lambda choice: choice.select_option("nose"))
-    lab.moved(explorer, "numbers", lambda box: box.check())
+    assert lab.moved(explorer, "next", lambda button: button.click())
+    assert lab.moved(explorer, "region", lambda choice: choice.select_option("nose"))
+    assert lab.moved(explorer, "numbers", lambda box: box.check())
 
 
 def test_anchors_are_moved(lab):
     explorer = lab.run(2)
-    lab.moved(explorer, "smallest (px)", right)
-    lab.moved(explorer, "strides", lambda choice: choice.select_option("16, 32"))
+    assert lab.moved(explorer, "smallest (px)", right)
+    assert lab.moved(explorer, "strides", lambda choice: choice.select_option("16, 32"))
 
 
 def test_features_are_seen(lab):
     explorer = lab.run(3)
-    lab.moved(explorer, "stride 32", lambda button: button.click())
-    lab.moved(explorer, "channel", right)
+    assert lab.moved(explorer, "stride 32", lambda button: button.click())
+    assert lab.moved(explorer, "channel", right)
 
 
 def test_training_is_watched_stopped_and_goes_on(lab):
@@ -194,13 +195,13 @@ def test_training_is_watched_stopped_and_goes_on(lab):
         history = pd.read_csv(log)
         assert len(history) == 24
         pd.testing.assert_frame_equal(history[kept.columns].iloc[: len(kept)], kept)
-    lab.moved(lab.explorer(), "score from", lambda handle: handle.press("Home"))
+    assert lab.moved(lab.explorer(), "score from", lambda handle: handle.press("Home"))
 
 
 def test_detections_of_two_runs_and_of_an_own_photo(lab, tmp_path):
     explorer = lab.run(5)
-    lab.moved(explorer, "photo", right)
-    lab.moved(explorer, "truth", lambda box: box.uncheck())
+    assert lab.moved(explorer, "photo", right)
+    assert lab.moved(explorer, "truth", lambda box: box.uncheck())
     image, _ = rendered.render_face(size=200, person=4)
     cv2.imwrite(str(tmp_path / "me.png"), image[..., ::-1])
 
@@ -209,7 +210,7 @@ def test_detections_of_two_runs_and_of_an_own_photo(lab, tmp_path):
             explorer.locator("button:has-text('your photo')").click()
         chooser.value.set_files(tmp_path / "me.png")
 
-    lab.moved(explorer, "your photo", upload)
+    assert lab.moved(explorer, "your photo", upload)
     assert "your photo" in explorer.locator(".widget-html-content").inner_text()
 
 
@@ -217,4 +218,4 @@ def test_detections_of_two_runs_and_of_an_own_photo(lab, tmp_path):
 def test_eyes_look_where_they_are_told(lab, number, labels):
     explorer = lab.run(number)
     for label in labels:
-        lab.moved(explorer, label, right)
+        assert lab.moved(explorer, label, right)
