@@ -98,3 +98,20 @@ def test_the_recipe_trains(tmp_path, monkeypatch):
     detector = load_detector(out, "cpu")
     assert len(detector.model.looks) == 2
     detector.detect(np.zeros((96, 96, 3), np.uint8))
+
+
+def test_the_script_of_rendered98_gives_each_first_look_the_same_look(tmp_path, monkeypatch):
+    root = rendered.make(tmp_path / "faces", 21, size=96, workers=1, progress=False)
+    monkeypatch.setattr(rendered, "make", lambda *_, **__: root)
+    monkeypatch.setattr(sys, "argv", ["rendered98.py"])
+    firsts = [str(tmp_path / name) for name in ("a.pt", "b.pt")]
+    for seed, first in enumerate(firsts):
+        torch.manual_seed(seed)
+        save_model(RetinaFace(), first)
+    script = runpy.run_path(str(PROJECT / "data/checkpoints/rendered98.py"))
+    script["main"]([*firsts, "--out", str(tmp_path / "out"), "--steps", "60"], standalone_mode=False)
+    a, b = (load_model(tmp_path / "out" / name).state_dict() for name in ("a.pt", "b.pt"))
+    looks = [name for name in a if name.startswith("looks.")]
+    assert looks and all(torch.equal(a[name], b[name]) for name in looks)
+    assert torch.equal(a["fpn.merge.0.0.weight"], load_model(firsts[0]).state_dict()["fpn.merge.0.0.weight"])
+    assert not torch.equal(a["fpn.merge.0.0.weight"], b["fpn.merge.0.0.weight"])
