@@ -100,6 +100,23 @@ def test_the_recipe_trains(tmp_path, monkeypatch):
     detector.detect(np.zeros((96, 96, 3), np.uint8))
 
 
+def test_the_study_of_real_faces_trains_the_whole_network(tmp_path, monkeypatch):
+    root = rendered.make(tmp_path / "real", 10, seed=1, size=96, progress=False)
+    torch.manual_seed(7)
+    save_model(RetinaFace(ModelConfig(schema=WIDER_5)), tmp_path / "start.pt")
+    script = runpy.run_path(str(PROJECT / "data/checkpoints/rendered_to_real.py"))
+    monkeypatch.setattr(rendered, "make", lambda *_, **__: root)
+    monkeypatch.setattr(sys, "argv", ["rendered_to_real.py"])
+    out = tmp_path / "out"
+    arguments = ["--real", str(root), "--start", str(tmp_path / "start.pt"), "--out", str(out), "--steps", "1", "--size", "64"]
+    script["main"]([*arguments, "--workers", "0"], standalone_mode=False)
+    networks = {path.stem: load_model(path) for path in out.iterdir()}
+    assert len(networks) == 11 and networks["all-rendered-public-se16"].config.se_reduction == 16
+    begun = load_model(tmp_path / "start.pt").state_dict()["fpn.merge.0.0.weight"]
+    public, scratch = (networks[f"all-rendered{end}"].state_dict()["fpn.merge.0.0.weight"] for end in ("-public", ""))
+    assert (public - begun).abs().max() < 0.01 < (scratch - begun).abs().max()
+
+
 def test_the_script_of_rendered98_gives_each_first_look_the_same_look(tmp_path, monkeypatch):
     root = rendered.make(tmp_path / "faces", 21, size=96, workers=1, progress=False)
     monkeypatch.setattr(rendered, "make", lambda *_, **__: root)

@@ -168,31 +168,40 @@ def _rates(steps: int, rate: float) -> Iterator[float]:
         yield rate * min(1.0, (step + 1) / 200) * max(0.5 * (1 + math.cos(math.pi * step / steps)), 0.003)
 
 
-def train_first_look(photos: list[Photo], start: Path, steps: int, device: str, workers: int, size: int = 512) -> RetinaFace:
-    """The public weights with a landmark head for 98 points; everything else stays as it is."""
-    public = load_model(start)
-    model = RetinaFace(ModelConfig(normalisation=replace(public.config.normalisation, assumed=False)))
-    own = model.state_dict()
-    model.load_state_dict({n: v for n, v in public.state_dict().items() if own[n].shape == v.shape}, strict=False)
-    whole = [(p, b) for photo in photos for p, b in zip(photo.points, photo.boxes, strict=True) if np.isfinite(p).all()]
-    places = [(p - b[:2]) / (b[2:] - b[:2]) for p, b in whole]
+def train_first_look(
+    photos: list[Photo], start: Path | None, steps: int, device: str, workers: int, size: int = 512, batch: int = 32,
+    whole: bool = False, se_reduction: int | None = None,
+) -> RetinaFace:  # fmt: skip
+    """The public weights with a landmark head for 98 points; everything else stays as it is.
+
+    whole: everything learns, also without weights to start from, and with SE blocks where ``se_reduction`` says so.
+    """
+    model = RetinaFace(ModelConfig(se_reduction=se_reduction))
+    if start is not None:
+        public = load_model(start)
+        model = RetinaFace(replace(model.config, normalisation=replace(public.config.normalisation, assumed=False)))
+        own = model.state_dict()
+        model.load_state_dict({n: v for n, v in public.state_dict().items() if own[n].shape == v.shape}, strict=False)
+    known = [(p, b) for photo in photos for p, b in zip(photo.points, photo.boxes, strict=True) if np.isfinite(p).all()]
+    places = [(p - b[:2]) / (b[2:] - b[:2]) for p, b in known]
     model.start_from_shape(torch.tensor(np.median(places, 0), dtype=torch.float32))
-    model = model.to(device).eval()
+    model = model.to(device).train(whole)
     anchors, loss = anchor_grid(size, size).to(device), LossConfig(pupil_weight=2.0, least_negatives=64)
-    optimiser = torch.optim.AdamW(model.landmark_head.parameters(), weight_decay=5e-4)
+    learning = (model if whole else model.landmark_head).parameters()
+    optimiser = torch.optim.AdamW(learning, weight_decay=5e-4)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.998), use_buffers=True)
-    loader = DataLoader(Crops(photos, size, 0), 32, num_workers=workers, collate_fn=_collate)
+    loader = DataLoader(Crops(photos, size, 0), batch, num_workers=workers, collate_fn=_collate)
     for rate, (images, targets) in zip(_rates(steps, 2e-3), loader, strict=False):
         optimiser.param_groups[0]["lr"] = rate
         targets = [Target(*(t.to(device) for t in target[:3]), target.complete) for target in targets]
-        with torch.no_grad():
+        with torch.set_grad_enabled(whole):
             logits, boxes, features = model(model.config.normalisation.apply(images.to(device)))
         at = lambda image, anchor, features=features: model.landmarks_at(features, image, anchor)  # noqa: E731
         eyes = (WFLW_98.right_eye, WFLW_98.left_eye)
         parts = multi_task_loss(logits, boxes, at, targets, anchors, loss, model.config.anchors, eyes)
         optimiser.zero_grad(set_to_none=True)
-        (parts.landmark + loss.pupil_weight * parts.pupil).backward()
-        nn.utils.clip_grad_norm_(model.landmark_head.parameters(), 10.0)
+        (parts.total if whole else parts.landmark + loss.pupil_weight * parts.pupil).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimiser.step()
         average.update_parameters(model)
     return average.module.cpu()
