@@ -3,8 +3,6 @@
 Every run is a folder (see train), which also keeps what its best weights find in the test photos.
 """
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

@@ -3,8 +3,6 @@
 Everything here is in fractions of the image: x and widths divided by its width, y and heights by its height.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 

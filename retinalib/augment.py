@@ -3,8 +3,6 @@
 A landmark that leaves the crop keeps its coordinates and is no longer visible; the loss skips it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import cv2

@@ -1,7 +1,5 @@
 """Training images in order: augmented, batched, and the same for one seed however many processes make them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Checkpoints: ours carry all that is needed to use them; the public reference ones are recognised by their names."""
 
-from __future__ import annotations
-
 import io
 import re
 import zipfile

@@ -4,8 +4,6 @@ What goes wrong is said in one sentence, with exit code 2 if nothing was done, a
 ``python -m retinalib.train``, ``.ablation`` and ``.export`` are the subcommands of these names.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """All that decides what a run learns, and the profiles: how much work the workbook does."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field, replace
 
 from retinalib.augment import AugmentConfig

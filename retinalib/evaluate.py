@@ -13,8 +13,6 @@ End to end, for one network that finds faces and gives their landmarks:
 5. *Surplus detections* enter AP only, and only where photos are labelled completely: elsewhere they may be faces.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

@@ -12,8 +12,6 @@ The file takes photos as they come, ``images`` (B, H, W, 3) uint8 RGB, for any B
 Faces of "detector" are those of one look at the photo's own size, without the pyramid and without second looks.
 """
 
-from __future__ import annotations
-
 import warnings
 from inspect import unwrap
 from pathlib import Path

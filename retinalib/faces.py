@@ -1,7 +1,5 @@
 """``Faces``: the faces of one image, the one currency of the workbook."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -61,7 +59,7 @@ class Faces:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> Faces:
+    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> "Faces":
         """The chosen faces; a single number gives a ``Faces`` of one."""
         if isinstance(index, (int, np.integer)):
             index = [range(len(self))[index]]
@@ -71,7 +69,7 @@ class Faces:
         return Faces(*arrays, self.schema)
 
     @classmethod
-    def empty(cls, schema: LandmarkSchema = WFLW_98) -> Faces:
+    def empty(cls, schema: LandmarkSchema = WFLW_98) -> "Faces":
         """No faces."""
         return cls(np.zeros((0, 4)), np.zeros((0, schema.count, 2)), schema=schema)
 
@@ -80,12 +78,12 @@ class Faces:
         """(F,) the square root of each box's area, pixels."""
         return np.sqrt((self.boxes[:, 2:] - self.boxes[:, :2]).clip(min=0).prod(1))
 
-    def transformed(self, scale: tuple[float, float] = (1, 1), shift: tuple[float, float] = (0, 0)) -> Faces:
+    def transformed(self, scale: tuple[float, float] = (1, 1), shift: tuple[float, float] = (0, 0)) -> "Faces":
         """The faces of the image that was scaled by (sx, sy) and then shifted by (dx, dy) pixels; visibility as it was."""
         scale, shift = np.asarray(scale, np.float32), np.asarray(shift, np.float32)
         return replace(self, boxes=self.boxes * np.tile(scale, 2) + np.tile(shift, 2), landmarks=self.landmarks * scale + shift)
 
-    def flipped(self, width: float) -> Faces:
+    def flipped(self, width: float) -> "Faces":
         """The faces of the image, ``width`` pixels wide, mirrored left to right; left and right landmarks change places."""
         order = list(self.schema.flip_order)
         boxes, landmarks = self.boxes.copy(), self.landmarks[:, order].copy()

@@ -5,8 +5,6 @@ pitch up, roll clockwise in the image. The camera is taken as weak perspective (
 is small against its distance, a few degrees off for a face that fills a close photo.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

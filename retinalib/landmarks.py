@@ -4,8 +4,6 @@ The only place where an index such as 60 or 96 is written. "Right" and "left" ar
 the left of an upright picture.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, replace
 
 
@@ -132,7 +130,7 @@ class LandmarkSchema:
         return {**asdict(self), "closed_regions": sorted(self.closed_regions)}
 
     @classmethod
-    def from_dict(cls, values: dict) -> LandmarkSchema:
+    def from_dict(cls, values: dict) -> "LandmarkSchema":
         """The inverse of :meth:`to_dict`. Raises ValueError or TypeError for other values."""
         values = as_tuples(values)
         eyes = {side: values[side] and Eye(**values[side]) for side in ("right_eye", "left_eye")}

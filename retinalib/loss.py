@@ -1,7 +1,5 @@
 """The multi-task loss of RetinaFace (Deng et al., CVPR 2020, eq. 1) on matched anchors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass

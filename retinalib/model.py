@@ -1,7 +1,5 @@
 """RetinaFace (Deng et al., CVPR 2020) for any landmark schema: backbone, FPN, SSH, optional SE, heads."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
@@ -105,7 +103,7 @@ class ModelConfig:
         return values
 
     @classmethod
-    def from_dict(cls, values: dict) -> ModelConfig:
+    def from_dict(cls, values: dict) -> "ModelConfig":
         """The inverse of :meth:`to_dict`. Raises ValueError for an unknown parameter or schema."""
         values = {name: value for name, value in values.items() if name != "eye_head"}  # of an earlier version
         unknown = set(values) - {f.name for f in fields(cls)}

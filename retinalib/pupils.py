@@ -5,8 +5,6 @@ face, and the distance of the canthi as its unit. An offset in it does not chang
 in the image plane; a turn of the head does change it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

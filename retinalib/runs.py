@@ -1,8 +1,6 @@
 """A training run's folder: who may write in it, what is kept to go on with, and the wish to stop. An epoch is done when its
 ``last.pt`` is there; the log follows from it, and is written again by the next start if an interruption came in between."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -6,8 +6,6 @@ with the best validation), ``last.pt`` (to go on: the last averaged weights and 
 every batch and averages gradients with the others; results differ a little from those of one process.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

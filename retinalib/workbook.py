@@ -3,8 +3,6 @@
 Each is executed into ``build/`` and takes its place in ``notebooks/`` when it is finished. Finished training runs are reused.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What the notebooks share: which data set, where data, runs and figures lie, seeds."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 import random

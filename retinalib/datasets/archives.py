@@ -1,7 +1,5 @@
 """The official archives: downloaded by hand, since their licences ask for it; extracted safely, counted, and plainly missed."""
 
-from __future__ import annotations
-
 import gzip
 import os
 import shutil

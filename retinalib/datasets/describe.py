@@ -1,7 +1,5 @@
 """What a data set is made of: a row of numbers for each face, and what looks odd about it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path

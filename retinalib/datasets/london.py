@@ -3,8 +3,6 @@
 Adults, frontal, looking into the camera. For testing only: nothing in this project was trained on them.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tables of faces, a row per face; the one policy for what is bad in them; and images with their ``Faces`` made of them."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import io
@@ -311,7 +309,7 @@ class FaceDataset(Sequence):
         """The faces of a photo without reading it; landmarks out of the image count as visible."""
         return self._faces[self.rows[number]]
 
-    def subset(self, names: Iterable[str]) -> FaceDataset:
+    def subset(self, names: Iterable[str]) -> "FaceDataset":
         """The same with these photos only, in the order of the data set. Raises ValueError for a name that it does not have."""
         wanted = set(names)
         if unknown := wanted - self._sizes.keys():
@@ -321,7 +319,7 @@ class FaceDataset(Sequence):
         part._fill(table, {name: size for name, size in self._sizes.items() if name in wanted})
         return part
 
-    def without_attributes(self) -> FaceDataset:
+    def without_attributes(self) -> "FaceDataset":
         """The same with faces that have boxes and landmarks only, which are faster to take."""
         part = copy.copy(self)
         part._fill(self.table[["image", "landmarks", *BOX]], self._sizes)

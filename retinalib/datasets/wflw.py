@@ -5,8 +5,6 @@ stops the reading with file and line, since such a file is damaged; for all else
 :class:`retinalib.datasets.table.FaceDataset`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

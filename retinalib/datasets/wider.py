@@ -4,8 +4,6 @@ A line that is not what its place in the file asks for stops the reading with fi
 :class:`retinalib.datasets.table.FaceDataset`. A photo that has no face at all is kept: every detection on it is a mistake.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

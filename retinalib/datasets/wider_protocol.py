@@ -4,8 +4,6 @@ Detections are ``{"event/name": (N, 5) x y w h score}`` in pixels. Names may hav
 event; a name without event is the one photo that is called so.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 

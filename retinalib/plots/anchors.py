@@ -1,7 +1,5 @@
 """What chapter 2 and its explorer draw of anchors: what becomes of faces by size, and which anchors one face has."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import matplotlib.pyplot as plt

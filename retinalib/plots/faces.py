@@ -1,7 +1,5 @@
 """Faces and eyes close up, and distributions side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

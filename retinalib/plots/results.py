@@ -1,7 +1,5 @@
 """Figures of comparisons: differences with intervals, measures by subset."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

@@ -1,7 +1,5 @@
 """One look for all figures: colours that colour-blind readers can tell apart, how faces are drawn, how figures are saved."""
 
-from __future__ import annotations
-
 import io
 from itertools import cycle
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tables and sentences of the report. A table is CSV for machines, Markdown for pages, LaTeX for papers."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 from collections.abc import Sequence

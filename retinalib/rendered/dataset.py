@@ -7,8 +7,6 @@ open, strong smile or pucker. *illumination*: dark, glaring, one-sided or colour
 blur is at least a fiftieth of the face's size.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -5,8 +5,6 @@ image's right (the person's left), y down, z towards the camera. Angles in degre
 the image's right, pitch when it looks up, roll when the head tilts clockwise in the image.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 

@@ -3,8 +3,6 @@
 Colours are RGB, 0–255. A head is drawn larger than needed on a canvas of its own and scaled down, which smooths its edges.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What is around the faces of a rendered picture: background, bodies, things before faces, and the lens."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

@@ -1,7 +1,5 @@
 """How far a detector agrees with itself, and each way of looking at a photo beside the truth and beside baselines."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

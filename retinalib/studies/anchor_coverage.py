@@ -1,7 +1,5 @@
 """Which faces get which anchors, before any training: the numbers behind the choice of strides and sizes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Arms against a baseline: what differs, with intervals, and the sentences that say so."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 

@@ -1,8 +1,6 @@
 """What Squeeze-and-Excitation does in a trained network: do the gates listen to the image, to what in it, and does it matter?
 A gate is one number a channel for a whole image, so that "face or background" has to be asked of whole crops."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from copy import deepcopy
 

@@ -1,7 +1,5 @@
 """Shapes of faces: their mean, how far two are apart, and their proportions."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

@@ -1,7 +1,5 @@
 """Intervals for differences between arms that were trained with several seeds and measured on the same photos."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The explorer of chapter 2: an anchor design, and what it does to the faces of the data."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import cv2

@@ -1,7 +1,5 @@
 """The explorer of chapter 1: the faces of a data set, one at a time, chosen by what they are."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from ipywidgets import Button, Checkbox, Dropdown, IntRangeSlider, IntSlider, Text, ToggleButtons

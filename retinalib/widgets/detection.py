@@ -1,7 +1,5 @@
 """The explorer of chapters 4 and 5: what detectors find, one beside the other."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import cv2

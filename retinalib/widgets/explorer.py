@@ -1,7 +1,5 @@
 """``Explorer``: controls over a picture that follows them; what all explorers share."""
 
-from __future__ import annotations
-
 import base64
 import html
 import inspect

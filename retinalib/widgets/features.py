@@ -1,7 +1,5 @@
 """The explorer of chapter 3: what a level of the network sees, and what SE makes of it."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

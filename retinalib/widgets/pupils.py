@@ -1,7 +1,5 @@
 """The explorer of chapters 6 and 7: a rendered face that looks where it is told, and what the detector says of its eyes."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from ipywidgets import FloatSlider, IntSlider

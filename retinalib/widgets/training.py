@@ -1,7 +1,5 @@
 """The explorer of chapter 4: where training runs stand, while they train and afterwards."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
