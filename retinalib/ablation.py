@@ -47,8 +47,7 @@ ARMS: dict[str, dict[str, dict | str]] = {
     "five-point-flip": {"fault": "five-point-flip"},
     "clamped-crops": {"fault": "clamped-crops"},
 }
-"""What each arm changes in the base configuration. ``bottleneck16`` has the parameters of ``se16`` and no attention: a gain
-that both share is not the gate's. The last two are faults of the predecessor, one each."""
+"""What each arm changes. ``bottleneck16`` has the parameters of ``se16`` and no attention; the last two are old faults."""
 
 
 def arm_config(arm: str, base: TrainConfig, seed: int) -> TrainConfig:
@@ -71,9 +70,8 @@ def train_all(
 ) -> list[pd.DataFrame]:
     """Trains several runs, ``{folder: configuration}``, and returns the metrics of each.
 
-    On a GPU one after the other. On a CPU ``processes`` of them (None: as many as there are cores) go side by side, each with
-    one thread: small networks train faster so. Raises what :func:`retinalib.train.train` raises; the other runs then stop. A
-    stop asked for in any of the folders (see :func:`retinalib.runs.request_stop`) stops them all.
+    On a GPU one after the other; on a CPU ``processes`` of them (None: as many as cores) side by side, each with one thread.
+    Raises what :func:`retinalib.train.train` raises; an error, or a stop asked for in any of the folders, stops them all.
     """
     device = pick_device(device)
     missing = {folder: config for folder, config in configs.items() if _finished([folder]) < config.epochs}
@@ -112,10 +110,8 @@ def _side_by_side(
             while wait(jobs, timeout=0.5).not_done:
                 request_stop(configs)  # again and again: a run that begins takes an older wish away
             if isinstance(error, BrokenProcessPool):
-                raise ChildProcessError(
-                    "a run's process ended early; what it said stands above: mend that, or ask for fewer processes if memory "
-                    "ran out; finished epochs are kept: start again to go on"
-                ) from error
+                said = "what it said stands above: mend that, or ask for fewer processes if memory ran out, and start again"
+                raise ChildProcessError(f"a run's process ended early; {said}") from error
             raise
 
 
@@ -127,9 +123,8 @@ def _train_in_child(config: TrainConfig, train_set: FaceDataset, validation_set:
 
 
 def measure(detector: Detector, dataset: FaceDataset) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, float]]:
-    """A row for each labelled face of ``dataset`` (see evaluate.evaluate_faces), a row for each detection (see
-    evaluate.precision_recall), and the AP at IoU 0.5 with the numbers of photos and faces. Where photos are labelled only in
-    part there are no rows of detections, and AP is NaN."""
+    """A row a labelled face (see evaluate.evaluate_faces), a row a detection (see evaluate.precision_recall), and the AP at IoU
+    0.5 with the numbers of photos and faces. In photos labelled only in part: no rows of detections, and AP is NaN."""
     found = detect_all(detector, dataset)
     truth = [dataset.faces(number) for number in range(len(dataset))]
     table = evaluate_faces([f[f.scores >= SCORE_THRESHOLD] for f in found], truth, dataset.names)
@@ -149,10 +144,8 @@ def run(
     device: str | torch.device | None = None,
     processes: int | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Trains (see :func:`train_all`) and measures every arm with every seed, which decides weights, order and crops.
-
-    Returns the faces (a row per arm, seed and true face) and the runs (columns arm, seed, ap, photos, faces, folder).
-    """
+    """Trains (see :func:`train_all`) and measures every arm with every seed. Returns the faces (a row per arm, seed and true
+    face) and the runs (columns arm, seed, ap, photos, faces, folder)."""
     configs = {(arm, seed): arm_config(arm, base, seed) for seed in seeds for arm in arms}
     folders = {key: run_folder(runs, key[0], config, train_set) for key, config in configs.items()}
     train_all({folders[key]: config for key, config in configs.items()}, train_set, validation_set, device, processes)

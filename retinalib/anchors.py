@@ -13,10 +13,8 @@ from torchvision.ops import box_convert, box_iou
 
 @dataclass(frozen=True)
 class AnchorConfig:
-    """Square anchors: ``sizes[level]`` pixels at every cell of the feature map with stride ``strides[level]``.
-
-    The defaults are those of biubug6/Pytorch_Retinaface. ``variances`` scale the codes of positions and of log sizes (SSD).
-    """
+    """Square anchors: ``sizes[level]`` pixels at every cell of the feature map with stride ``strides[level]``; by default those
+    of biubug6/Pytorch_Retinaface. ``variances`` scale the codes of positions and of log sizes (SSD)."""
 
     strides: tuple[int, ...] = (8, 16, 32)
     sizes: tuple[tuple[int, ...], ...] = ((16, 32), (64, 128), (256, 512))
@@ -56,11 +54,10 @@ def anchor_grid(height: int, width: int, config: AnchorConfig = AnchorConfig()) 
 
 
 def match(boxes: Tensor, anchors: Tensor, threshold: float = 0.35, minimum: float = 0.2) -> Tensor:
-    """The face that each anchor answers for (SSD, as in Pytorch_Retinaface).
+    """The face that each anchor answers for (SSD): (A,) int64 indices of faces, -1 for background.
 
     boxes: (F, 4) x1 y1 x2 y2, anchors: (A, 4) cx cy w h, both in fractions. An anchor takes the face it overlaps most from an
-    IoU of ``threshold`` on; and each face keeps the anchor that overlaps it most, from ``minimum`` on. Returns (A,) int64
-    indices of faces, -1 for background.
+    IoU of ``threshold`` on; and each face keeps the anchor that overlaps it most, from ``minimum`` on.
     """
     if not len(boxes):
         return torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device)

@@ -52,8 +52,8 @@ def augment(
 ) -> tuple[np.ndarray, Faces]:
     """A training crop: (H, W, 3) uint8 RGB and its faces to (size, size, 3) and the faces whose centres lie in the crop.
 
-    One face, chosen at random, is kept whole as far as the photo shows it, or else only a part of it is shown, or of what is
-    beside it, and that is background: parts seen from near are no faces. Boxes are cut at the crop's border.
+    One face, chosen at random, is kept whole as far as the photo shows it, or the crop shows a part of it, or of what is beside
+    it, as background. Boxes are cut at the crop's border. Raises ValueError for another image.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size or size < 1:
         raise ValueError(f"augment takes an RGB image (H, W, 3) of uint8 and a size, got {image.dtype} {image.shape}, {size}")
@@ -72,11 +72,8 @@ def augment(
 
 
 def turned(faces: Faces, degrees: float, centre: float) -> Faces:
-    """The faces of the square image that was rotated about (centre, centre), clockwise as seen; visibility as it was.
-
-    A box becomes that of its inscribed ellipse, rotated: it keeps its extent, and its proportions at a quarter turn, where the
-    box of rotated corners would grow by up to √2.
-    """
+    """The faces of the square image that was rotated about (centre, centre), clockwise as seen; visibility as it was. A box
+    becomes that of its inscribed ellipse, rotated; the box of rotated corners would grow by up to √2."""
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     rotation = np.array([[cos, -sin], [sin, cos]], np.float32)
     middle, half = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2, (faces.boxes[:, 2:] - faces.boxes[:, :2]) / 2

@@ -230,8 +230,7 @@ def detect(photos: tuple[Path, ...], out: Path, checkpoint: str | None, score_th
 
 
 def find_photos(paths: Sequence[Path]) -> list[Path]:
-    """The files named, and the image files below the folders named, each once; pictures that this command wrote are no photos.
-    Raises ValueError for a folder without any."""
+    """The files named, and the photos below the folders named, each once. Raises ValueError for a folder without any."""
     found: list[Path] = []
     for path in paths:
         files = path.rglob("*") if path.is_dir() else ()

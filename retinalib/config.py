@@ -8,7 +8,7 @@ from retinalib.loss import LossConfig
 from retinalib.model import ModelConfig
 from retinalib.second_look import eye_look
 
-_FEW_LANDMARKS = 20  # of more, the sum over coordinates would drown the other parts of the loss: they weigh a quarter
+_FEW_LANDMARKS = 20  # of more, the sum over coordinates would drown the rest of the loss: they weigh a quarter
 _NEAR = 0.15  # of the crops of large faces show a part from near, which is background
 _LEAST_NEGATIVES = 32  # as of a face with four or five positive anchors; without them crops without faces teach nothing
 _PUPIL_WEIGHT = 5.0  # so that the place of the pupil in the eye, which this workbook is about, counts in the sum

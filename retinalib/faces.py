@@ -93,9 +93,8 @@ class Faces:
 
 
 def mean_landmarks_in_box(faces: Sequence[Faces]) -> np.ndarray:
-    """(L, 2) mean position of each landmark in its face's box, fractions of width and height: what a predictor that sees
-    nothing but the box would say. Boxes of no area don't count, nor do points over five widths or heights outside their box,
-    which are slips; a landmark that no face has is NaN. Raises ValueError without any photo."""
+    """(L, 2) mean position of each landmark in its face's box, fractions of width and height; NaN for a landmark that no face
+    has. Boxes of no area, and points over five widths or heights outside, don't count. Raises ValueError without any photo."""
     if not len(faces):
         raise ValueError("mean_landmarks_in_box needs at least one photo")
     boxes = np.concatenate([f.boxes for f in faces])[:, None]

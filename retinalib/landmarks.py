@@ -1,7 +1,6 @@
 """Landmark schemas: how many points a face has, what they are called, and which ones change places in a mirror.
 
-The only place where an index such as 60 or 96 is written. "Right" and "left" are the person's own: the right eye is the one at
-the left of an upright picture.
+The only place where an index such as 60 or 96 is written. "Right" and "left" are the person's own.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -9,11 +8,8 @@ from dataclasses import asdict, dataclass, replace
 
 @dataclass(frozen=True)
 class Eye:
-    """The landmarks of one eye; what a schema does not have is None or empty.
-
-    ``lids`` runs around the eye: outer canthus, along the upper lid, inner canthus, back along the lower lid.
-    ``upper[i]`` lies across from ``lower[i]``, both from the outer to the inner canthus. ``left`` is set by the schema.
-    """
+    """The landmarks of one eye; what a schema does not have is None or empty. ``lids`` runs around it: outer canthus, upper
+    lid, inner canthus, lower lid. ``upper[i]`` lies across from ``lower[i]``, both from the outer canthus on."""
 
     pupil: int | None = None
     outer: int | None = None
@@ -44,8 +40,7 @@ class LandmarkSchema:
 
     ``flip_order[i]`` is the landmark of the original picture that becomes landmark ``i`` of the mirrored one. ``regions``
     partitions ``range(count)``; a region's points are in drawing order, and those named in ``closed_regions`` form closed
-    outlines. ``rigid`` are points that hardly move with expression or gaze, for head pose. Raises ValueError naming what does
-    not agree.
+    outlines. ``rigid``: points that hardly move with expression or gaze. Raises ValueError naming what does not agree.
     """
 
     name: str

@@ -59,11 +59,7 @@ class Parts(NamedTuple):
 
 
 def wing(difference: Tensor, width: float = 1.0, curvature: float = 0.2) -> Tensor:
-    """Wing loss (Feng et al., CVPR 2018, eq. 5), elementwise; the units are those of encoded landmarks.
-
-    Its authors take 10 and 2 pixels on faces of 256 pixels. An encoded 1 is a tenth of the anchor, about 26 such pixels, so
-    1 and 0.2 keep their proportion and let the logarithm rule below a tenth of the anchor.
-    """
+    """Wing loss (Feng et al., CVPR 2018, eq. 5), elementwise, in units of encoded landmarks: 1 is a tenth of the anchor."""
     size = difference.abs()
     near = width * torch.log1p(size / curvature)
     offset = width - width * math.log1p(width / curvature)
@@ -85,10 +81,9 @@ def multi_task_loss(
     logits: (B, A, 2), boxes: (B, A, 4) offsets; landmarks_at: gives (N, 2L) shifts for (N,) images and (N,) anchors, and is
     asked only for positive anchors whose face has visible landmarks; anchors: (A, 4) fractions.
 
-    Box and class parts are sums over positives (and the hardest negatives) divided by the number of positive anchors; the
-    landmark part is a sum over visible coordinates divided by the number of positive anchors with landmarks, and so is the
-    pupil part, which compares the vectors from the middle of the canthi to the pupil of the ``eyes`` that have both. In a photo
-    that is not labelled completely, only anchors near labelled faces can be negatives: elsewhere nobody knows.
+    Box and class parts are sums over positives (and the hardest negatives) by the number of positive anchors; the landmark part
+    is a sum over visible coordinates by the number of those with landmarks, and so is the pupil part, of the vectors from the
+    middle of the canthi to the pupil. In a photo labelled in part, only anchors near labelled faces can be negatives.
     """
     logits, boxes = logits.float(), boxes.float()
     matched = torch.stack([match(t.boxes, anchors, config.positive_iou, config.minimum_iou) for t in targets])  # (B, A)
@@ -123,8 +118,7 @@ def multi_task_loss(
 
 
 def _pupil(given: Tensor, wanted: Tensor, visible: Tensor, eyes: Sequence[Eye]) -> Tensor:
-    """Sum of absolute differences of the pupils' places in their eyes; (N, L, 2) encoded landmarks, (N, L) bool. They are
-    small, and a quadratic loss would pass them over."""
+    """Sum of absolute differences of the pupils' places in their eyes; (N, L, 2) encoded landmarks, (N, L) bool."""
     total = given.new_zeros(())
     for eye in eyes:
         if None not in (eye.pupil, eye.outer, eye.inner):

@@ -2,8 +2,7 @@
 
 A run folder holds ``config.json``, ``metrics.csv`` (a row per epoch), ``best.pt`` (to use: the averaged weights of the epoch
 with the best validation), ``last.pt`` (to go on: the last averaged weights and the training's state) and ``pictures/``
-(predictions in blue over truth in green). Of several processes that torchrun started together, each takes an equal part of
-every batch and averages gradients with the others; results differ a little from those of one process.
+(predictions in blue over truth in green). Of several processes that torchrun started, each takes an equal part of every batch.
 """
 
 import hashlib
@@ -264,10 +263,8 @@ def _epoch(training: Training, stream: Iterator[Batch], bar: tqdm, folder: Path,
         images, targets, names = next(stream)
         values = training.step(images, targets, step, steps * config.epochs)
         if not values.isfinite().all():
-            raise FloatingPointError(
-                f"the loss is {values[0]:g} at step {step} of {folder.name}, at the images {', '.join(names)}: look at their "
-                "annotations, or lower the learning rate"
-            )
+            said = f"at the images {', '.join(names)}: look at their annotations, or lower the learning rate"
+            raise FloatingPointError(f"the loss is {values[0]:g} at step {step} of {folder.name}, {said}")
         sums += values
         seen += targets
         bar.set_postfix({n: f"{v:.2f}" for n, v in zip(Parts._fields, values.tolist(), strict=True)}, refresh=False)

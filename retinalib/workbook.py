@@ -1,7 +1,4 @@
-"""Runs the notebooks in their order: ``retinalib workbook``, which is what ``make workbook`` does.
-
-Each is executed into ``build/`` and takes its place in ``notebooks/`` when it is finished. Finished training runs are reused.
-"""
+"""Runs the notebooks in their order: ``retinalib workbook``, which is what ``make workbook`` does."""
 
 import os
 import time
@@ -18,8 +15,7 @@ from retinalib.workspace import PROJECT
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Removes papermill's notes, which differ from machine to machine, and of an explorer all but its picture: the widget
-    would ask for a kernel that is no longer there."""
+    """Removes papermill's notes, and of an explorer all but its picture: the widget would ask for a kernel that is gone."""
     for part in (notebook, *notebook.cells):
         part.metadata.pop("papermill", None)
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):

@@ -30,11 +30,8 @@ EXPECTED = {"wflw": {"train": 7500, "test": 2500}, "wider": {"train": 159_424, "
 
 
 def extract(archive: str | Path, folder: str | Path) -> None:
-    """Extracts a ``.zip`` or ``.tar.gz`` into ``folder``, all or nothing.
-
-    Before anything is written, members that are absolute, lead out of the folder, or are links or devices are refused, and so
-    is an archive that would unpack to over 20 GB or 200,000 files. Raises ValueError naming archive and member.
-    """
+    """Extracts a ``.zip`` or ``.tar.gz`` into ``folder``, all or nothing. Raises ValueError, naming archive and member, for
+    members that are absolute, lead out of the folder, or are links or devices, and for over 20 GB or 200,000 files."""
     archive, folder = Path(archive), Path(folder)
     with only_process(folder, wait=True):
         for left in folder.glob(".extracting-*"):  # by one that was killed
@@ -84,11 +81,8 @@ def _check(archive: Path, members: list[tuple[str, int, bool]]) -> None:
 
 
 def prepare(dataset: str, root: str | Path) -> dict[str, int]:
-    """Extracts the archives of "wflw" or "wider" that lie in ``root`` and counts the faces of its lists.
-
-    What was extracted before is left as it is. Returns the faces of each list. Raises FileNotFoundError saying which archives
-    are missing and where to get them, and ValueError if a list has another number of faces than the official one.
-    """
+    """Extracts the archives of "wflw" or "wider" that lie in ``root``, where that was not done before, and counts the faces of
+    each list. Raises FileNotFoundError for missing archives, ValueError for another number of faces than the official one."""
     root, missing = Path(root), []
     for name, gives in ARCHIVES[dataset].items():
         if not (root / gives).exists() and (root / name).is_file():

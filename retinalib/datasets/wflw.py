@@ -26,12 +26,9 @@ HOME = "https://wywu.github.io/projects/LAB/WFLW.html"
 
 
 def read_annotations(path: str | Path) -> pd.DataFrame:
-    """An official list of 207 columns as a table, a row per face.
-
-    Columns: image, line (from 1), x1 y1 x2 y2 (pixels), the six attributes (bool), landmarks ((98, 2) float32 each, pixels).
-    Windows line ends, a byte order mark, tabs and blank lines are accepted. Rows whose box has no area are set aside, see
-    :func:`retinalib.datasets.table.usable`. Raises FileNotFoundError, or ValueError naming file and line.
-    """
+    """An official list of 207 columns as a table, a row per face: image, line (from 1), x1 y1 x2 y2 (pixels), the six
+    attributes (bool), landmarks ((98, 2) float32 each, pixels). Rows are set aside as :func:`retinalib.datasets.table.usable`
+    says. Raises FileNotFoundError, or ValueError naming file and line."""
     return usable(_parse(Path(path)), WFLW_98)
 
 
@@ -72,11 +69,8 @@ def _is_number(text: str) -> bool:
 
 
 def write_annotations(table: pd.DataFrame, path: str | Path) -> None:
-    """Writes a table in the official layout: landmarks with six decimals, boxes as whole pixels.
-
-    Attributes that the table lacks, or does not know, are written as 0. Raises ValueError for what could not be read again: a
-    photo whose name begins with a number, or leads elsewhere.
-    """
+    """Writes a table in the official layout: landmarks with six decimals, boxes as whole pixels, unknown attributes as 0.
+    Raises ValueError for a photo whose name begins with a number, or leads elsewhere."""
     lines = []
     for row in table.itertuples():
         if safe_relative(row.image) != row.image or _is_number(row.image.split()[0]):
@@ -96,11 +90,10 @@ def shared_images(train: pd.DataFrame, test: pd.DataFrame) -> list[str]:
 def load(root: str | Path, split: str, wider_boxes: str | Path | Sequence[str | Path] | None = None) -> FaceDataset:
     """The "train" or "test" photos below ``root``, in the official layout.
 
-    Training photos that the test list also names are set aside, so that no test photo is ever trained on. wider_boxes: the
-    official WIDER FACE box lists with the same photos; every box is then a face, those that WFLW labels with their landmarks
-    (and WIDER's box), and the data set is complete if the lists know all its photos. Without them it is not: WFLW labels
-    only some faces of a photo. A box that several lists have counts once. Raises FileNotFoundError saying what is missing, and
-    ValueError if no face is left.
+    Training photos that the test list also names are set aside. wider_boxes: the official WIDER FACE box lists with the same
+    photos; every box is then a face, those that WFLW labels with their landmarks (and WIDER's box), and the data set is
+    complete if the lists know all its photos. Without them it is not: WFLW labels only some faces of a photo. Raises
+    FileNotFoundError saying what is missing, and ValueError if no face is left.
     """
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got '{split}'")
@@ -124,11 +117,8 @@ def load(root: str | Path, split: str, wider_boxes: str | Path | Sequence[str | 
 
 
 def join_wider(table: pd.DataFrame, boxes: pd.DataFrame, iou: float = 0.3) -> pd.DataFrame:
-    """WFLW's faces with WIDER FACE's boxes, and WIDER's other faces of the same photos without landmarks.
-
-    Within a photo, faces and boxes are paired one to one so that the sum of IoU is largest; a pair under ``iou`` is none, and
-    such a face keeps its own box. The added rows have NaN landmarks, False attributes and their own line numbers.
-    """
+    """WFLW's faces with WIDER FACE's boxes, and WIDER's other faces of the same photos with NaN landmarks and False attributes.
+    Within a photo, faces and boxes are paired one to one so that the sum of IoU is largest; a pair under ``iou`` is none."""
     table, added = table.copy(), []
     by_image = boxes.groupby("image").indices
     corners = table[BOX].to_numpy(float, copy=True)

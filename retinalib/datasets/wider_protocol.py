@@ -26,11 +26,8 @@ def average_precision(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
 
 
 def wider_ap(predictions: dict[str, np.ndarray], truth: str | Path | pd.DataFrame) -> dict[str, float]:
-    """AP of WIDER FACE validation as its official evaluation computes it: ``{"easy": …, "medium": …, "hard": …}``.
-
-    predictions: see the module; a photo that is not in it has no detections. truth: the folder of the official ``.mat`` files
-    or a table, see :func:`wider_curves`, whose curves these are the areas of.
-    """
+    """AP of WIDER FACE validation as its official evaluation computes it: ``{"easy": …, "medium": …, "hard": …}``, the areas of
+    :func:`wider_curves`. predictions: see the module; a photo that is not in it has no detections."""
     curves = wider_curves(predictions, truth)
     return {
         str(subset): float(average_precision(part["recall"].to_numpy(), part["precision"].to_numpy()))
@@ -44,9 +41,8 @@ def wider_curves(predictions: dict[str, np.ndarray], truth: str | Path | pd.Data
     truth: the folder of the official ``wider_{easy,medium,hard,face}_val.mat``, or a table as of :func:`read_truth`; each of a
     table's columns of bool is a subset. Scores are rescaled to 0–1 over all photos, IoU is at least 0.5 with inclusive corners,
     each detection belongs to the face it overlaps most, detections on faces outside a subset are ignored, and so are photos
-    without any face, of which a warning tells. Raises FileNotFoundError without the files; ValueError for predictions of a
-    wrong shape or with numbers that are not finite, if no name fits a photo or one fits several, and for a table without
-    subsets.
+    without any face. Raises FileNotFoundError without the files; ValueError for predictions of a wrong shape or that are not
+    finite, if no name fits a photo or one fits several, and for a table without subsets.
     """
     faces = truth if isinstance(truth, pd.DataFrame) else read_truth(truth)
     subsets = list(faces.select_dtypes(bool))

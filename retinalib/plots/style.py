@@ -94,8 +94,8 @@ def draw_faces(
     regions: bool = False,
     numbers: bool = False,
 ) -> None:
-    """Draws faces over an image, (H, W, 3) uint8, truth in green and predictions in blue; landmarks that are known but not
-    visible hollow. regions: a colour and an outline for each region of the face; numbers: the number of every landmark."""
+    """Draws faces over an image, (H, W, 3) uint8, truth in green, predictions in blue, invisible landmarks hollow. regions: a
+    colour and an outline for each region; numbers: the number of every landmark."""
     height, width = image.shape[:2]
     ax.imshow(image, extent=(0, width, height, 0))
     ax.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
@@ -160,8 +160,8 @@ def region_lines(points: np.ndarray, schema: LandmarkSchema) -> dict[str, np.nda
 
 
 def crop_face(image: np.ndarray, faces: Faces, number: int, size: int = 160, margin: float = 0.15) -> tuple[np.ndarray, Faces]:
-    """A square of ``size`` pixels around one face: (size, size, 3) uint8, grey where there is no photo, and the face in its
-    pixels. margin: the share of the box's longer side that is left free on each side."""
+    """A square around one face: (size, size, 3) uint8, grey where there is no photo, and the face in its pixels. margin: what
+    is left free on each side, as a share of the box's longer side."""
     box = faces.boxes[number]
     scale = size / max((1 + 2 * margin) * (box[2:] - box[:2]).max(), 1.0)
     if scale < 0.5:  # a warp does not average: shrink the photo first

@@ -28,8 +28,8 @@ def show_table(
     counts: Sequence[str] = ("faces",),
     printed: pd.DataFrame | None = None,
 ) -> Styler:
-    """A table as a notebook shows it: so many digits after the point, columns named in ``counts`` whole. With ``path`` and
-    ``printed`` it is written as well, see :func:`write_table`."""
+    """A table as a notebook shows it, columns named in ``counts`` whole; with ``path``, :func:`write_table` writes it as
+    well."""
     if path is not None:
         write_table(table, path, caption, printed)
     whole = [name for name in counts if name in table]
@@ -38,8 +38,7 @@ def show_table(
 
 
 def paper_form(differences: pd.DataFrame) -> pd.DataFrame:
-    """A table of :func:`retinalib.ablation.compare` as a paper prints it, a row per arm and measure: the difference with its
-    interval in one cell, the corrected p-value, and the effect that would have been found."""
+    """A table of :func:`retinalib.ablation.compare` as a paper prints it, a row per arm and measure."""
     return pd.DataFrame(
         {
             "arm": differences["arm"],
@@ -52,8 +51,7 @@ def paper_form(differences: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_intervals(table: pd.DataFrame, intervals: dict[str, tuple[str, str]]) -> pd.DataFrame:
-    """A table as a paper prints it: each of some columns with its 95 % interval in one cell. intervals: the column's name ->
-    the names of those with the interval's ends, which fall away."""
+    """A table as a paper prints it, columns with their 95 % intervals in one cell. intervals: column -> those of its ends."""
     printed = table.drop(columns=[name for ends in intervals.values() for name in ends])
     for name, (low, high) in intervals.items():
         printed[name] = [_with_interval(*values) for values in zip(table[name], table[low], table[high], strict=True)]

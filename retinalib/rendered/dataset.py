@@ -45,8 +45,6 @@ image's right and up; openness 0 closed, 1 as on the average face; light: mean b
 
 @dataclass(frozen=True)
 class Person:
-    """All that is drawn of one face."""
-
     number: int
     shape: tuple[float, ...]  # coefficients of ``BASIS``, who it is
     look: Look
@@ -149,7 +147,6 @@ def _draw_light(rng: np.random.Generator) -> Light:
 
 
 def _attributes(person: Person, covered: bool, blur: float, size: float) -> dict[str, bool]:
-    """WFLW's six, by the rules that the module states."""
     pose, face, light = person.pose, person.expression, person.light
     brightness = light.ambient + 0.6 * light.key
     return {
@@ -165,10 +162,8 @@ def _attributes(person: Person, covered: bool, blur: float, size: float) -> dict
 def place_head(
     picture: np.ndarray, person: Person, scale: float, at: tuple[float, float], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a person into a picture, the head's origin near ``at`` (x, y), ``scale`` pixels a head unit.
-
-    Returns the landmarks (98, 2) and the box (4,) in the picture's pixels.
-    """
+    """Draws a person, the head's origin near ``at`` (x, y), ``scale`` pixels a unit; its landmarks (98, 2) and box (4,),
+    pixels."""
     fine = float(np.clip(1.7 * scale, 26, 120))
     drawn = Painter(person.head(), person.look, person.light, fine, person.distance, rng)
     drawn.paint()
@@ -210,7 +205,6 @@ def draw_picture(seed: int, index: int, size: int, people: tuple[int, int]) -> t
 
 
 def _row(person: Person, landmarks: np.ndarray, box: np.ndarray) -> dict:
-    """What the lists and ``truth.csv`` hold of one face."""
     (right, left), pose, light = person.gaze, person.pose, person.light.ambient + 0.6 * person.light.key
     measured = (pose.yaw, pose.pitch, pose.roll, *right, *left, *person.expression.lids, light)
     truth = (int(person.number), *(round(float(v), 4) for v in measured))
@@ -227,10 +221,8 @@ def render_face(
     person: int = 0,
     seed: int = 0,
 ) -> tuple[np.ndarray, Faces]:
-    """One face on a plain ground: (size, size, 3) uint8 RGB and its ``Faces`` with the truth as attributes.
-
-    Angles in degrees; gaze (yaw, pitch) relative to the camera's axis, both eyes in parallel. person, seed: who it is.
-    """
+    """One face on a plain ground: (size, size, 3) uint8 RGB and its ``Faces`` with the truth as attributes. Angles in degrees;
+    gaze (yaw, pitch) relative to the camera's axis, both eyes in parallel. person, seed: who it is."""
     shape, look = draw_identity(seed, person)
     expression, pose = Expression(mouth=-0.8, lids=(lids, lids)), Pose(yaw, pitch, roll)
     drawn = Person(person, shape, Look(**look), expression, pose, (gaze, gaze), Light(), 9.0)
@@ -243,7 +235,6 @@ def render_face(
 
 
 def _draw(folder: Path, configuration: dict, train: int, index: int) -> None:
-    """Draws picture ``index``, then writes its faces' rows, which say that it is done."""
     cv2.setNumThreads(0)
     images, seed, split = configuration["images"], configuration["seed"], "train" if index < train else "test"
     people = (0, train) if split == "train" else (1_000_000, 1_000_000 + images - train)
@@ -263,7 +254,7 @@ def _part(folder: Path, index: int) -> Path:
 
 
 def _rows(folder: Path, index: int) -> list[dict] | None:
-    """The faces of a finished picture; None where there are none, or a power cut left a damaged file."""
+    """The faces of a finished picture; None for another, or where a power cut left a damaged file."""
     try:
         return json.loads(_part(folder, index).read_text())
     except (FileNotFoundError, ValueError):
@@ -275,10 +266,9 @@ def make(
 ) -> Path:
     """Renders ``images`` pictures of ``size`` × ``size`` pixels in WFLW's layout and returns the folder that holds them.
 
-    The folder lies below ``root`` and is named by the configuration; a finished one is used again, an interrupted one goes on,
-    and where another process renders the same, this one waits for it. The last fifth of the pictures, with people of their
-    own, is the test split. workers: processes, by default one a processor. Raises ValueError if there would be no picture to
-    train on or to test with.
+    It lies below ``root`` and is named by the configuration; a finished one is used again, an interrupted one goes on. The last
+    fifth of the pictures, with people of their own, is the test split. workers: processes, by default one a processor. Raises
+    ValueError if there would be no picture to train on or to test with.
     """
     train = images - round(images * _TEST_SHARE)
     if not 0 < train < images or size < 64:

@@ -1,4 +1,4 @@
-"""A head in three dimensions that carries the 98 WFLW landmarks: its shape, who it is, what its face does, where it looks.
+"""A head in three dimensions that carries the 98 WFLW landmarks.
 
 Head frame: the unit is the distance of the outer canthi of the average head; the origin lies between the canthi; x to the
 image's right (the person's left), y down, z towards the camera. Angles in degrees: yaw is positive when the face turns to
@@ -233,15 +233,14 @@ class Head:
     gaze: np.ndarray  # (2, 3), unit vectors in the camera's frame
 
     def project(self, points: np.ndarray, scale: float, distance: float) -> np.ndarray:
-        """(N, 3) points of the head's frame to (N, 2) pixels from its origin: perspective at ``distance`` units, ``scale``
-        pixels a unit at the eyes."""
+        """(N, 3) points of the head's frame to (N, 2) pixels from its origin, seen from ``distance`` units of ``scale``
+        pixels."""
         turned = points @ self.rotation.T
         return turned[:, :2] * (scale * distance / (distance - turned[:, 2:]))
 
 
 def gaze_vector(yaw: float | np.ndarray, pitch: float | np.ndarray) -> np.ndarray:
-    """(..., 3) unit directions in the camera's frame, of degrees: (0, 0) looks into the camera, positive to the image's right
-    and up."""
+    """(..., 3) unit directions in the camera's frame, of degrees: (0, 0) into the camera, positive to the right and up."""
     y, p = np.radians([yaw, pitch])
     return np.stack([np.sin(y) * np.cos(p), -np.sin(p), np.cos(y) * np.cos(p)], -1)
 
@@ -275,8 +274,8 @@ def build(shape: tuple[float, ...], expression: Expression, pose: Pose, gaze: tu
 
 
 def landmarks_2d(head: Head, scale: float, distance: float) -> np.ndarray:
-    """(98, 2) landmarks as WFLW's annotators place them, in the pixels of :meth:`Head.project`: a contour point that the face
-    hides moves along its height to the visible outline."""
+    """(98, 2) landmarks as WFLW's annotators place them, in the pixels of :meth:`Head.project`: hidden contour points move
+    along their height to the visible outline."""
     contour, steps = list(SCHEMA.regions["contour"]), 14
     points = head.landmarks[contour]
     inward = np.linspace(0, 0.78, steps)[:, None, None]  # from the contour towards the middle, the nose left out

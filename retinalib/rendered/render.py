@@ -1,7 +1,4 @@
-"""Draws a head: skin shaded from normals, eyes with iris and pupil, brows, lips, hair, glasses, hats; then light and lens.
-
-Colours are RGB, 0–255. A head is drawn larger than needed on a canvas of its own and scaled down, which smooths its edges.
-"""
+"""Draws a head, larger than needed, on a canvas of its own: skin, eyes, lips, hair, glasses, hats. Colours: RGB, 0–255."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +16,6 @@ _INNER_QUADS = 240
 
 @dataclass(frozen=True)
 class Look:
-    """What the head looks like; colours RGB."""
-
     skin: tuple[float, float, float] = (205, 160, 135)
     hair: tuple[float, float, float] = (60, 42, 30)
     iris: tuple[float, float, float] = (90, 65, 45)
@@ -46,7 +41,7 @@ class Light:
 
 
 def _fixed(points: np.ndarray) -> np.ndarray:
-    """Pixels, the corner of the first one at 0, 0, in OpenCV's fixed point, whose 0, 0 is its middle."""
+    """Pixels in OpenCV's fixed point, whose 0, 0 is the middle of the first one."""
     return np.round((points - 0.5) * (1 << _SHIFT)).astype(np.int32)
 
 
@@ -80,11 +75,8 @@ def _spot(x: np.ndarray, y: np.ndarray, middle: tuple[float, float], width: floa
 
 
 class Painter:
-    """One head on its canvas, at ``scale`` pixels a unit, seen from ``distance`` units; :meth:`paint` draws it.
-
-    colour: (h, w, 3) uint8; mask: (h, w) uint8, what the head covers; origin: (2,), the head's, and points: (98, 2), the
-    landmarks, in the canvas.
-    """
+    """One head on its canvas, at ``scale`` pixels a unit, seen from ``distance`` units. colour: (h, w, 3) uint8; mask: (h, w)
+    uint8, what the head covers; origin: (2,), the head's, and points: (98, 2), the landmarks, in the canvas."""
 
     def __init__(self, head: Head, look: Look, light: Light, scale: float, distance: float, rng: np.random.Generator) -> None:
         self.head, self.look, self.light, self.scale, self.distance, self.rng = head, look, light, scale, distance, rng
@@ -192,8 +184,8 @@ class Painter:
         return np.where(behind, np.maximum(above, temples), above)
 
     def _quads(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Visible surface quadrilaterals, the farthest first: fixed-point corners (Q, 4, 2), colours (Q, 3), depths (Q,);
-        and the colour (3,) inside the innermost ring."""
+        """Visible quadrilaterals, the farthest first: fixed-point corners (Q, 4, 2), colours (Q, 3), depths (Q,); and the
+        colour (3,) inside the innermost ring."""
         rgb, turned = self._shade()
         flat = self.place(self.head.surface.reshape(-1, 3)).reshape(*turned.shape[:2], 2)
 
@@ -297,7 +289,6 @@ class Painter:
         _line(canvas, crease, self._tone(np.asarray(self.look.skin) * 0.72), line * 0.6)
 
     def _eyeball(self, canvas: np.ndarray, number: int, outline: np.ndarray) -> None:
-        """What shows between the lids."""
         low, high = np.floor(outline.min(0) - 2).astype(int).clip(0), np.ceil(outline.max(0) + 2).astype(int)
         patch = canvas[low[1] : high[1], low[0] : high[0]]
         if not patch.size:

@@ -48,7 +48,6 @@ def background(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _thing(picture: np.ndarray, size: int, rng: np.random.Generator) -> None:
-    """A polygon, an ellipse, a bundle of stripes or a row of dots."""
     colour, at = _tuple(_muted(rng)), rng.uniform(0, size, 2)
     extent = np.exp(rng.uniform(np.log(0.02), np.log(0.4))) * size
     kind = rng.integers(4)
@@ -85,8 +84,7 @@ def _distractor(picture: np.ndarray, size: int, rng: np.random.Generator) -> Non
 
 
 def free_spot(size: int, height: float, taken: list[np.ndarray], rng: np.random.Generator) -> tuple[float, float] | None:
-    """Where a face of ``height`` pixels fits without covering the ``taken`` boxes, which it joins: the head's origin (x, y),
-    or None."""
+    """The head's origin (x, y) where a face of ``height`` pixels covers no ``taken`` box, which it joins; or None."""
     half = np.array([0.42, 0.5]) * height
     for _ in range(25):
         x, y = rng.uniform(half[0], size - half[0]), rng.uniform(half[1] * 0.9, size - half[1])

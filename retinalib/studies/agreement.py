@@ -27,14 +27,13 @@ class Looks:
     first: np.ndarray | None  # without the second look; None for a network that takes none
 
     def about(self, truth: Sequence[Faces], names: Sequence[str]) -> pd.DataFrame:
-        """A row a face: its attributes, image (the photo's name) and size (pixels); truth and names are those of each photo."""
+        """A row a face: its attributes, image (the photo's name) and size (pixels); truth, names: of each photo."""
         faces = [truth[p][int(n)] for p, n in zip(self.photo, self.number, strict=True)]
         table = pd.concat([face.attributes for face in faces] or [pd.DataFrame()], ignore_index=True)
         return table.assign(image=[names[p] for p in self.photo], size=[face.size[0] for face in faces])
 
     def methods(self, schema: LandmarkSchema, mean_offset: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Pupils (N, 2, 2), right and left, by name: "network", "first look alone" where there are two looks, and those of
-        :func:`retinalib.pupils.baselines`."""
+        """Pupils (N, 2, 2) by name: "network", "first look alone" where there are two looks, and ``pupils.baselines``."""
         pupils = list(schema.pupils)
         first = {} if self.first is None else {"first look alone": self.first[:, pupils]}
         return {"network": self.predicted[:, pupils], **first, **baselines(self.predicted, schema, mean_offset)}
@@ -79,8 +78,8 @@ def disagreement(
     """A row per face of (N, L, 2) predicted landmarks; the larger a number, the less one may trust the pupils.
 
     Columns: "eyes disagree across" and "eyes disagree in height" (difference of the eyes' offsets, eye widths; NaN unless both
-    eyes are readable by the prediction itself), and, for the landmarks given of the same faces, "mirrored photo disagrees" and
-    "two looks disagree" (mean distance of the pupils, fractions of the distance of the outer canthi; NaN where unknown).
+    eyes are readable), and for other landmarks of the same faces "mirrored photo disagrees" and "two looks disagree" (mean
+    distance of the pupils, fractions of the distance of the outer canthi; NaN where unknown).
     """
     right, left = (pupil_offset(landmarks, eye) for eye in (schema.right_eye, schema.left_eye))
     both = np.where(readable_eyes(landmarks, schema, closed).all(1), 1.0, np.nan)

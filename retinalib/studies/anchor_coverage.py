@@ -30,8 +30,8 @@ def coverage(
     """How the anchors of a square image of ``size`` pixels serve each face; the faces of one image compete for them.
 
     faces: those of each image, in pixels of that square. Returns one row per face: image, face, size (pixels), iou (with its
-    best anchor), stride (of that anchor), positives (anchors that answer for it), kind: "matched" (an anchor from
-    ``threshold`` on), "kept" (only its best anchor, at least ``minimum``), "missed" (no anchor). ValueError without a face.
+    best anchor), stride (of that anchor), positives (anchors that answer for it), kind: "matched" (from ``threshold`` on),
+    "kept" (its best anchor, from ``minimum`` on), "missed". ValueError without a face.
     """
     if not sum(map(len, faces)):
         raise ValueError("anchor coverage needs at least one face")
@@ -71,8 +71,8 @@ def best_iou_by_size(
 
 
 def size_from_iou(curve: pd.DataFrame, iou: float, quantile: float = 0.5) -> float:
-    """The smallest face size (pixels) whose best IoU is at least ``iou``, in that ``quantile`` over places; interpolated
-    between the sizes of ``curve``, a table of :func:`best_iou_by_size`. NaN: none is."""
+    """The smallest face size (pixels) whose best IoU reaches ``iou`` in that ``quantile`` over places, interpolated between the
+    sizes of ``curve``, a table of :func:`best_iou_by_size`; NaN: none does."""
     level = curve.groupby("size")["iou"].quantile(quantile)
     first = int((level >= iou).to_numpy().argmax())
     if level.iloc[first] < iou:

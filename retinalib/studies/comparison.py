@@ -11,14 +11,12 @@ from retinalib.studies.statistics import Difference, crossed_difference, holm, p
 
 
 def compare(faces: pd.DataFrame, detections: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
-    """Each further arm against the first, paired by seed and photo; tables of :func:`retinalib.ablation.run` and
-    :func:`retinalib.ablation.detections_of`.
+    """Each further arm against the first, paired by seed and photo; tables of ``ablation.run`` and :func:`detections_of`.
 
     Columns: arm, measure, unit, better ("lower" or "higher"), estimate, low, high (95 %), p_value, p_holm (corrected for all
     comparisons of the table), detectable (the smallest effect found with a power of 80 % after that correction), seeds, photos.
-    A face that an arm missed has no NME, so mean NME and mean pupil error are compared over faces that both arms found; the
-    failure rate over all. A measure is left out where fewer than two photos have it in both arms for at least two seeds; with
-    one seed the table is empty.
+    Mean NME and mean pupil error are compared over faces that both arms found; the failure rate over all. A measure is left out
+    where fewer than two photos have it in both arms for at least two seeds.
     """
     planned: list[tuple] = []  # arm, measure, unit, better, and how the difference is found
     for arm in arms[1:]:
@@ -41,7 +39,6 @@ def compare(faces: pd.DataFrame, detections: pd.DataFrame, arms: Sequence[str]) 
 
 
 def _ap_difference(detections: pd.DataFrame, first: str, second: str, comparisons: int) -> Difference:
-    """The difference in AP; photos are drawn with all their detections and faces, the same ones for both arms and all seeds."""
     images = pd.Index(detections["image"].unique())
     weights = np.vstack([np.ones(len(images), int), photo_weights(len(images))])
     runs = {run: part for run, part in detections.groupby(["arm", "seed"])}

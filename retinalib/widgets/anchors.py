@@ -24,9 +24,8 @@ _STRIDES = {"8, 16, 32": (8, 16, 32), "4, 8, 16, 32": (4, 8, 16, 32), "8, 16, 32
 
 
 def anchor_explorer(dataset: FaceDataset) -> Explorer:
-    """Shows what becomes of the faces under a design of anchors, whose sizes form a ladder: left, all faces by size class;
-    right, one face (by its rank in size) with the anchors that answer for it. Photos are scaled to fit the input; with more
-    than 500 faces, some stand for all. Raises ValueError without faces."""
+    """Shows what becomes of the faces under a design of anchors: left, all faces by size class; right, one face (by its rank in
+    size) with the anchors that answer for it. Of more than 500 faces, some stand for all. Raises ValueError without faces."""
     every = max(1, -(-len(dataset.table) // _MOST_FACES))
     numbers = [n for n in range(0, len(dataset), every) if len(dataset.faces(n))]
     if not numbers:
@@ -78,7 +77,6 @@ def ladder(strides: tuple[int, ...], smallest: float, per_cell: int, ratio: floa
 def _one_face(
     ax: Axes, image: np.ndarray, faces: Faces, row: pd.Series, size: int, config: AnchorConfig, threshold: float
 ) -> None:
-    """The anchors that answer for the face of ``row`` in its photo at the input's size, as training matches them."""
     face, (corners, strides) = int(row["face"]), anchor_boxes(size, config)
     scale = size / max(image.shape[:2])
     small = cv2.resize(image, [max(1, round(scale * side)) for side in image.shape[1::-1]], interpolation=cv2.INTER_AREA)

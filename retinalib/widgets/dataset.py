@@ -21,11 +21,8 @@ _ODD = {
 
 
 def dataset_browser(dataset: FaceDataset) -> Explorer:
-    """Shows one face after the other: its photo with all boxes, and the face with its landmarks, a colour a region.
-
-    Filters: one of WFLW's attributes, face size, a part of the photo's name, and whether anything is odd about the face (see
-    :func:`retinalib.datasets.describe.describe_faces`).
-    """
+    """Shows one face after the other: its photo with all boxes, and the face with its landmarks. Filters: one of WFLW's
+    attributes, face size, a part of the photo's name, and whether anything is odd about the face."""
     if not len(dataset.table):
         raise ValueError("the data set holds no face to look at")
     names = [name for name in ATTRIBUTES if name in dataset.table]
@@ -88,6 +85,5 @@ def dataset_browser(dataset: FaceDataset) -> Explorer:
 
 
 def _only(face: Faces, region: str) -> Faces:
-    """The face with the landmarks of one region, or of all."""
     shown = np.array([region in ("all", name) for name in face.schema.region_of()])
     return Faces(face.boxes, np.where(shown[None, :, None], face.landmarks, np.nan), face.visible, schema=face.schema)

@@ -18,11 +18,8 @@ _LARGEST = 1280  # pixels: the longer side of an uploaded photo, which is scaled
 
 
 def detection_explorer(detectors: dict[str, Detector], dataset: FaceDataset) -> Explorer:
-    """Shows what one or two detectors (name -> detector) find in a photo: truth in green, predictions and scores in blue.
-
-    Photos come from the data set, or, without a truth, from an upload (JPEG or PNG), from which the photo slider leads back.
-    The score threshold only hides what is below it. Raises ValueError for other numbers of detectors, or no photo.
-    """
+    """Shows what one or two detectors (name -> detector) find in a photo of the data set or an uploaded one (JPEG or PNG):
+    truth in green, predictions and scores in blue. Raises ValueError for other numbers of detectors, or no photo."""
     if not 1 <= len(detectors) <= 2:
         raise ValueError(f"the explorer shows one or two detectors, got {len(detectors)}")
     if not len(dataset):
