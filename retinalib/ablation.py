@@ -1,7 +1,4 @@
-"""Arms × seeds: the same training with one thing changed, repeated with several seeds, compared in pairs.
-
-Every run is a folder (see train), which also keeps what its best weights find in the test photos.
-"""
+"""Arms × seeds: the same training with one thing changed, repeated with several seeds, compared in pairs."""
 
 import json
 import multiprocessing
@@ -28,8 +25,8 @@ from retinalib.model import pick_device
 from retinalib.plots.tables import paper_form, write_table
 from retinalib.runs import Stopped, request_stop, stop_file
 from retinalib.second_look import eye_look
-from retinalib.studies.comparison import compare, verdict
-from retinalib.train import detect_all, fingerprint, run_folder, train
+from retinalib.studies.comparison import compare, detections_of, verdict
+from retinalib.train import detect_all, run_folder, train
 from retinalib.workspace import open_dataset, runs_folder
 
 SCORE_THRESHOLD = 0.5  # a face found with less counts as missed; AP is over all scores of train.detect_all
@@ -82,7 +79,6 @@ def train_all(
 
 
 def _finished(folders: Iterable[Path]) -> int:
-    """How many epochs the runs have finished."""
     logs = (folder / "metrics.csv" for folder in folders)
     return sum(len(pd.read_csv(log)) for log in logs if log.is_file())
 
@@ -158,8 +154,7 @@ def run(
 
 
 def _measured(folder: Path, test_set: FaceDataset, device: str | torch.device | None) -> tuple[pd.DataFrame, dict]:
-    """The test of a run, from its folder if it was made before on the same photos."""
-    said, wanted = folder / "test.json", fingerprint(test_set)
+    said, wanted = folder / "test.json", test_set.fingerprint()
     numbers = json.loads(said.read_text()) if said.is_file() else {}
     if numbers.pop("test_set", None) != wanted:
         table, detections, numbers = measure(load_detector(folder, device), test_set)
@@ -167,15 +162,6 @@ def _measured(folder: Path, test_set: FaceDataset, device: str | torch.device | 
         write_text(folder / "test_detections.csv", detections.to_csv(index=False))
         write_text(said, json.dumps({**numbers, "test_set": wanted}))  # last: it says that the others are whole
     return pd.read_csv(folder / "test_faces.csv"), numbers
-
-
-def detections_of(runs: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """The detections that :func:`run` left in the run folders: columns arm, seed, and those of evaluate.precision_recall."""
-    tables = [
-        pd.read_csv(folder / row.folder / "test_detections.csv", dtype={"image": str}).assign(arm=row.arm, seed=row.seed)
-        for row in runs.itertuples()
-    ]
-    return pd.concat(tables, ignore_index=True)
 
 
 def report(

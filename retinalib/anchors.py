@@ -39,8 +39,8 @@ class AnchorConfig:
 @lru_cache(maxsize=8)  # the sizes of a pyramid, upright and turned
 @torch.inference_mode(False)  # the same serves training
 def anchor_grid(height: int, width: int, config: AnchorConfig = AnchorConfig()) -> Tensor:
-    """All anchors of an image of ``height`` × ``width`` pixels: (A, 4) float32, centre x, centre y, width, height in fractions
-    of the image, ordered by level, row, column, size. The result is cached and shared: do not write into it."""
+    """All anchors of an image of ``height`` × ``width`` pixels, by level, row, column, size: (A, 4) float32 cx cy w h,
+    fractions of the image. The result is cached and shared: do not write into it."""
     grids = []
     for (rows, columns), stride, sizes in zip(config.levels(height, width), config.strides, config.sizes, strict=True):
         y, x, size = torch.meshgrid(

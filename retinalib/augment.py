@@ -108,7 +108,6 @@ def _choose_square(
 
 
 def _choose_part(shape: tuple[int, int], box: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float]:
-    """A square in the box or within half its size around; of a box of a face's proportions it shows too little to count."""
     height, width = shape
     extent = box[2:] - box[:2]
     side = min(np.floor(rng.uniform(*_NEAR) * extent.max()), height, width)
@@ -118,7 +117,6 @@ def _choose_part(shape: tuple[int, int], box: np.ndarray, rng: np.random.Generat
 
 
 def _cut(image: np.ndarray, left: float, top: float, side: float, size: int, method: int) -> np.ndarray:
-    """The square of the image, scaled to ``size``; only the pixels needed are touched."""
     height, width = image.shape[:2]
     x0, y0, x1, y1 = int(left), int(top), int(left + side), int(top + side)
     inner = image[max(y0, 0) : min(y1, height), max(x0, 0) : min(x1, width)]
@@ -144,7 +142,6 @@ def _cut_turned(image: np.ndarray, left: float, top: float, side: float, size: i
 
 
 def _keep(faces: Faces, size: int) -> Faces:
-    """The faces whose centres and enough of whose boxes lie in the crop, cut and masked at its border."""
     centre = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
     cut = faces.boxes.clip(0, size)
     whole, shown = faces.boxes[:, 2:] - faces.boxes[:, :2], cut[:, 2:] - cut[:, :2]
@@ -171,7 +168,6 @@ def _distort(image: np.ndarray, rng: np.random.Generator, config: AugmentConfig)
 
 
 def _degrade(image: np.ndarray, rng: np.random.Generator, config: AugmentConfig) -> np.ndarray:
-    """Blur, loss of colours and compression, in the order in which a camera makes them."""
     if config.blur and rng.random() < config.blur:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(*_BLUR))
     if config.grey and rng.random() < config.grey:

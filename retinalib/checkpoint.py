@@ -142,7 +142,6 @@ def start_from(model: RetinaFace, path: str | Path) -> tuple[list[str], list[str
 
 
 def _line(error: Exception) -> str:
-    """What an error says, on one line that is not too long."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 

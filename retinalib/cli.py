@@ -1,32 +1,29 @@
 """The command ``retinalib``: find faces, train and compare networks, check data sets, run the notebooks.
 
 What goes wrong is said in one sentence, with exit code 2 if nothing was done, and 1 if something was found wrong on the way.
-``python -m retinalib.train``, ``.ablation`` and ``.export`` are the subcommands of these names.
 """
 
 import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from retinalib.datasets import wflw, wider
 from retinalib.datasets.describe import description, faults, official_lists
-from retinalib.datasets.table import BOX, PHOTO_SUFFIXES, read_image
+from retinalib.datasets.photos import find_photos, picture_names
+from retinalib.datasets.table import read_image
 from retinalib.faces import Faces
 from retinalib.files import write_bytes, write_text
-from retinalib.pupils import pupil_table
 
-PICTURE = ".faces.png"  # ends the names of the pictures that are written
 _CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # of operations, for every size of photo their own
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -39,7 +36,6 @@ _PROFILE = click.option("--profile", default="standard", help="quick, standard, 
 
 
 def _sentence(error: Warning | Exception | str) -> str:
-    """What an exception or a warning says, on one line."""
     return " ".join(str(error).split())
 
 
@@ -86,7 +82,6 @@ def _training(device: str | None) -> Iterator[None]:
 
 
 def _training_options(command: Callable) -> Callable:
-    """The options that a training and an ablation share."""
     for option in (
         _DEVICE,
         click.option("--epochs", type=_COUNT, help="By default those of the profile."),
@@ -201,6 +196,7 @@ def detect(photos: tuple[Path, ...], out: Path, checkpoint: str | None, score_th
         os.environ.setdefault(cache, "256")
     from retinalib.detect import find_checkpoint, load_detector  # torch takes seconds to load, and a wrong path should not
     from retinalib.plots.style import annotated
+    from retinalib.plots.tables import face_records, face_table
 
     detector = load_detector(find_checkpoint(checkpoint), options["device"], options["normalisation"])
     turns = (0, 90, 180, 270) if options["all_turns"] else (0,)
@@ -227,55 +223,6 @@ def detect(photos: tuple[Path, ...], out: Path, checkpoint: str | None, score_th
     if failed := len(paths) - len(records):
         click.echo(f"photos left out: {failed} of {len(paths)}", err=True)
         sys.exit(1)
-
-
-def find_photos(paths: Sequence[Path]) -> list[Path]:
-    """The files named, and the photos below the folders named, each once. Raises ValueError for a folder without any."""
-    found: list[Path] = []
-    for path in paths:
-        files = path.rglob("*") if path.is_dir() else ()
-        photos = [p for p in files if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file() and not p.name.endswith(PICTURE)]
-        if path.is_dir() and not photos:
-            raise ValueError(f"there is no photo in {path}")
-        found += sorted(photos) if path.is_dir() else [path]
-    return list(dict.fromkeys(found))
-
-
-def picture_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """A file name for the picture of each photo; of several with one name, the later ones get a number."""
-    names, taken = {}, set()
-    for path in paths:
-        name, number = path.stem + PICTURE, 1
-        while name.casefold() in taken:  # some file systems take A.png for a.png
-            number += 1
-            name = f"{path.stem}-{number}{PICTURE}"
-        taken.add(name.casefold())
-        names[path] = name
-    return names
-
-
-def face_table(faces: Faces) -> pd.DataFrame:
-    """A row per face: number, box and score, and the columns of :func:`retinalib.pupils.pupil_table` where there are pupils."""
-    table = pd.DataFrame({"face": np.arange(len(faces))})
-    table[BOX] = faces.boxes
-    table["score"] = faces.scores
-    if not faces.schema.has_pupils:
-        return table
-    return pd.concat([table, pupil_table(faces).drop(columns="score")], axis=1)
-
-
-def face_records(faces: Faces) -> list[dict]:
-    """Plain values for JSON: box, score, landmarks and whether they lie in the photo, in pixels to the hundredth."""
-    rows = zip(faces.boxes, faces.scores, faces.landmarks, faces.visible, strict=True)
-    return [
-        {
-            "box": np.round(box.astype(float), 2).tolist(),
-            "score": round(float(score), 4),
-            "landmarks": np.round(points.astype(float), 2).tolist(),
-            "visible": visible.tolist(),
-        }
-        for box, score, points, visible in rows
-    ]
 
 
 @main.command()
@@ -314,9 +261,10 @@ def check(root: Path) -> None:
         photos = tables[path]["image"].nunique() + len(tables[path].attrs.get("no_faces", []))
         wrong += [f"{path}, {_sentence(said)}" for said in faults(tables[path], images)]
         click.echo(f"{path.stem}: photos {photos:,}, faces {len(tables[path]):,}")
-    both = [tables.get(root / wflw.LISTS.format(split=split)) for split in ("train", "test")]
-    if both[0] is not None and both[1] is not None:
-        wrong += [f"{name} is in the train and in the test list" for name in wflw.shared_images(*both)]
+    train, test = (tables.get(root / wflw.LISTS.format(split=split)) for split in ("train", "test"))
+    if train is not None and test is not None:
+        shared = sorted(set(train["image"]) & set(test["image"]))
+        wrong += [f"{name} is in the train and in the test list" for name in shared]
     for sentence in wrong:
         click.echo(sentence, err=True)
     if wrong:

@@ -1,7 +1,5 @@
 """How good predictions are: average precision (AP), normalised mean error (NME), failure rate, AUC.
 
-End to end, for one network that finds faces and gives their landmarks:
-
 1. *Every labelled face counts*, found or not: else a detector that finds only easy faces would look good.
 2. *A prediction belongs to a face if the IoU of their boxes is at least 0.5*. The score threshold is the caller's.
 3. *A missed face is a failure.* Its NME is NaN, which failure rate and AUC count as infinite. Median and mean NME are over
@@ -12,6 +10,7 @@ End to end, for one network that finds faces and gives their landmarks:
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -126,20 +125,13 @@ def point_errors(
 
 
 def _row_means(errors: np.ndarray) -> np.ndarray:
-    """The mean of the known values of each row, NaN where there is none."""
     return np.ma.masked_invalid(errors).mean(1).filled(np.nan)
 
 
-def nme(
-    predicted: np.ndarray,
-    true: np.ndarray,
-    *,
-    normaliser: str | np.ndarray,
-    schema: LandmarkSchema = WFLW_98,
-    boxes: np.ndarray | None = None,
-) -> np.ndarray:
-    """(N,) normalised mean error: the mean of :func:`point_errors` over a face's known landmarks, a fraction (0.05 = 5 %)."""
-    return _row_means(point_errors(predicted, true, normaliser=normaliser, schema=schema, boxes=boxes))
+def nme(predicted: np.ndarray, true: np.ndarray, **measured: Any) -> np.ndarray:
+    """(N,) normalised mean error, a fraction (0.05 = 5 %): the mean of :func:`point_errors`, whose options it takes
+    (normaliser, schema, boxes), over a face's known landmarks."""
+    return _row_means(point_errors(predicted, true, **measured))
 
 
 def failure_rate(errors: np.ndarray, threshold: float = THRESHOLD) -> float:

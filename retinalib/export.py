@@ -3,12 +3,10 @@
 The file takes photos as they come, ``images`` (B, H, W, 3) uint8 RGB, for any B, H and W; normalisation is inside. It gives
 
 - "detector": ``boxes`` (N, 4) x1 y1 x2 y2 and ``landmarks`` (N, L, 2) in pixels, ``scores`` (N,), and ``image`` (N,), the
-  number of the photo that each face is in; best first, after NMS, without a limit to their number.
+  number of each face's photo; of one look at the photo's own size, without second looks; best first, without a limit.
 - "network": ``logits`` (B, A, 2), ``boxes`` (B, A, 4) offsets and ``landmarks`` (B, A, 2L) shifts at every anchor.
 - "looks": beside the file, one for each second look, ``OUT-look1.onnx``, …: ``patches`` (N, rows, columns, 3) uint8 RGB to
   ``points`` (N, K, 2), pixels of the patch; `tests/test_export.py` shows in NumPy where patches are cut.
-
-Faces of "detector" are those of one look at the photo's own size, without the pyramid and without second looks.
 """
 
 import warnings

@@ -118,7 +118,6 @@ def multi_task_loss(
 
 
 def _pupil(given: Tensor, wanted: Tensor, visible: Tensor, eyes: Sequence[Eye]) -> Tensor:
-    """Sum of absolute differences of the pupils' places in their eyes; (N, L, 2) encoded landmarks, (N, L) bool."""
     total = given.new_zeros(())
     for eye in eyes:
         if None not in (eye.pupil, eye.outer, eye.inner):

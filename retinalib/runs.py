@@ -58,7 +58,6 @@ def claim(folder: Path, recipe: dict) -> Iterator[dict | None]:
 
 
 def _state(folder: Path, recipe: dict) -> dict | None:
-    """The state to go on from."""
     last = folder / "last.pt"
     if not last.is_file():
         return None

@@ -15,8 +15,9 @@ from PIL import Image
 
 from retinalib import rendered
 from retinalib.checkpoint import save_model
-from retinalib.cli import find_photos, main, picture_names
+from retinalib.cli import main
 from retinalib.datasets import wflw
+from retinalib.datasets.photos import find_photos, picture_names
 from retinalib.detect import available_detectors
 from retinalib.landmarks import WIDER_5
 from retinalib.model import ModelConfig, RetinaFace

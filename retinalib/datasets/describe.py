@@ -41,8 +41,7 @@ def describe_faces(dataset: FaceDataset) -> pd.DataFrame:
 
     Columns: photo and face (numbers in the data set and in the photo), faces (in that photo), width, height and size of the box
     (pixels; size: square root of the area), share (square root of box by photo), labelled (bool), outside_photo, outside_box
-    and repeated (how many landmarks lie outside the photo, more than a pixel outside the box, or on another landmark of the
-    face), twin (bool, another face of the photo has the same landmarks).
+    and repeated (numbers of landmarks outside the photo, the box, or on another one), twin (bool, labelled twice).
     """
     rows = []
     for photo, ((height, width), where) in enumerate(zip(dataset.sizes, dataset.rows, strict=True)):
@@ -74,7 +73,6 @@ def describe_faces(dataset: FaceDataset) -> pd.DataFrame:
 
 
 def _repeated(points: np.ndarray) -> int:
-    """How many of (L, 2) landmarks lie on another one."""
     near = pdist(points[np.isfinite(points).all(-1)]) < _SAME_POINT
     return int(squareform(near).any(1).sum())
 

@@ -1,8 +1,10 @@
 """Tables of faces, a row per face; the one policy for what is bad in them; and images with their ``Faces`` made of them."""
 
 import copy
+import hashlib
 import inspect
 import io
+import json
 import os
 import warnings
 from collections import Counter
@@ -46,7 +48,7 @@ class Header(NamedTuple):
 
 
 def read_header(file: Path | io.BytesIO, name: str) -> Header:
-    """What an image file is. Raises ValueError, with ``name``, if it is none, too large, or has values that are no colours."""
+    """Raises ValueError, with ``name`` for the file, if it is no image, too large, or has values that are no colours."""
     try:
         with Image.open(file, formats=_FORMATS) as photo:
             size, mode, kind = photo.size, photo.mode, photo.format
@@ -138,8 +140,8 @@ def numbers(columns: Sequence[str]) -> np.ndarray:
 
 def known_points(points: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
     """(N, L, 2) points of the faces in (N, 4) boxes as float32, NaN where they are no place; and why, by the face's number, but
-    for NaN and (-1, -1). No place either: a point that is not finite, over ``FARTHEST`` pixels away, or more than five times
-    the longer side of its face's box outside of that box; and all points of a face that lie in one place."""
+    for NaN and (-1, -1). No place either: over ``FARTHEST`` pixels away, or more than five longer sides outside of the box; and
+    all points of a face that lie in one place."""
     points, boxes = np.asarray(points, float), np.asarray(boxes, float)[:, None]
     unknown = np.isnan(points).all(-1) | (points == _UNKNOWN).all(-1)
     outside = np.maximum(boxes[..., :2] - points, points - boxes[..., 2:]).max(-1)
@@ -164,8 +166,8 @@ def usable(table: pd.DataFrame, schema: LandmarkSchema) -> pd.DataFrame:
     """The rows that can be learned and measured, as far as a table tells without its photos.
 
     Set aside, see :func:`set_aside`: a box that is not finite, out of reach or of no area, and the same face again. Landmarks
-    that are no place become NaN, see :func:`known_points`; ``attrs["repaired"]`` lists (line, reason). The column line is added
-    where it lacks. Raises ValueError for missing columns or landmarks of another shape.
+    that are no place become NaN, see :func:`known_points`; ``attrs["repaired"]`` lists (line, reason). Raises ValueError for
+    missing columns or landmarks of another shape.
     """
     if lacking := [name for name in ("image", *BOX, "landmarks") if name not in table]:
         raise ValueError(f"a table of faces needs the columns image, {', '.join(BOX)} and landmarks; {lacking} are missing")
@@ -249,7 +251,6 @@ class FaceDataset(Sequence):
         self._tell([name for name, header in headers.items() if header.turned])
 
     def _tell(self, turned: list[str]) -> None:
-        """Raises or warns where faces were set aside or changed, or photos are turned by viewers."""
         source = f"{self.table.attrs['source']}: " if "source" in self.table.attrs else ""
         reasons, repaired = Counter(reason for _, reason in self.table.attrs["set_aside"]), self.table.attrs["repaired"]
         said = ", ".join(f"{count} ({reason})" for reason, count in reasons.items())
@@ -268,7 +269,6 @@ class FaceDataset(Sequence):
             )
 
     def _fill(self, table: pd.DataFrame, sizes: dict[str, tuple[int, int]]) -> None:
-        """Takes a table that was checked, and its photos with their heights and widths."""
         self.table, self._sizes, self.names = table, sizes, list(sizes)
         rows = table.groupby("image", sort=False).indices
         self.rows = [rows.get(name, np.zeros(0, int)) for name in self.names]
@@ -303,3 +303,10 @@ class FaceDataset(Sequence):
         table = self.table[self.table["image"].isin(wanted)].reset_index(drop=True)
         part._fill(table, {name: size for name, size in self._sizes.items() if name in wanted})
         return part
+
+    def fingerprint(self) -> str:
+        """A digest of the photos' names, boxes and landmarks, and of whether the data set is complete."""
+        digest = hashlib.sha256(json.dumps([self.names, self.table["image"].tolist(), self.complete]).encode())
+        for part in (self.table[BOX].to_numpy(), *self.table["landmarks"]):
+            digest.update(np.asarray(part, np.float32).tobytes())
+        return digest.hexdigest()[:16]

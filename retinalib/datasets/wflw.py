@@ -38,7 +38,7 @@ def _parse(path: Path) -> pd.DataFrame:
         columns = text.split(maxsplit=_COLUMNS - 1)  # a name may hold blanks
         if not columns:
             continue
-        if len(columns) != _COLUMNS or _is_number(columns[-1].split()[0]):
+        if len(columns) != _COLUMNS or pd.notna(pd.to_numeric(columns[-1].split()[0], errors="coerce")):
             rule = "the last is the photo's name, whose first word is no number"  # else a line too long would pass for one
             raise ValueError(f"{path}, line {line}: {len(text.split())} columns, where WFLW has {_COLUMNS}; {rule}")
         try:
@@ -60,31 +60,18 @@ def _parse(path: Path) -> pd.DataFrame:
     return table
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def write_annotations(table: pd.DataFrame, path: str | Path) -> None:
     """Writes a table in the official layout: landmarks with six decimals, boxes as whole pixels, unknown attributes as 0.
     Raises ValueError for a photo whose name begins with a number, or leads elsewhere."""
     lines = []
     for row in table.itertuples():
-        if safe_relative(row.image) != row.image or _is_number(row.image.split()[0]):
+        if safe_relative(row.image) != row.image or pd.notna(pd.to_numeric(row.image.split()[0], errors="coerce")):
             raise ValueError(f"the photo '{row.image}' can't be in such a list: its name's first word must not be a number")
         points = " ".join(f"{v:.6f}" for v in np.asarray(row.landmarks).ravel())
         box = " ".join(str(round(getattr(row, name))) for name in BOX)
         flags = " ".join(str(int(getattr(row, name, 0) == 1)) for name in ATTRIBUTES)
         lines.append(f"{points} {box} {flags} {row.image}\n")
     write_text(path, "".join(lines))
-
-
-def shared_images(train: pd.DataFrame, test: pd.DataFrame) -> list[str]:
-    """The photos that two tables have in common."""
-    return sorted(set(train["image"]) & set(test["image"]))
 
 
 def load(root: str | Path, split: str, wider_boxes: str | Path | Sequence[str | Path] | None = None) -> FaceDataset:
@@ -100,8 +87,7 @@ def load(root: str | Path, split: str, wider_boxes: str | Path | Sequence[str | 
     root = Path(root)
     table, test_list = read_annotations(root / LISTS.format(split=split)), root / LISTS.format(split="test")
     if split == "train" and test_list.is_file():
-        shared = shared_images(table, _parse(test_list))
-        table = set_aside(table, table["image"].isin(shared), "its photo is in the test list")
+        table = set_aside(table, table["image"].isin(_parse(test_list)["image"]), "its photo is in the test list")
     if wider_boxes is None:
         return FaceDataset(table, root / IMAGES, WFLW_98, complete=False)
     read = [wider.read_boxes(path) for path in ([wider_boxes] if isinstance(wider_boxes, (str, Path)) else wider_boxes)]

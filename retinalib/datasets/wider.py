@@ -33,7 +33,7 @@ def _numbers(path: Path, line: int, text: str, counts: tuple[int, ...]) -> np.nd
 def _table(
     rows: list[tuple[str, int, np.ndarray, np.ndarray]], photos: dict[str, int], path: Path, below: Path | None = None
 ) -> pd.DataFrame:
-    """Rows of (image, line, x y w h, (5, 2) landmarks), and the lines that name the photos."""
+    """rows: (image, line, x y w h, (5, 2) landmarks) each; photos: the lines that name them."""
     if not photos:
         raise ValueError(f"{path} lists no photos")
     if below is not None:
@@ -88,16 +88,14 @@ def read_boxes(path: str | Path, below: Path | None = None) -> pd.DataFrame:
 
 
 def box_lists(folder: str | Path) -> list[Path]:
-    """The box lists in a folder, official ones and others of their name."""
     return sorted(Path(folder).glob("wider_face_*_bbx_gt.txt"))
 
 
 def read_labels(path: str | Path) -> pd.DataFrame:
     """RetinaFace's ``label.txt`` as a table, a row per face, with five landmarks.
 
-    The file names a photo as ``# path``, then a face a line: x y w h, in training lists followed by x y and a number for each
-    of five points and a blur score. A point with a negative coordinate is unknown (NaN). Columns and attrs as of
-    :func:`read_boxes`. Raises FileNotFoundError, or ValueError naming file and line.
+    The file names a photo as ``# path``, then a face a line: x y w h, and perhaps x y and a number for each of five points
+    (with a negative coordinate: unknown) and a blur score. Columns, attrs and errors as of :func:`read_boxes`.
     """
     path = Path(path)
     rows, photos, image = [], {}, None

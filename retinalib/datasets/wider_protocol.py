@@ -71,7 +71,6 @@ def _endings(name: str) -> list[str]:
 
 
 def _names_of(photos: Iterable[str], names: Iterable[str]) -> dict[str, str]:
-    """The name of the predictions of each photo that has some."""
     whole, ends, chosen, lost = {_endings(photo)[0]: photo for photo in photos}, {}, {}, []
     for photo in whole.values():
         for ending in _endings(photo):
@@ -118,8 +117,7 @@ def _matches(predictions: dict[str, np.ndarray], faces: pd.DataFrame) -> tuple[n
 
 
 def read_truth(folder: str | Path) -> pd.DataFrame:
-    """The official ``.mat`` truth as a table, a row per face: image ("event/name"), x1 y1 x2 y2 (pixels), and easy, medium,
-    hard (bool: whether the face counts there). Raises FileNotFoundError."""
+    """The official truth, a row per face: image ("event/name"), x1 y1 x2 y2 (pixels), easy, medium, hard (bool: it counts)."""
     folder = Path(folder)
     missing = [p for s in (*SUBSETS, "face") if not (p := folder / f"wider_{s}_val.mat").is_file()]
     if missing:

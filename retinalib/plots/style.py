@@ -111,7 +111,6 @@ def draw_faces(
 
 
 def _draw_landmarks(ax: Axes, face: Faces, colour: str, regions: bool, numbers: bool) -> None:
-    """The landmarks of one face, sized with the face."""
     points, visible, schema = face.landmarks[0], face.visible[0], face.schema
     known = np.isfinite(points).all(-1)
     of_region = region_colours(schema)

@@ -10,7 +10,10 @@ import pandas as pd
 from IPython.display import Markdown, display
 from pandas.io.formats.style import Styler
 
+from retinalib.datasets.table import BOX
+from retinalib.faces import Faces
 from retinalib.files import write_text
+from retinalib.pupils import pupil_table
 
 _SIGNS = {"≥": r"$\ge$", "≤": r"$\le$", "−": "$-$", "ρ": r"$\rho$", "\u00a0": "~"}  # those that LaTeX does not know
 
@@ -59,8 +62,8 @@ def with_intervals(table: pd.DataFrame, intervals: dict[str, tuple[str, str]]) -
 
 
 def write_table(table: pd.DataFrame, path: Path, caption: str, printed: pd.DataFrame | None = None) -> None:
-    """``path`` with .csv (full precision), .md and .tex (booktabs), the protocol as caption; ``printed``: what the last two
-    show instead. The .tex asks for nothing but ``\\usepackage{booktabs}``; its label is ``tab:<folder>-<name>``."""
+    """``path`` with .csv (full precision), .md and .tex (booktabs, label ``tab:<folder>-<name>``); ``printed``: for the
+    latter."""
     write_text(path.with_suffix(".csv"), table.to_csv())
     printed = table if printed is None else printed
     several = isinstance(printed.index, pd.MultiIndex)
@@ -100,3 +103,27 @@ def _number(value: float) -> str:
         return "–"
     value = round(float(value), 6) + 0.0
     return (f"{value:.0f}" if value.is_integer() or abs(value) >= 1000 else f"{value:.3g}").replace("-", "−")
+
+
+def face_table(faces: Faces) -> pd.DataFrame:
+    """A row per face: number, box and score, and the columns of :func:`retinalib.pupils.pupil_table` where there are pupils."""
+    table = pd.DataFrame({"face": np.arange(len(faces))})
+    table[BOX] = faces.boxes
+    table["score"] = faces.scores
+    if not faces.schema.has_pupils:
+        return table
+    return pd.concat([table, pupil_table(faces).drop(columns="score")], axis=1)
+
+
+def face_records(faces: Faces) -> list[dict]:
+    """Plain values for JSON: box, score, landmarks and whether they lie in the photo, in pixels to the hundredth."""
+    rows = zip(faces.boxes, faces.scores, faces.landmarks, faces.visible, strict=True)
+    return [
+        {
+            "box": np.round(box.astype(float), 2).tolist(),
+            "score": round(float(score), 4),
+            "landmarks": np.round(points.astype(float), 2).tolist(),
+            "visible": visible.tolist(),
+        }
+        for box, score, points, visible in rows
+    ]

@@ -41,7 +41,6 @@ _HALF_WIDTH, _Y, _EDGE = np.array(_FOREHEAD + [(*p, z) for p, z in zip(_CONTOUR,
 
 
 def _mirrored() -> np.ndarray:
-    """(98, 2) the average frontal shape."""
     shape, regions, flip = np.zeros((SCHEMA.count, 2)), SCHEMA.regions, SCHEMA.flip_order
     outer, inner = regions["outer lips"], regions["inner lips"]
     half = (

@@ -65,7 +65,6 @@ def _smooth(points: np.ndarray, closed: bool = True, rounds: int = 2) -> np.ndar
 
 
 def _circle(count: int) -> np.ndarray:
-    """(count, 2) x and y of points around the unit circle."""
     angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
     return np.column_stack([np.cos(angle), np.sin(angle)])
 
@@ -302,7 +301,6 @@ class Painter:
         patch[:] = patch * (1 - alpha) + ball * shade * alpha
 
     def _lashes(self, canvas: np.ndarray, upper: np.ndarray, lower: np.ndarray) -> None:
-        """Short hairs from the upper lid, away from the eye's middle; longer with make-up."""
         roots = _smooth(upper, closed=False)
         away = roots - (2 * lower.mean(0) - upper.mean(0))
         away /= np.linalg.norm(away, axis=1, keepdims=True) + 1e-9
@@ -311,7 +309,6 @@ class Painter:
             _line(canvas, np.stack([root, tip]), self._tone((40, 26, 22)), 1)
 
     def _iris(self, ball: np.ndarray, number: int, low: np.ndarray) -> None:
-        """Iris, pupil and highlight where the eyeball looks; circles on the sphere."""
         pupil = self.points[SCHEMA.pupils[number]] - low
         look, centre = self.rotation.T @ self.head.gaze[number], self.head.eyes[number]
         side = np.cross(look, [0, 1.0, 0])

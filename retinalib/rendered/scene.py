@@ -22,7 +22,6 @@ def _tuple(colour: np.ndarray) -> tuple[float, ...]:
 
 
 def _muted(rng: np.random.Generator) -> np.ndarray:
-    """(3,) a colour, more often greyish than bright."""
     colour = rng.uniform(10, 245, 3)
     return colour.mean() + (colour - colour.mean()) * rng.beta(1.2, 2.2)
 
@@ -71,7 +70,6 @@ def _thing(picture: np.ndarray, size: int, rng: np.random.Generator) -> None:
 
 
 def _distractor(picture: np.ndarray, size: int, rng: np.random.Generator) -> None:
-    """Skin-coloured ovals without a face in them, or two dark dots in a disc."""
     tone = rng.uniform(0, 1)
     colour = _tuple(np.array([240, 200, 175]) * tone + np.array([80, 50, 38]) * (1 - tone) + rng.normal(0, 14, 3))
     at, extent = rng.uniform(0, size, 2), rng.uniform(0.03, 0.16) * size

@@ -56,7 +56,6 @@ def look(detector: Detector, photos: Sequence[tuple[np.ndarray, Faces]], score_t
 
 
 def _mirrored(detector: Detector, images: Sequence[np.ndarray], found: Sequence[Faces], score: float) -> list[np.ndarray]:
-    """For each image's faces, the (F, L, 2) landmarks found in the mirrored photo, mirrored back; NaN where not found there."""
     result = []
     again = detector.detect([np.ascontiguousarray(image[:, ::-1]) for image in images], score, pyramid=True)
     for image, faces, back in zip(images, found, again, strict=True):

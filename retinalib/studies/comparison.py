@@ -2,12 +2,22 @@
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from retinalib.evaluate import THRESHOLD, resampled_ap
 from retinalib.studies.statistics import Difference, crossed_difference, holm, paired_difference, photo_weights
+
+
+def detections_of(runs: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """What ``ablation.run`` left of detections in the run folders: arm, seed, and the columns of evaluate.precision_recall."""
+    tables = [
+        pd.read_csv(folder / row.folder / "test_detections.csv", dtype={"image": str}).assign(arm=row.arm, seed=row.seed)
+        for row in runs.itertuples()
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def compare(faces: pd.DataFrame, detections: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
@@ -49,7 +59,6 @@ def _ap_difference(detections: pd.DataFrame, first: str, second: str, comparison
 
 
 def _comparable(pairs: pd.DataFrame) -> bool:
-    """Whether at least two photos are there for every one of at least two seeds, in both arms."""
     there = pairs.groupby(["image", "seed", "arm"]).size().unstack(["seed", "arm"])
     return there.columns.get_level_values("seed").nunique() >= 2 and len(there.dropna()) >= 2
 

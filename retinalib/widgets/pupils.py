@@ -75,7 +75,6 @@ def pupil_explorer(detector: Detector, eyeball: Eyeball | None = None) -> Explor
 
 
 def _measure(faces: Faces, eyeball: Eyeball) -> pd.DataFrame:
-    """A row for the face, or an empty table."""
     bare = Faces(faces.boxes, faces.landmarks)  # attributes name the gaze, too, and that is not what was measured
     return pd.concat([pupil_table(bare), gaze_angles(faces.landmarks, eyeball)], axis=1)
 
