@@ -68,8 +68,7 @@ def train_all(
     """Trains several runs, ``{folder: configuration}``, and returns the metrics of each.
 
     On a GPU one after the other; on a CPU ``processes`` of them (None: as many as cores) side by side, each with one thread.
-    Raises what :func:`retinalib.train.train` raises; an error, or a stop asked for in any of the folders, stops them all.
-    """
+    Raises what :func:`retinalib.train.train` raises; an error, or a stop asked for in any of the folders, stops them all."""
     device = pick_device(device)
     missing = {folder: config for folder, config in configs.items() if _finished([folder]) < config.epochs}
     if missing and device.type == "cpu":
@@ -88,7 +87,7 @@ def _side_by_side(
 ) -> None:
     for folder in configs:
         folder.mkdir(parents=True, exist_ok=True)  # so that a stop can be asked for from now on
-        stop_file(folder).unlink(missing_ok=True)  # of an earlier start
+        stop_file(folder).unlink(missing_ok=True)
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
     shown = {"total": sum(config.epochs for config in configs.values()), "initial": _finished(configs), "desc": "epochs"}
     with ProcessPoolExecutor(processes, context, end_with_parent) as pool, tqdm(**shown) as bar:

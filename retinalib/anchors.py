@@ -1,7 +1,6 @@
 """The anchor grid, which face each anchor answers for, and the codes between faces and network outputs.
 
-Everything here is in fractions of the image: x and widths divided by its width, y and heights by its height.
-"""
+Everything here is in fractions of the image: x and widths divided by its width, y and heights by its height."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,7 +35,7 @@ class AnchorConfig:
         return [((height + s - 1) // s, (width + s - 1) // s) for s in self.strides]  # ONNX divides towards zero
 
 
-@lru_cache(maxsize=8)  # the sizes of a pyramid, upright and turned
+@lru_cache(maxsize=8)  # the sizes of a pyramid
 @torch.inference_mode(False)  # the same serves training
 def anchor_grid(height: int, width: int, config: AnchorConfig = AnchorConfig()) -> Tensor:
     """All anchors of an image of ``height`` × ``width`` pixels, by level, row, column, size: (A, 4) float32 cx cy w h,
@@ -57,8 +56,7 @@ def match(boxes: Tensor, anchors: Tensor, threshold: float = 0.35, minimum: floa
     """The face that each anchor answers for (SSD): (A,) int64 indices of faces, -1 for background.
 
     boxes: (F, 4) x1 y1 x2 y2, anchors: (A, 4) cx cy w h, both in fractions. An anchor takes the face it overlaps most from an
-    IoU of ``threshold`` on; and each face keeps the anchor that overlaps it most, from ``minimum`` on.
-    """
+    IoU of ``threshold`` on; and each face keeps the anchor that overlaps it most, from ``minimum`` on."""
     if not len(boxes):
         return torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device)
     overlap = box_iou(boxes, box_convert(anchors, "cxcywh", "xyxy"))

@@ -51,7 +51,7 @@ def read(path: str | Path) -> dict:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as file:
-                if damaged := file.testzip():  # torch.load does not compare the checksums
+                if damaged := file.testzip():
                     raise ValueError(f"the checksum of {damaged} does not fit")
         values = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
@@ -79,8 +79,7 @@ def load_model(path: str | Path, normalisation: Normalisation | str | None = Non
 
     A reference checkpoint is a public five-point RetinaFace, or one in the predecessor's layout with 98 points and SE.
     normalisation: what the weights were trained with: "imagenet" (RGB), "reference" (BGR minus a mean) or a ``Normalisation``;
-    by default what the weights say, else a guess, with a warning. Raises FileNotFoundError or ValueError, naming the file.
-    """
+    by default what the weights say, else a guess, with a warning. Raises FileNotFoundError or ValueError, naming the file."""
     if not (normalisation is None or isinstance(normalisation, Normalisation) or normalisation in _NORMALISATIONS):
         known = " or ".join(f"'{name}'" for name in _NORMALISATIONS)
         raise ValueError(f"normalisation must be {known} or a Normalisation, got {normalisation!r}")
@@ -116,8 +115,7 @@ def start_from(model: RetinaFace, path: str | Path) -> tuple[list[str], list[str
 
     path: what :func:`load_model` reads, also with other landmarks, or a backbone's ImageNet weights (the reference's or
     torchvision's). The model takes over a detector's normalisation. Returns the names of the layers that were filled, and of
-    those that either side has alone or in another shape. Raises FileNotFoundError, or ValueError if nothing fits.
-    """
+    those that either side has alone or in another shape. Raises FileNotFoundError, or ValueError if nothing fits."""
     values, normalisation = read(path), None
     if values.get("format") == _FORMAT:
         theirs, normalisation = values["model"], _from_ours(values, path).config.normalisation
@@ -136,7 +134,7 @@ def start_from(model: RetinaFace, path: str | Path) -> tuple[list[str], list[str
     if not any(value.ndim > 1 for value in chosen.values()):
         raise ValueError(f"nothing in {path} fits a network with the backbone {model.config.backbone}")
     model.load_state_dict(chosen, strict=False)
-    if normalisation is not None:  # from now on it is what the network is trained with
+    if normalisation is not None:
         model.config = replace(model.config, normalisation=replace(normalisation, assumed=False))
     return fits, list(left)
 

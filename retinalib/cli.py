@@ -1,7 +1,6 @@
 """The command ``retinalib``: find faces, train and compare networks, check data sets, run the notebooks.
 
-What goes wrong is said in one sentence, with exit code 2 if nothing was done, and 1 if something was found wrong on the way.
-"""
+What goes wrong is said in one sentence, with exit code 2 if nothing was done, and 1 if something was found wrong on the way."""
 
 import json
 import os
@@ -134,8 +133,7 @@ def train(folder: Path, profile: str, device: str | None, start_from: str | None
 def ablation(**options: Any) -> None:
     """Trains and measures arms with several seeds, and compares them.
 
-    Finished runs are reused: one arm or one seed a job, then a last call with all of them puts the tables together.
-    """
+    Finished runs are reused: one arm or one seed a job, then a last call with all of them puts the tables together."""
     from retinalib.ablation import report
 
     with _training(options["device"]):
@@ -188,9 +186,8 @@ def workbook(notebooks: tuple[str, ...], profile: str) -> None:
 def detect(photos: tuple[Path, ...], out: Path, checkpoint: str | None, score_threshold: float, **options: Any) -> None:
     """Finds the faces of photos, or of all photos below a folder.
 
-    Writes each photo with its faces drawn in, faces.csv (a row per face: box, score, and with 98 landmarks what the pupils
-    say) and faces.json (landmarks as well). A photo that can't be read or written is named, and the others go on.
-    """
+    Writes each photo with its faces drawn in, faces.csv (a row per face: box, score, and with 98 landmarks what the pupils say)
+    and faces.json (landmarks as well). A photo that can't be read or written is named, and the others go on."""
     paths = find_photos(photos)
     for cache in _CACHES:  # read when torch is loaded
         os.environ.setdefault(cache, "256")
@@ -249,8 +246,7 @@ def datasets() -> None:
 def check(root: Path) -> None:
     """Reads the lists in ROOT (WFLW's or WIDER FACE's layout) and every photo they name; says what is wrong by file and line.
 
-    Exit code 1 if anything is: what stops the reading, what is set aside, and what is repaired (see data/README.md).
-    """
+    Exit code 1 if anything is: what stops the reading, what is set aside, and what is repaired (see data/README.md)."""
     tables, wrong = {}, []
     for path, read, images in official_lists(root):
         try:
@@ -279,8 +275,7 @@ def check(root: Path) -> None:
 def describe(root: Path, split: str) -> None:
     """Prints what the data set in ROOT holds (WFLW's or WIDER FACE's layout): faces, sizes, attributes, and what is odd.
 
-    WIDER FACE's validation is its "test", since its test has no public truth.
-    """
+    WIDER FACE's validation is its "test", since its test has no public truth."""
     load = wflw.load if official_lists(root)[0][1] is wflw.read_annotations else wider.load_split
     click.echo(description(load(root, split)).to_string(header=False))
 

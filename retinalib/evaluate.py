@@ -20,8 +20,8 @@ from retinalib.datasets.wider_protocol import wider_ap as wider_ap  # the public
 from retinalib.faces import Faces, box_iou
 from retinalib.landmarks import WFLW_98, LandmarkSchema
 
-THRESHOLD = 0.10  # NME from which on a face counts as failed (WFLW)
-_IOU = 0.5  # of a prediction's box and a face's, from which on it may belong to the face
+THRESHOLD = 0.10  # NME of a failed face (WFLW)
+_IOU = 0.5  # least, of a face and its prediction
 
 
 def match_faces(predicted: Faces, true: Faces) -> np.ndarray:
@@ -110,8 +110,7 @@ def point_errors(
 
     normaliser: "inter_ocular" (outer canthi), "inter_pupil" (the middles of the lids where a schema has no pupils), "box"
     (square root of the true boxes' area), or (N,) lengths in the landmarks' unit. A face whose normaliser is no positive number
-    has NaN errors. A face may be predicted whole or not at all (NaN). Raises ValueError otherwise.
-    """
+    has NaN errors. A face may be predicted whole or not at all (NaN). Raises ValueError otherwise."""
     predicted, true = np.asarray(predicted, float), np.asarray(true, float)
     if predicted.shape != true.shape or true.ndim != 3:
         raise ValueError(f"predicted and true landmarks must both be (N, L, 2), got {predicted.shape} and {true.shape}")
@@ -164,11 +163,10 @@ def evaluate_faces(
 ) -> pd.DataFrame:
     """The end-to-end protocol (see the module): a row for each true face with landmarks, found or not.
 
-    normaliser: by default "inter_ocular", and "box" for a schema without eyes; see :func:`point_errors`.
-    Columns: image, face (its number in the photo), matched (bool), score, iou, size (square root of the true box, pixels),
-    nme, nme_<region> for each region, all fractions of the normaliser and NaN for a miss; then the true face's attributes.
-    A face whose normaliser is unknown or zero has no row. Raises ValueError for predictions of another schema.
-    """
+    normaliser: by default "inter_ocular", and "box" for a schema without eyes; see :func:`point_errors`. Columns: image, face
+    (its number in the photo), matched (bool), score, iou, size (square root of the true box, pixels), nme, nme_<region> for
+    each region, all fractions of the normaliser and NaN for a miss; then the true face's attributes. A face whose normaliser is
+    unknown or zero has no row. Raises ValueError for predictions of another schema."""
     if names is not None and len(names) != len(true):
         raise ValueError(f"{len(true)} photos have {len(names)} names")
     tables = []

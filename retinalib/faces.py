@@ -22,11 +22,10 @@ def box_iou(a: np.ndarray, b: np.ndarray, pixel: float = 0.0) -> np.ndarray:
 class Faces:
     """F faces of one image, in that image's pixels (x right, y down, the corner of the first pixel at 0, 0).
 
-    boxes: (F, 4) float32, x1 y1 x2 y2. landmarks: (F, L, 2) float32, x y, NaN where unknown.
-    visible: (F, L) bool, landmarks that are known and within the image; by default all that are finite.
-    scores: (F,) float32, by default 1. attributes: a table of F rows with anything else that is known about the faces.
-    Raises ValueError if the shapes disagree with each other or with the schema, or if a box or score is not finite.
-    """
+    boxes: (F, 4) float32, x1 y1 x2 y2. landmarks: (F, L, 2) float32, x y, NaN where unknown. visible: (F, L) bool, landmarks
+    that are known and within the image; by default all that are finite. scores: (F,) float32, by default 1. attributes: a table
+    of F rows with anything else that is known about the faces. Raises ValueError if the shapes disagree with each other or with
+    the schema, or if a box or score is not finite."""
 
     boxes: np.ndarray
     landmarks: np.ndarray

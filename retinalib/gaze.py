@@ -1,8 +1,7 @@
 """Head pose from rigid landmarks, and from it what the pupils say once the head's turn is taken out: where the eyes look.
 
 Camera frame: x to the image's right, y down, z towards the camera. Angles in degrees: yaw is positive to the image's right,
-pitch up, roll clockwise in the image. Weak perspective (Horaud et al., PAMI 1997): a few degrees off for a close face.
-"""
+pitch up, roll clockwise in the image. Weak perspective (Horaud et al., PAMI 1997): a few degrees off for a close face."""
 
 from dataclasses import dataclass
 
@@ -14,14 +13,14 @@ from retinalib.landmarks import WFLW_98, Eye
 from retinalib.pupils import CLOSED, eye_frame, eyes_of, openness, to_eye_frame
 from retinalib.rendered.head import average_landmarks, gaze_vector
 
-_ROUNDS = 60  # of pose estimation; the angles move by less than 0.01° in the last ten
+_ROUNDS = 60  # the last ten change under 0.01°
 
 
 @dataclass(frozen=True)
 class HeadPose:
     """The weak-perspective pose of N heads: ``pixels = scale · (rotation @ model)[:2] + shift``."""
 
-    rotation: np.ndarray  # (N, 3, 3) head frame to camera frame
+    rotation: np.ndarray  # (N, 3, 3) head to camera
     scale: np.ndarray  # (N,) pixels a model unit
     residual: np.ndarray  # (N,) root mean square distance of the rigid points, in model units (outer canthi at 1)
 
@@ -42,8 +41,7 @@ def head_pose(landmarks: np.ndarray) -> HeadPose:
     """The pose of (N, 98, 2) landmarks of WFLW from those that are rigid: canthi and nose, not the pupils, not the jaw.
 
     Least squares on an average head: in turns, depths are filled in from the pose, and the pose is fitted to points in three
-    dimensions (Umeyama, PAMI 1991). Faces with an unknown rigid point give NaN. Raises ValueError for other landmarks.
-    """
+    dimensions (Umeyama, PAMI 1991). Faces with an unknown rigid point give NaN. Raises ValueError for other landmarks."""
     if np.shape(landmarks)[1:] != (WFLW_98.count, 2):
         raise ValueError(f"head pose and gaze need WFLW's 98 landmarks, (N, 98, 2), got {np.shape(landmarks)}")
     rigid = list(WFLW_98.rigid)
@@ -77,7 +75,7 @@ class Eyeball:
     what :func:`calibrate` gives for rendered faces."""
 
     centre: tuple[float, float, float] = (-0.002, -0.004, -0.080)  # from the middle of the canthi: x, y, z of the head
-    radius: float = 0.130  # from the ball's centre to the pupil
+    radius: float = 0.130  # to the pupil
 
     def towards(self, pose: HeadPose, eye: Eye) -> np.ndarray:
         """(N, 2) from the middle of the canthi to the ball's centre, as the camera sees it, in head units."""
@@ -112,8 +110,7 @@ def gaze_angles(landmarks: np.ndarray, eyeball: Eyeball = Eyeball(), closed: flo
 
     Columns: gaze_yaw_<side>, gaze_pitch_<side> ("right" and "left" are the person's), gaze_yaw, gaze_pitch (of the mean
     direction), vergence (right minus left yaw). An eye with an openness of at most ``closed`` has no gaze: NaN, and the mean
-    direction is the other eye's. A pupil seen beyond the eyeball is taken to lie on its rim.
-    """
+    direction is the other eye's. A pupil seen beyond the eyeball is taken to lie on its rim."""
     landmarks = np.asarray(landmarks, float)
     pose = head_pose(landmarks)
     table, looks = pd.DataFrame(index=range(len(landmarks))), []

@@ -1,7 +1,6 @@
 """Landmark schemas: how many points a face has, what they are called, and which ones change places in a mirror.
 
-The only place where an index such as 60 or 96 is written. "Right" and "left" are the person's own.
-"""
+The only place where an index such as 60 or 96 is written. "Right" and "left" are the person's own."""
 
 from dataclasses import asdict, dataclass, replace
 
@@ -40,8 +39,7 @@ class LandmarkSchema:
 
     ``flip_order[i]`` is the landmark of the original picture that becomes landmark ``i`` of the mirrored one. ``regions``
     partitions ``range(count)``; a region's points are in drawing order, and those named in ``closed_regions`` form closed
-    outlines. ``rigid``: points that hardly move with expression or gaze. Raises ValueError naming what does not agree.
-    """
+    outlines. ``rigid``: points that hardly move with expression or gaze. Raises ValueError naming what does not agree."""
 
     name: str
     count: int

@@ -18,9 +18,9 @@ class Target(NamedTuple):
     """The F faces of one training image, in fractions of it."""
 
     boxes: Tensor  # (F, 4) float32 x1 y1 x2 y2
-    landmarks: Tensor  # (F, L, 2) float32, anything where not visible
-    visible: Tensor  # (F, L) bool: the landmarks that are learned
-    complete: bool = True  # False: the photo may hold faces that nobody labelled
+    landmarks: Tensor  # (F, L, 2) float32
+    visible: Tensor  # (F, L) bool: learned ones
+    complete: bool = True  # all faces are labelled
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class LossConfig:
     landmark_weight: float = 1.0
     pupil_weight: float = 0.0  # of the pupils' place between their canthi, which barely affects a sum over all points
     landmark_loss: str = "smooth_l1"  # or "wing"
-    positive_iou: float = 0.35  # anchors from this IoU on answer for a face
-    minimum_iou: float = 0.2  # a face keeps its best anchor from this IoU on
-    negatives_per_positive: int = 7  # hard negatives kept for each positive anchor
+    positive_iou: float = 0.35  # of an anchor
+    minimum_iou: float = 0.2  # of a face's best anchor
+    negatives_per_positive: int = 7  # the hardest
     least_negatives: int = 0  # hard negatives kept of an image with few positive anchors or none, whose share is smaller
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ class Parts(NamedTuple):
     classification: Tensor
     landmark: Tensor
     pupil: Tensor
-    look: Tensor  # of the second looks, see second_look.look_loss; 0 without any
+    look: Tensor  # of the second looks, or 0
 
 
 def wing(difference: Tensor, width: float = 1.0, curvature: float = 0.2) -> Tensor:
@@ -83,8 +83,7 @@ def multi_task_loss(
 
     Box and class parts are sums over positives (and the hardest negatives) by the number of positive anchors; the landmark part
     is a sum over visible coordinates by the number of those with landmarks, and so is the pupil part, of the vectors from the
-    middle of the canthi to the pupil. In a photo labelled in part, only anchors near labelled faces can be negatives.
-    """
+    middle of the canthi to the pupil. In a photo labelled in part, only anchors near labelled faces can be negatives."""
     logits, boxes = logits.float(), boxes.float()
     matched = torch.stack([match(t.boxes, anchors, config.positive_iou, config.minimum_iou) for t in targets])  # (B, A)
     offsets = torch.tensor([0, *[len(t.boxes) for t in targets]]).cumsum(0)[:-1].to(matched.device)

@@ -42,9 +42,9 @@ REFERENCE_NORMALISATION = Normalisation(mean=(104.0, 117.0, 123.0), std=(1.0, 1.
 class TrainedOn:
     """Which faces a network has learned, as it saw them in training: what is beyond needs another scale, or a turn."""
 
-    smallest: float  # longer side of a face's box, pixels of the network's input
+    smallest: float  # longer side, pixels of the input
     largest: float
-    turns: float  # degrees that faces are rolled either way
+    turns: float  # degrees of roll either way
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class ModelConfig:
     """All that is needed to build a network and to use it."""
 
     backbone: str = "mobilenet0.25"  # or "resnet50"
-    schema: LandmarkSchema = WFLW_98  # which landmarks the heads give
+    schema: LandmarkSchema = WFLW_98  # of the heads
     se_reduction: int | None = None  # SE blocks after each SSH: channels are squeezed by this factor; None: no SE
     se_kind: str = "se"  # or "bottleneck": the same parameters without attention, a control
     se_strides: tuple[int, ...] | None = None  # the levels that have such blocks; None: all
     looks: tuple[LookConfig, ...] = ()  # second looks, one after the other, see second_look; they learn beside the rest
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
     normalisation: Normalisation = field(default_factory=Normalisation)
-    trained_on: TrainedOn | None = None  # None: not known
+    trained_on: TrainedOn | None = None  # unknown
 
     def __post_init__(self) -> None:
         for name, kind in (("schema", LandmarkSchema), ("anchors", AnchorConfig), ("normalisation", Normalisation)):
@@ -161,8 +161,8 @@ class ResNet50(nn.Sequential):
 
 class _Backbone(NamedTuple):
     build: type[nn.Module]  # gives {"8": features, "16": …, "32": …}, the strides, of images
-    levels: tuple[int, int, int]  # channels of these three
-    pyramid: int  # channels of the FPN and all that follows
+    levels: tuple[int, int, int]  # channels
+    pyramid: int  # channels of the FPN and the rest
 
 
 # A new backbone is a module like those above and a row here; ModelConfig(backbone=…) chooses it.
@@ -240,7 +240,7 @@ class Outputs(NamedTuple):
     """What the network gives for B images and A anchors."""
 
     logits: Tensor  # (B, A, 2) background, face
-    boxes: Tensor  # (B, A, 4) offsets, see anchors.encode_boxes
+    boxes: Tensor  # (B, A, 4), see anchors.encode_boxes
     features: list[Tensor]  # (B, C, rows, columns) of each level, what the landmark head reads
 
 

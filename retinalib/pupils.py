@@ -1,9 +1,8 @@
 """Where the pupil lies within the eye, how open the eye is, and how wrong a prediction is about it.
 
 The eye frame has its origin midway between the canthi, x from the outer to the inner canthus, y perpendicular to it and up the
-face, and the distance of the canthi as its unit. An offset in it does not change when the face is shifted, scaled or rotated
-in the image plane, but with a turn of the head.
-"""
+face, and the distance of the canthi as its unit. An offset in it does not change when the face is shifted, scaled or rotated in
+the image plane, but with a turn of the head."""
 
 from collections.abc import Sequence
 
@@ -13,9 +12,9 @@ import pandas as pd
 from retinalib.faces import Faces
 from retinalib.landmarks import Eye, LandmarkSchema
 
-CLOSED = 0.12  # an eye of at most this openness counts as closed, by default
+CLOSED = 0.12  # an eye of at most this openness
 FORESHORTENED = 0.5  # an eye narrower than this share of the other one is turned away too far for an offset
-SMALLEST_EYE = 2.0  # pixels between the canthi under which an eye is too narrow for it, too
+SMALLEST_EYE = 2.0  # pixels between the canthi
 JESORSKY = {"pupil": 0.05, "iris": 0.10, "eye": 0.25}  # thresholds of the worst-eye error, and what a hit is then within
 
 
@@ -63,8 +62,7 @@ def foreshortened(landmarks: np.ndarray, schema: LandmarkSchema) -> np.ndarray:
     """(N, 2) bool: whether the right and the left eye of (N, L, 2) landmarks are too turned away for offset and openness.
 
     Both are in units of the eye's width, which goes to zero in profile; half the other eye's (``FORESHORTENED``) is reached at
-    a yaw of 35° to 45°. Eyes under ``SMALLEST_EYE`` pixels, or without a width, count too.
-    """
+    a yaw of 35° to 45°. Eyes under ``SMALLEST_EYE`` pixels, or without a width, count too."""
     landmarks = np.asarray(landmarks, float)
     widths = np.stack([eye_frame(landmarks, eye)[3] for eye in eyes_of(schema).values()], 1)
     other = np.nan_to_num(widths[:, ::-1])
@@ -90,8 +88,7 @@ def pupil_table(faces: Faces | Sequence[Faces], closed: float = CLOSED) -> pd.Da
     eye frame, eye widths; x towards the nose, y up), ``pupil_x_<side>`` and ``pupil_y_<side>`` (image pixels),
     ``eye_width_<side>`` (pixels), ``openness_<side>``, ``closed_<side>`` and ``foreshortened_<side>``: keep both kinds out of
     offset statistics; then ``look_x`` and ``look_y`` (the mean offset of the eyes that are neither, x to the person's left, y
-    up), ``inter_pupil`` (pixels), ``score`` and the faces' attributes. Raises ValueError for a schema without canthi.
-    """
+    up), ``inter_pupil`` (pixels), ``score`` and the faces' attributes. Raises ValueError for a schema without canthi."""
     if not isinstance(faces, Faces):
         tables = [pupil_table(one, closed) for one in faces] or [pupil_table(Faces.empty(), closed)]
         return pd.concat(tables, keys=range(len(tables)), names=["photo", None]).reset_index("photo").reset_index(drop=True)

@@ -40,9 +40,9 @@ from retinalib.model import RetinaFace, TrainedOn, pick_device
 from retinalib.runs import Stopped, claim, save_epoch, stop_file
 from retinalib.second_look import look_loss
 
-_VALIDATION_SCORE = 0.05  # detections from this score on enter the validation's AP
-_VALIDATION_PICTURES, _PICTURE = 4, 320  # how many, and how high in pixels
-_PATIENCE = timedelta(hours=2)  # how long processes wait for the first, which validates
+_VALIDATION_SCORE = 0.05  # least, in AP
+_VALIDATION_PICTURES, _PICTURE = 4, 320  # pixels
+_PATIENCE = timedelta(hours=2)  # while one validates
 
 
 def run_folder(runs: Path, arm: str, config: TrainConfig, train_set: FaceDataset) -> Path:
@@ -182,8 +182,7 @@ def train(
     Within :func:`process_group` the processes share the work; the metrics of the first are complete. Raises ValueError if the
     folder holds another run or another process works in it, or if images, batches and processes don't fit; FloatingPointError
     if the loss is not finite; OSError if a file can't be written; ChildProcessError if a data worker died; Stopped after
-    :func:`retinalib.runs.request_stop`.
-    """
+    :func:`retinalib.runs.request_stop`."""
     folder, device = Path(folder), pick_device(device)
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     _check(config, train_set, validation_set, processes)

@@ -39,8 +39,7 @@ def open_dataset(dataset: str, data_root: str | Path | None, profile: str, seed:
     dataset: "synthetic" (rendered on first use) and "wflw", 98 landmarks, or "wider", 5 landmarks; data_root: its folder,
     relative to the project's, or None for ``data/<dataset>``; split: "train", "validation" (a tenth of the official training
     photos, which "train" leaves out) or "test" (WIDER FACE's validation). WIDER FACE's box lists are joined into WFLW where
-    they are, see data/README.md. Raises ValueError for another name, FileNotFoundError where data are missing.
-    """
+    they are, see data/README.md. Raises ValueError for another name, FileNotFoundError where data are missing."""
     splits = ("train", "validation", "test")
     for name, value, allowed in (("DATASET", dataset, DATASETS), ("PROFILE", profile, PROFILES), ("split", split, splits)):
         if value not in allowed:

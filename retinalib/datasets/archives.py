@@ -16,7 +16,7 @@ from retinalib.datasets import wflw, wider
 from retinalib.datasets.table import safe_relative
 from retinalib.files import only_process
 
-_MOST_BYTES = 20_000_000_000  # an archive that would unpack to more is refused
+_MOST_BYTES = 20_000_000_000  # unpacked
 _MOST_MEMBERS = 200_000  # or that holds more files
 
 ARCHIVES = {
@@ -34,13 +34,13 @@ def extract(archive: str | Path, folder: str | Path) -> None:
     members that are absolute, lead out of the folder, or are links or devices, and for over 20 GB or 200,000 files."""
     archive, folder = Path(archive), Path(folder)
     with only_process(folder, wait=True):
-        for left in folder.glob(".extracting-*"):  # by one that was killed
+        for left in folder.glob(".extracting-*"):
             shutil.rmtree(left)
         try:
             with tempfile.TemporaryDirectory(prefix=".extracting-", dir=folder, ignore_cleanup_errors=True) as temporary:
                 (_unzip if archive.suffix == ".zip" else _untar)(archive, temporary)
                 for part in Path(temporary).iterdir():
-                    if part.name != "__MACOSX":  # of which every archive that a Mac packed has one
+                    if part.name != "__MACOSX":  # a Mac packed it
                         os.replace(part, folder / part.name)
         except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError) as error:
             said = " ".join(str(error).split())  # RuntimeError: encrypted, or packed in a way that zipfile does not know
@@ -49,7 +49,7 @@ def extract(archive: str | Path, folder: str | Path) -> None:
 
 def _unzip(archive: Path, folder: str) -> None:
     with zipfile.ZipFile(archive) as file:
-        kinds = (0, stat.S_IFREG, stat.S_IFDIR)  # not said, a file, a folder
+        kinds = (0, stat.S_IFREG, stat.S_IFDIR)
         _check(archive, [(m.filename, m.file_size, stat.S_IFMT(m.external_attr >> 16) in kinds) for m in file.infolist()])
         for member in tqdm(file.infolist(), desc=archive.name):
             file.extract(member, folder)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from retinalib.datasets import wflw, wider
 from retinalib.datasets.table import ATTRIBUTES, BOX, FaceDataset, read_header, read_image
 
-_SAME_POINT = 0.01  # pixels: two landmarks closer than that are one point labelled twice
+_SAME_POINT = 0.01  # pixels between two landmarks
 _SAME_FACE = 0.05  # mean distance of the landmarks, in box sizes: closer than that, one face is labelled twice
 
 
@@ -41,8 +41,7 @@ def describe_faces(dataset: FaceDataset) -> pd.DataFrame:
 
     Columns: photo and face (numbers in the data set and in the photo), faces (in that photo), width, height and size of the box
     (pixels; size: square root of the area), share (square root of box by photo), labelled (bool), outside_photo, outside_box
-    and repeated (numbers of landmarks outside the photo, the box, or on another one), twin (bool, labelled twice).
-    """
+    and repeated (numbers of landmarks outside the photo, the box, or on another one), twin (bool, labelled twice)."""
     rows = []
     for photo, ((height, width), where) in enumerate(zip(dataset.sizes, dataset.rows, strict=True)):
         faces = dataset.faces(photo)

@@ -1,7 +1,6 @@
 """Open photographs with hand-marked eyes: 102 of the Face Research Lab London Set (DeBruine and Jones, 2017, CC BY 4.0).
 
-Adults, frontal, looking into the camera. For testing only: nothing in this project was trained on them.
-"""
+Adults, frontal, looking into the camera. For testing only: nothing in this project was trained on them."""
 
 from pathlib import Path
 
@@ -20,8 +19,7 @@ def load(root: str | Path | None = None) -> FaceDataset:
 
     Landmarks: pupils, canthi and lids, marked by hand, at their numbers in WFLW's 98; the others are unknown (NaN). Further
     columns: iris_diameter_right and iris_diameter_left, pixels. The box is **not** labelled: it is where an average face has
-    its own around these eyes. Raises FileNotFoundError without ``eyes.csv``, and what :class:`FaceDataset` raises.
-    """
+    its own around these eyes. Raises FileNotFoundError without ``eyes.csv``, and what :class:`FaceDataset` raises."""
     root = Path(root or PHOTOS)
     if not (root / "eyes.csv").is_file():
         raise FileNotFoundError(f"no eyes.csv in {root}: the open photographs lie in data/photos/ of the project's repository")

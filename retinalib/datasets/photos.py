@@ -5,7 +5,7 @@ from pathlib import Path
 
 from retinalib.datasets.table import PHOTO_SUFFIXES
 
-PICTURE = ".faces.png"  # ends the names of such pictures, which are no photos
+PICTURE = ".faces.png"  # ends their names
 
 
 def find_photos(paths: Sequence[Path]) -> list[Path]:

@@ -28,8 +28,8 @@ PHOTO_SUFFIXES = frozenset(".apng .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png
 
 BOX = ["x1", "y1", "x2", "y2"]
 _MISSING = "its photo is missing"
-FARTHEST = 100_000.0  # pixels: wider photos are refused, so a coordinate beyond is a slip
-_FAR = 5.0  # box sizes (longer side) that a landmark may lie outside its box
+FARTHEST = 100_000.0  # pixels; beyond it is a slip
+_FAR = 5.0  # longer sides of the box, outside of it
 _UNKNOWN = -1.0  # both coordinates of a point that WIDER FACE's labels, and many own ones, do not know
 _MOST_PIXELS = 89_000_000  # a larger photo is refused before it is decoded, as Pillow warns of: its float copy takes 1 GB
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -43,7 +43,7 @@ class Header(NamedTuple):
 
     width: int
     height: int
-    turned: bool  # its EXIF orientation asks viewers to turn it
+    turned: bool  # by its EXIF orientation, in viewers
     format: str
 
 
@@ -101,7 +101,7 @@ def _decode_ppm(data: bytes, name: str) -> np.ndarray:
     """A PBM, PGM or PPM, whose brightest value may be any: OpenCV takes it for 255 or 65,535."""
     try:
         with Image.open(io.BytesIO(data)) as photo:
-            if photo.mode == "I":  # of 16 bits, scaled to all of them
+            if photo.mode == "I":  # 16 bits
                 return np.repeat((np.asarray(photo) // 257).astype(np.uint8)[..., None], 3, axis=2)
             return np.array(photo.convert("RGB"))
     except Exception as error:  # as above
@@ -167,8 +167,7 @@ def usable(table: pd.DataFrame, schema: LandmarkSchema) -> pd.DataFrame:
 
     Set aside, see :func:`set_aside`: a box that is not finite, out of reach or of no area, and the same face again. Landmarks
     that are no place become NaN, see :func:`known_points`; ``attrs["repaired"]`` lists (line, reason). Raises ValueError for
-    missing columns or landmarks of another shape.
-    """
+    missing columns or landmarks of another shape."""
     if lacking := [name for name in ("image", *BOX, "landmarks") if name not in table]:
         raise ValueError(f"a table of faces needs the columns image, {', '.join(BOX)} and landmarks; {lacking} are missing")
     wrong = {np.shape(points) for points in table["landmarks"]} - {(schema.count, 2)}
@@ -222,8 +221,7 @@ class FaceDataset(Sequence):
     viewers would turn; ``dataset.table.attrs["set_aside"]`` lists (line, reason). Landmarks are visible where they are known
     and within the image. ``names[i]`` is a photo's path, ``sizes[i]`` its (height, width), ``rows[i]`` its rows in ``table``.
     Raises ValueError if no face is left, or names lack a photo of the table; FileNotFoundError if no photo is there; and what
-    :func:`usable` raises. Reading a photo raises what :func:`read_image` raises.
-    """
+    :func:`usable` raises. Reading a photo raises what :func:`read_image` raises."""
 
     def __init__(
         self,
@@ -274,7 +272,7 @@ class FaceDataset(Sequence):
         self.rows = [rows.get(name, np.zeros(0, int)) for name in self.names]
         landmarks = np.array(table["landmarks"].to_list(), np.float32).reshape(-1, self.schema.count, 2)
         attributes = table.drop(columns=["image", "landmarks", *BOX]).copy()  # in one block a type: rows are taken faster
-        attributes.attrs = {}  # pandas would copy them with every photo
+        attributes.attrs = {}  # not with every photo
         self._faces = Faces(table[BOX].to_numpy(np.float32), landmarks, attributes=attributes, schema=self.schema)
 
     def __len__(self) -> int:

@@ -1,9 +1,8 @@
 """WFLW (Wu et al., "Look at Boundary", CVPR 2018): 98 landmarks, six attributes, 7,500 training and 2,500 test faces.
 
-A line with another number of columns than 207, with letters where numbers belong, or with an attribute other than 0 and 1
-stops the reading with file and line, since such a file is damaged; for all else that is bad, see
-:class:`retinalib.datasets.table.FaceDataset`.
-"""
+A line with another number of columns than 207, with letters where numbers belong, or with an attribute other than 0 and 1 stops
+the reading with file and line, since such a file is damaged; for all else that is bad, see
+:class:`retinalib.datasets.table.FaceDataset`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,8 +79,7 @@ def load(root: str | Path, split: str, wider_boxes: str | Path | Sequence[str | 
     Training photos that the test list also names are set aside. wider_boxes: the official WIDER FACE box lists with the same
     photos; every box is then a face, those that WFLW labels with their landmarks (and WIDER's box), and the data set is
     complete if the lists know all its photos. Without them it is not: WFLW labels only some faces of a photo. Raises
-    FileNotFoundError saying what is missing, and ValueError if no face is left.
-    """
+    FileNotFoundError saying what is missing, and ValueError if no face is left."""
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got '{split}'")
     root = Path(root)

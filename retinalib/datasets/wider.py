@@ -1,8 +1,7 @@
 """WIDER FACE (Yang et al., CVPR 2016): the official box lists, and the five landmarks that RetinaFace added to them.
 
 A line that is not what its place in the file asks for stops the reading with file and line; for all else that is bad, see
-:class:`retinalib.datasets.table.FaceDataset`. A photo that has no face at all is kept: every detection on it is a mistake.
-"""
+:class:`retinalib.datasets.table.FaceDataset`. A photo that has no face at all is kept: every detection on it is a mistake."""
 
 import os
 from pathlib import Path
@@ -41,7 +40,7 @@ def _table(
         rows = [row for row in rows if row[0] in photos]
     table = pd.DataFrame({"image": [r[0] for r in rows], "line": [r[1] for r in rows]})
     corners = np.array([r[2] for r in rows], float).reshape(-1, 4)
-    with np.errstate(over="ignore"):  # set aside by usable
+    with np.errstate(over="ignore"):  # usable sees it
         table[BOX] = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], 1)
     table["landmarks"] = [r[3] for r in rows]
     peopled = set(table["image"])
@@ -58,8 +57,7 @@ def read_boxes(path: str | Path, below: Path | None = None) -> pd.DataFrame:
     The file names a photo, then the number of its faces, then a face a line: x y w h in pixels, and perhaps six more numbers. A
     photo of no faces has one line of zeros; ``table.attrs["no_faces"]`` lists such photos as (line, image),
     ``table.attrs["photos"]`` all in order. Columns: image, line (from 1), x1 y1 x2 y2 (pixels), landmarks (unknown: (5, 2)
-    NaN). below: keep to the photos that lie in this folder. Raises FileNotFoundError, or ValueError naming file and line.
-    """
+    NaN). below: keep to the photos that lie in this folder. Raises FileNotFoundError, or ValueError naming file and line."""
     path = Path(path)
     every = read_lines(path, f"WIDER FACE is to be had from {HOME}")
     lines = [(line, text.strip()) for line, text in enumerate(every, 1) if text.strip()]
@@ -76,7 +74,7 @@ def read_boxes(path: str | Path, below: Path | None = None) -> pd.DataFrame:
             said = f"the number of faces of {image[:80]} belongs here, not '{count[:40]}'{hint}"
             raise ValueError(f"{path}, line {counted}: {said}")
         photos.setdefault(image, named)
-        faces = max(int(count), 1)  # a photo of none still has a line of zeros
+        faces = max(int(count), 1)  # of none: zeros
         if int(count) == 0 and (at + 2 >= len(lines) or set(lines[at + 2][1].split()) != {"0"}):
             faces = 0
         if at + 2 + faces > len(lines):
@@ -95,8 +93,7 @@ def read_labels(path: str | Path) -> pd.DataFrame:
     """RetinaFace's ``label.txt`` as a table, a row per face, with five landmarks.
 
     The file names a photo as ``# path``, then a face a line: x y w h, and perhaps x y and a number for each of five points
-    (with a negative coordinate: unknown) and a blur score. Columns, attrs and errors as of :func:`read_boxes`.
-    """
+    (with a negative coordinate: unknown) and a blur score. Columns, attrs and errors as of :func:`read_boxes`."""
     path = Path(path)
     rows, photos, image = [], {}, None
     for line, text in enumerate(read_lines(path, f"RetinaFace's labels are to be had from {LABELS_HOME}"), 1):
@@ -133,8 +130,7 @@ def load_split(root: str | Path, split: str) -> FaceDataset:
     """The "train" photos below ``root``, or as "test" the official validation's, in the official layout.
 
     Annotations are RetinaFace's ``label.txt``, else the official box list, with a warning for "train", since no landmarks are
-    learned then. Raises FileNotFoundError saying where to get what is missing, and what :func:`load` raises.
-    """
+    learned then. Raises FileNotFoundError saying where to get what is missing, and what :func:`load` raises."""
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got '{split}'")
     root, folder = Path(root), {"train": "train", "test": "val"}[split]

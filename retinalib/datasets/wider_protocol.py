@@ -1,8 +1,7 @@
 """WIDER FACE's own evaluation (Yang et al., CVPR 2016): its truth, its curves and AP.
 
 Detections are ``{"event/name": (N, 5) x y w h score}`` in pixels. Names may have a suffix, backslashes and folders before the
-event; a name without event is the one photo that is called so.
-"""
+event; a name without event is the one photo that is called so."""
 
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -16,7 +15,7 @@ from retinalib.faces import box_iou
 
 SUBSETS = ("easy", "medium", "hard")
 _IOU = 0.5
-_STEPS = 1000  # score thresholds of the reference's curve
+_STEPS = 1000  # thresholds of the reference
 
 
 def average_precision(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
@@ -42,8 +41,7 @@ def wider_curves(predictions: dict[str, np.ndarray], truth: str | Path | pd.Data
     table's columns of bool is a subset. Scores are rescaled to 0–1 over all photos, IoU is at least 0.5 with inclusive corners,
     each detection belongs to the face it overlaps most, detections on faces outside a subset are ignored, and so are photos
     without any face. Raises FileNotFoundError without the files; ValueError for predictions of a wrong shape or that are not
-    finite, if no name fits a photo or one fits several, and for a table without subsets.
-    """
+    finite, if no name fits a photo or one fits several, and for a table without subsets."""
     faces = truth if isinstance(truth, pd.DataFrame) else read_truth(truth)
     subsets = list(faces.select_dtypes(bool))
     if not subsets:

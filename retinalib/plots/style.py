@@ -20,9 +20,9 @@ from retinalib.landmarks import LandmarkSchema
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31", "#555555")
 """Okabe and Ito's colours (2008), in the order in which series take them."""
 
-LINES = ("-", "--", ":", "-.")  # so that lines can be told apart in grey, too
+LINES = ("-", "--", ":", "-.")  # also told apart in grey
 TRUTH = "#14B87A"  # light green, and drawn below
-PREDICTION = "#1F5FE0"  # dark blue: the two differ in lightness as well as in hue
+PREDICTION = "#1F5FE0"  # dark blue
 
 REGION_COLOURS = {
     "contour": "#009E73",
@@ -122,7 +122,7 @@ def _draw_landmarks(ax: Axes, face: Faces, colour: str, regions: bool, numbers: 
     size = (0.02 if schema.count > 20 else 0.05) * float(face.size[0])
     for chosen, filled in ((known & visible, True), (known & ~visible, False)):
         count = int(chosen.sum())
-        if not count:  # matplotlib before 3.11 draws something for no ellipses
+        if not count:  # matplotlib 3.10 draws something
             continue
         dots = EllipseCollection(
             np.full(count, size),
@@ -163,7 +163,7 @@ def crop_face(image: np.ndarray, faces: Faces, number: int, size: int = 160, mar
     is left free on each side, as a share of the box's longer side."""
     box = faces.boxes[number]
     scale = size / max((1 + 2 * margin) * (box[2:] - box[:2]).max(), 1.0)
-    if scale < 0.5:  # a warp does not average: shrink the photo first
+    if scale < 0.5:  # a warp does not average
         height, width = image.shape[:2]
         image = cv2.resize(image, None, fx=1.5 * scale, fy=1.5 * scale, interpolation=cv2.INTER_AREA)
         return crop_face(image, faces.transformed((image.shape[1] / width, image.shape[0] / height)), number, size, margin)

@@ -31,7 +31,7 @@ from retinalib.rendered import scene
 from retinalib.rendered.head import BASIS, Expression, Head, Pose, build, gaze_vector
 from retinalib.rendered.render import Light, Look, Painter
 
-_VERSION = 2  # of the renderer: another one makes other pictures, hence another folder
+_VERSION = 2  # of the renderer
 _EVENTS = {1: "0--Portrait", 2: "1--Couple", 3: "2--Group"}
 _HEIGHT = 2.0  # of a face's box, head units
 _TEST_SHARE = 0.2  # of the pictures, the last ones
@@ -46,7 +46,7 @@ image's right and up; openness 0 closed, 1 as on the average face; light: mean b
 @dataclass(frozen=True)
 class Person:
     number: int
-    shape: tuple[float, ...]  # coefficients of ``BASIS``, who it is
+    shape: tuple[float, ...]  # coefficients of ``BASIS``
     look: Look
     expression: Expression
     pose: Pose
@@ -63,7 +63,7 @@ def draw_identity(seed: int, number: int) -> tuple[tuple[float, ...], dict]:
     """Person ``number``: the shape, and the lasting part of the look."""
     rng = np.random.default_rng([seed, 11, number])
     shape = tuple(np.clip(rng.standard_normal(len(BASIS)), -2.2, 2.2).tolist())
-    depth = rng.beta(1.2, 1.9)  # skin from light to dark over the human range
+    depth = rng.beta(1.2, 1.9)  # of the skin
     skin = np.array([243, 206, 182]) * (1 - depth) ** 1.1 + np.array([74, 46, 34]) * (1 - (1 - depth) ** 1.1)
     skin = skin + rng.normal(0, 5, 3)
     colours = ((28, 22, 20), (62, 42, 28), (110, 78, 48), (176, 140, 88), (150, 72, 38), (160, 158, 156))
@@ -119,7 +119,7 @@ def _draw_gaze(rng: np.random.Generator, pose: Pose) -> tuple[tuple[float, float
     if rng.random() < 0.33:
         yaw, pitch = -0.9 * pose.yaw + rng.normal(0, 3), -0.9 * pose.pitch + rng.normal(0, 3)
     yaw, pitch = float(np.clip(yaw, -35, 35)), float(np.clip(pitch, -22, 18))
-    inward = rng.uniform(0, 2.5)  # vergence: the eyes meet somewhere before them
+    inward = rng.uniform(0, 2.5)  # vergence
     angles = []
     for turn in (inward, -inward):
         x, y, z = pose.matrix() @ gaze_vector(yaw + turn, pitch)
@@ -268,8 +268,7 @@ def make(
 
     It lies below ``root`` and is named by the configuration; a finished one is used again, an interrupted one goes on. The last
     fifth of the pictures, with people of their own, is the test split. workers: processes, by default one a processor. Raises
-    ValueError if there would be no picture to train on or to test with.
-    """
+    ValueError if there would be no picture to train on or to test with."""
     train = images - round(images * _TEST_SHARE)
     if not 0 < train < images or size < 64:
         raise ValueError(f"{images} pictures of {size} px leave nothing to train or to test with")

@@ -21,12 +21,12 @@ class Look:
     iris: tuple[float, float, float] = (90, 65, 45)
     lips: tuple[float, float, float] = (170, 95, 90)
     hair_style: str = "short"  # bald, short, long
-    fringe: float = 0.0  # 0 … 1: how far hair hangs over the brow
+    fringe: float = 0.0  # 0 … 1, down to the brow
     beard: float = 0.0  # 0 … 1
     make_up: float = 0.0  # 0 … 1
     glasses: str = "none"  # none, clear, sun
     hat: tuple[float, float, float] | None = None
-    blemish: float = 0.05  # strength of the skin's texture
+    blemish: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ class Painter:
         for number, eye in enumerate((SCHEMA.right_eye, SCHEMA.left_eye)):
             if self._turned_to(points[list(eye.lids)]):
                 self._layer(points[list(eye.lids)], lambda canvas, n=number: self._eye(canvas, n))
-        if self.rotation[2, 2] > 0:  # the face is turned to the camera
+        if self.rotation[2, 2] > 0:
             self._layer(points[list(regions["outer lips"] + regions["inner lips"])], self._mouth)
             self._layer(points[list(regions["nose"])], self._nose)
         if self.look.glasses != "none":
@@ -274,14 +274,14 @@ class Painter:
         upper, lower = (points[[eye.outer, *lid, eye.inner]] for lid in (eye.upper, eye.lower))
         gap = np.linalg.norm(points[list(eye.upper)] - points[list(eye.lower)], axis=1).mean()
         line = max(1.0, 0.022 * self.scale)
-        if self.look.make_up > 0.3:  # shadow above the eye
+        if self.look.make_up > 0.3:
             lift = (upper.mean(0) - points[list(eye.lower)].mean(0)) * 0.7
             shadow = np.asarray(self.look.skin) * [0.6, 0.5, 0.65]
             fill(canvas, _smooth(np.concatenate([upper, (upper + lift)[::-1]])), self._tone(shadow))
         if gap > 0.06 * np.linalg.norm(points[eye.outer] - points[eye.inner]):
             self._eyeball(canvas, number, _smooth(points[list(eye.lids)], rounds=1))
         _line(canvas, _smooth(upper, closed=False), self._tone((45, 28, 24)), line * (1.2 + self.look.make_up))
-        if self.scale > 50:  # finer than a pixel on smaller faces
+        if self.scale > 50:  # else under a pixel
             self._lashes(canvas, upper, lower)
         _line(canvas, _smooth(lower, closed=False), self._tone(np.asarray(self.look.skin) * 0.62), line * 0.6)
         crease = _smooth(upper + (upper.mean(0) - lower.mean(0)) * 0.25 + (points[eye.upper[1]] - lower.mean(0)) * 0.35, False)

@@ -17,9 +17,9 @@ from retinalib.pupils import CLOSED, baselines, pupil_offset, readable_eyes
 class Looks:
     """The N true faces with landmarks that were found in some photos; all landmarks (N, L, 2) in pixels of their photo."""
 
-    found: list[Faces]  # everything that was found in each photo
+    found: list[Faces]  # all, in each photo
     photo: np.ndarray  # (N,) the number of the photo
-    number: np.ndarray  # (N,) the true face's number in it
+    number: np.ndarray  # (N,) of the face in it
     scores: np.ndarray  # (N,) of the detections
     predicted: np.ndarray
     true: np.ndarray
@@ -78,8 +78,7 @@ def disagreement(
 
     Columns: "eyes disagree across" and "eyes disagree in height" (difference of the eyes' offsets, eye widths; NaN unless both
     eyes are readable), and for other landmarks of the same faces "mirrored photo disagrees" and "two looks disagree" (mean
-    distance of the pupils, fractions of the distance of the outer canthi; NaN where unknown).
-    """
+    distance of the pupils, fractions of the distance of the outer canthi; NaN where unknown)."""
     right, left = (pupil_offset(landmarks, eye) for eye in (schema.right_eye, schema.left_eye))
     both = np.where(readable_eyes(landmarks, schema, closed).all(1), 1.0, np.nan)
     table = pd.DataFrame(

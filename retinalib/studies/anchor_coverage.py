@@ -31,8 +31,7 @@ def coverage(
 
     faces: those of each image, in pixels of that square. Returns one row per face: image, face, size (pixels), iou (with its
     best anchor), stride (of that anchor), positives (anchors that answer for it), kind: "matched" (from ``threshold`` on),
-    "kept" (its best anchor, from ``minimum`` on), "missed". ValueError without a face.
-    """
+    "kept" (its best anchor, from ``minimum`` on), "missed". ValueError without a face."""
     if not sum(map(len, faces)):
         raise ValueError("anchor coverage needs at least one face")
     anchors, (corners, strides) = anchor_grid(size, size, config), anchor_boxes(size, config)

@@ -26,8 +26,7 @@ def compare(faces: pd.DataFrame, detections: pd.DataFrame, arms: Sequence[str]) 
     Columns: arm, measure, unit, better ("lower" or "higher"), estimate, low, high (95 %), p_value, p_holm (corrected for all
     comparisons of the table), detectable (the smallest effect found with a power of 80 % after that correction), seeds, photos.
     Mean NME and mean pupil error are compared over faces that both arms found; the failure rate over all. A measure is left out
-    where fewer than two photos have it in both arms for at least two seeds.
-    """
+    where fewer than two photos have it in both arms for at least two seeds."""
     planned: list[tuple] = []  # arm, measure, unit, better, and how the difference is found
     for arm in arms[1:]:
         pair, both = (table[table["arm"].isin([arms[0], arm])] for table in (faces, detections))

@@ -14,9 +14,9 @@ from retinalib.detect import Detector
 from retinalib.model import RetinaFace
 from retinalib.studies.network_cost import excitations
 
-SILENCED = 0.05  # a channel whose mean gate is less counts as silenced
-_AROUND = 1.6  # side of a crop in longer sides of the face's box
-_TRIES = 50  # random places at which a crop without a face is looked for
+SILENCED = 0.05  # mean gate of a channel
+_AROUND = 1.6  # longer sides of the face's box
+_TRIES = 50  # places of a background
 _AT_ONCE = 32
 
 
@@ -79,8 +79,7 @@ def gate_table(found: Mapping[int, Mapping[int, np.ndarray]], about: pd.DataFram
     found: seed -> :func:`gates` of the crops; about: a row a crop, as of :func:`face_and_background`. Columns: seed, level,
     mean, silenced (channels with a mean under SILENCED), spread (standard deviation over images, mean of the channels),
     between_images (its share of the variance of the level's gates, NaN where that is 0), face_or_background (the share of the
-    variance between images that it explains), then the same for each attribute among the crops with a face.
-    """
+    variance between images that it explains), then the same for each attribute among the crops with a face."""
     face = about["face"].to_numpy(bool)
     rows = []
     for seed, levels in found.items():

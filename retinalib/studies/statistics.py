@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 from scipy.optimize import brentq
 
-_TAIL = (1 - 0.95) / 2  # on each side of an interval of 95 %
+_TAIL = (1 - 0.95) / 2  # of an interval of 95 %
 
 
 class Difference(NamedTuple):
@@ -36,8 +36,7 @@ def paired_difference(
     """How much ``second`` differs from ``first`` in the mean of ``value``, paired by seed and photo.
 
     table: a row per face, with the columns arm, seed, image and ``value``, as far as both arms have them. The interval is that
-    of :func:`crossed_difference`, with a bootstrap over photos. ValueError for fewer than two seeds.
-    """
+    of :func:`crossed_difference`, with a bootstrap over photos. ValueError for fewer than two seeds."""
     pairs = table[table["arm"].isin([first, second])]
     cells = pairs.groupby(["seed", "image", "arm"])[value].agg(["sum", "count"]).unstack("arm")
     cells = cells.dropna()
@@ -60,8 +59,7 @@ def crossed_difference(by_seed: np.ndarray, resampled: np.ndarray, photos: int, 
     less the part that both hold (two-way clusters: Cameron, Gelbach and Miller 2011). Student's quantiles, with S - 1 degrees
     of freedom for the share of the seeds, less a quarter of the common part, and photos - 1 for the rest, are averaged by those
     shares (Cochran and Cox 1957). In simulations of three and five seeds intervals of 95 % hold the true effect in 94 to 98 of
-    100. No width: nothing varies; NaN: not known. Raises ValueError for fewer than two seeds.
-    """
+    100. No width: nothing varies; NaN: not known. Raises ValueError for fewer than two seeds."""
     seeds = len(by_seed)
     if seeds < 2:
         raise ValueError(f"an interval over seeds needs at least two seeds, got {seeds}")
@@ -81,7 +79,7 @@ def crossed_difference(by_seed: np.ndarray, resampled: np.ndarray, photos: int, 
         return share * stats.t.isf(tail, seeds - 1) + (1 - share) * stats.t.isf(tail, max(photos - 1, 1))
 
     half = float(quantile(_TAIL)) * error
-    size, least = abs(estimate) / error, -300.0  # of the p-value's logarithm
+    size, least = abs(estimate) / error, -300.0  # log p
     beyond = quantile(np.exp(least) / 2) <= size
     p_value = float(np.exp(least if beyond else brentq(lambda log: quantile(np.exp(log) / 2) - size, least, 0.0)))
     needed = quantile(_TAIL / comparisons)

@@ -17,8 +17,8 @@ from retinalib.plots.anchors import KINDS, draw_coverage, draw_match
 from retinalib.studies.anchor_coverage import anchor_boxes, coverage, fitted
 from retinalib.widgets.explorer import Explorer, panels
 
-_MOST_FACES = 500  # more would make the picture lag behind the hand
-_MINIMUM = 0.2  # IoU from which a face keeps its best anchor
+_MOST_FACES = 500  # more lag behind the hand
+_MINIMUM = 0.2  # IoU of a kept anchor
 _INPUTS = (80, 160, 320, 480, 640)
 _STRIDES = {"8, 16, 32": (8, 16, 32), "4, 8, 16, 32": (4, 8, 16, 32), "8, 16, 32, 64": (8, 16, 32, 64), "16, 32": (16, 32)}
 

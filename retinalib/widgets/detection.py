@@ -14,7 +14,7 @@ from retinalib.plots.style import draw_faces
 from retinalib.widgets.explorer import Explorer, panels
 
 LOWEST_SCORE = 0.05  # detections from here on are kept, so that the threshold needs no detection of its own
-_LARGEST = 1280  # pixels: the longer side of an uploaded photo, which is scaled down to it
+_LARGEST = 1280  # pixels of an upload's longer side
 
 
 def detection_explorer(detectors: dict[str, Detector], dataset: FaceDataset) -> Explorer:
@@ -25,7 +25,7 @@ def detection_explorer(detectors: dict[str, Detector], dataset: FaceDataset) -> 
     if not len(dataset):
         raise ValueError("the data set holds no photo to look at")
     uploads: list[np.ndarray] = []
-    upload = 0  # the number of the one that is shown; 0: none
+    upload = 0  # the one that is shown
 
     @lru_cache(maxsize=64)
     def detected(name: str, number: int, nms: float) -> Faces:
@@ -66,7 +66,7 @@ def detection_explorer(detectors: dict[str, Detector], dataset: FaceDataset) -> 
         nonlocal upload
         upload = 0
 
-    controls["photo"].observe(leave, "value")  # before the picture follows
+    controls["photo"].observe(leave, "value")  # first
     explorer = Explorer(controls, draw)
 
     def receive(change: dict) -> None:

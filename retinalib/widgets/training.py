@@ -42,7 +42,7 @@ def watch(folders: Iterable[str | Path], training: Callable[[], _T]) -> _T:
                 view.controls["stop"].click()
     view.update()
     if shown:  # outside a notebook nothing is
-        shown.update(view)  # so that the picture that stays is the last one
+        shown.update(view)
     return job.result()
 
 
