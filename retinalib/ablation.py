@@ -146,21 +146,16 @@ def run(
     train_all({folders[key]: config for key, config in configs.items()}, train_set, validation_set, device, processes)
     faces, rows = [], []
     for (arm, seed), folder in tqdm(folders.items(), desc="measuring"):
-        table, numbers = _measured(folder, test_set, device)
-        faces.append(table.assign(arm=arm, seed=seed))
+        said, wanted = folder / "test.json", test_set.fingerprint()
+        numbers = json.loads(said.read_text()) if said.is_file() else {}
+        if numbers.pop("test_set", None) != wanted:  # not measured before on the same photos
+            table, detections, numbers = measure(load_detector(folder, device), test_set)
+            write_text(folder / "test_faces.csv", table.to_csv(index=False))
+            write_text(folder / "test_detections.csv", detections.to_csv(index=False))
+            write_text(said, json.dumps({**numbers, "test_set": wanted}))  # last: it says that the others are whole
+        faces.append(pd.read_csv(folder / "test_faces.csv").assign(arm=arm, seed=seed))
         rows.append({"arm": arm, "seed": seed, **numbers, "folder": folder.name})
     return pd.concat(faces, ignore_index=True), pd.DataFrame(rows)
-
-
-def _measured(folder: Path, test_set: FaceDataset, device: str | torch.device | None) -> tuple[pd.DataFrame, dict]:
-    said, wanted = folder / "test.json", test_set.fingerprint()
-    numbers = json.loads(said.read_text()) if said.is_file() else {}
-    if numbers.pop("test_set", None) != wanted:
-        table, detections, numbers = measure(load_detector(folder, device), test_set)
-        write_text(folder / "test_faces.csv", table.to_csv(index=False))
-        write_text(folder / "test_detections.csv", detections.to_csv(index=False))
-        write_text(said, json.dumps({**numbers, "test_set": wanted}))  # last: it says that the others are whole
-    return pd.read_csv(folder / "test_faces.csv"), numbers
 
 
 def report(

@@ -62,18 +62,13 @@ def describe_faces(dataset: FaceDataset) -> pd.DataFrame:
                 "labelled": known.any(1),
                 "outside_photo": (known & ~inside).sum(1),
                 "outside_box": (known & ~boxed).sum(1),
-                "repeated": [_repeated(p) for p in points],
+                "repeated": [squareform(pdist(p[k]) < _SAME_POINT).any(1).sum() for p, k in zip(points, known, strict=True)],
                 "twin": _twins(points, faces.size),
             },
             index=where,
         )
         rows.append(table)
     return pd.concat([t for t in rows if len(t)] or rows).sort_index()
-
-
-def _repeated(points: np.ndarray) -> int:
-    near = pdist(points[np.isfinite(points).all(-1)]) < _SAME_POINT
-    return int(squareform(near).any(1).sum())
 
 
 def _twins(points: np.ndarray, size: np.ndarray) -> np.ndarray:

@@ -89,7 +89,6 @@ def write_table(table: pd.DataFrame, path: Path, caption: str, printed: pd.DataF
 
 
 def _stacked(heading: str) -> str:
-    """A column's name in several lines, so that columns stay as narrow as their numbers."""
     return r"\shortstack[r]{" + r"\\{}".join(textwrap.wrap(heading, 10, break_long_words=False)) + "}"
 
 

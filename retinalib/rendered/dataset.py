@@ -289,15 +289,12 @@ def _render(folder: Path, configuration: dict, train: int, workers: int | None, 
         done = pool.map(partial(_draw, folder, configuration, train), missing, chunksize=8)
         for _ in tqdm(done, total=images, initial=images - len(missing), desc="rendering", disable=not progress):
             pass
-    _write_lists(folder, pd.DataFrame([row for index in range(images) for row in _rows(folder, index)]))
-    write_text(folder / "config.json", json.dumps(configuration, indent=1))
-    shutil.rmtree(folder / "drawn")
-
-
-def _write_lists(folder: Path, table: pd.DataFrame) -> None:
+    table = pd.DataFrame([row for index in range(images) for row in _rows(folder, index)])
     for split in ("train", "test"):
         wflw.write_annotations(table[table["split"] == split], folder / wflw.LISTS.format(split=split))
     write_text(folder / "truth.csv", table[["image", "face", "split", *TRUTH]].to_csv(index=False))
+    write_text(folder / "config.json", json.dumps(configuration, indent=1))
+    shutil.rmtree(folder / "drawn")
 
 
 def load(root: str | Path, split: str) -> FaceDataset:

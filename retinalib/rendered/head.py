@@ -70,7 +70,7 @@ def height(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     middle = 0.09 + 0.05 * ((y - 0.32) / 0.98) ** 2 - 0.24 * np.clip(-y, 0, 1) ** 2
     z = middle + (np.interp(y, _Y, _EDGE) - middle) * out**3.8
     z = z + 0.3 * _bump(x, y, 0, 0.75, 0.13, 0.147) - 0.08 * _bump(x, y, 0, 0.95, 0.3, 0.2)  # teeth and lips, the dent below
-    z = z - 0.1 * _bump(x, y, 0.35, 0.0, 0.13, 0.08)
+    z = z - 0.1 * _bump(x, y, 0.35, 0.0, 0.13, 0.08)  # eyes
     ridge = np.clip((y + 0.14) / 0.55, 0, 1) * (y < 0.43) + np.clip((0.53 - y) / 0.1, 0, 1) * (y >= 0.43)
     z = z + 0.37 * ridge * np.exp(-((x / (0.075 + 0.05 * np.clip(y, 0, 1))) ** 2) / 2)
     return z + 0.07 * _bump(x, y, 0.15, 0.45, 0.05, 0.055)  # nose wings

@@ -46,25 +46,18 @@ def look(detector: Detector, photos: Sequence[tuple[np.ndarray, Faces]], score_t
     photo, number, predicted, true = matched_landmarks(found, truth)
     partners = [match_faces(ours, theirs) for ours, theirs in zip(found, truth, strict=True)]
     scores = np.array([found[p].scores[partners[p][n]] for p, n in zip(photo, number, strict=True)])
-    back = _mirrored(detector, images, found, score_threshold)
-    mirrored = np.array([back[p][partners[p][n]] for p, n in zip(photo, number, strict=True)]).reshape(predicted.shape)
+    again = detector.detect([np.ascontiguousarray(image[:, ::-1]) for image in images], score_threshold, pyramid=True)
+    back = [faces.flipped(image.shape[1]) for image, faces in zip(images, again, strict=True)]
+    pairs = [match_faces(theirs, ours) for theirs, ours in zip(back, found, strict=True)]
+    mirrored = np.full(predicted.shape, np.nan)
+    for row, (p, n) in enumerate(zip(photo, number, strict=True)):
+        if (other := pairs[p][partners[p][n]]) >= 0:
+            mirrored[row] = back[p].landmarks[other]
     config, first = detector.model.config, None
     if config.looks:
         once = detector.detect(images, score_threshold, pyramid=True, second_look=False)  # the same faces
         first = matched_landmarks(once, truth)[2]
     return Looks(found, photo, number, scores, predicted, true, mirrored, first)
-
-
-def _mirrored(detector: Detector, images: Sequence[np.ndarray], found: Sequence[Faces], score: float) -> list[np.ndarray]:
-    result = []
-    again = detector.detect([np.ascontiguousarray(image[:, ::-1]) for image in images], score, pyramid=True)
-    for image, faces, back in zip(images, found, again, strict=True):
-        back = back.flipped(image.shape[1])
-        partner = match_faces(back, faces)
-        landmarks = np.full(faces.landmarks.shape, np.nan)
-        landmarks[partner >= 0] = back.landmarks[partner[partner >= 0]]
-        result.append(landmarks)
-    return result
 
 
 def disagreement(

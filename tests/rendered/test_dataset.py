@@ -44,12 +44,10 @@ def test_an_interrupted_rendering_goes_on(made, tmp_path, monkeypatch):
     class Interrupted(Exception):
         pass
 
-    written = rendered._write_lists
-
     def interrupt(*_):
         raise Interrupted
 
-    monkeypatch.setattr(rendered, "_write_lists", interrupt)
+    monkeypatch.setattr(wflw, "write_annotations", interrupt)
     with pytest.raises(Interrupted):
         rendered.make(tmp_path, 90, seed=3, size=128, workers=1, progress=False)
     folder = tmp_path / made.name
@@ -57,7 +55,7 @@ def test_an_interrupted_rendering_goes_on(made, tmp_path, monkeypatch):
     (folder / "drawn" / "000040.json").unlink()  # as if killed before this picture was done
     (folder / "drawn" / "000000.json").write_text("")  # as a power cut may leave it
     (folder / "drawn" / "000080.json").write_text("[]")  # a finished picture is not drawn again: this one stays empty
-    monkeypatch.setattr(rendered, "_write_lists", written)
+    monkeypatch.undo()
     again = rendered.make(tmp_path, 90, seed=3, size=128, workers=1, progress=False)
     whole, partly = pd.read_csv(made / "truth.csv"), pd.read_csv(again / "truth.csv")
     kept = whole[~whole["image"].str.endswith("_000080.jpg")].reset_index(drop=True)
