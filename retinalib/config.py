@@ -28,7 +28,7 @@ class TrainConfig:
     weight_decay: float = 5e-4
     warmup: float = 0.05  # share of the steps in which the rate rises from zero; then it falls to zero along a cosine
     ema_decay: float = 0.99  # of averaged weights
-    clip_norm: float = 10.0  # of the gradients
+    clip_norm: float = 10.0  # of gradients, at most
     precision: str = "float32"  # or "bfloat16": autocast, for devices that have it
     validate_every: int = 5  # epochs; and the last
     start_from: str | None = None  # weights to begin with, see checkpoint.start_from; their content is part of the run

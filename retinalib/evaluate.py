@@ -25,8 +25,7 @@ _IOU = 0.5  # least, of a face and its prediction
 
 
 def match_faces(predicted: Faces, true: Faces) -> np.ndarray:
-    """(F,) the prediction of each true face, -1 for none: best score first, each takes the free face it overlaps most
-    (COCO)."""
+    """(F,) the prediction of each true face, or -1: best score first, each takes the free face it overlaps most (COCO)."""
     matched = np.full(len(true), -1)
     if len(predicted) and len(true):
         overlap = box_iou(predicted.boxes, true.boxes)
@@ -62,8 +61,7 @@ def detection_ap(predicted: Sequence[Faces], true: Sequence[Faces]) -> float:
 
 
 def resampled_ap(table: pd.DataFrame, images: pd.Index, weights: np.ndarray) -> np.ndarray:
-    """(R,) AP of a table of :func:`precision_recall` with its P ``images`` counted as often as (R, P) ``weights``; NaN: no
-    face."""
+    """(R,) AP of a table of :func:`precision_recall`, its P ``images`` counted as often as (R, P) ``weights`` say, or NaN."""
     photo = images.get_indexer(table["image"])
     detected, hit = table["score"].notna().to_numpy(), table["hit"].to_numpy()
     faces = np.bincount(photo[hit | ~detected], minlength=len(images))

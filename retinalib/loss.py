@@ -32,8 +32,8 @@ class LossConfig:
     landmark_weight: float = 1.0
     pupil_weight: float = 0.0  # of the pupils' place between their canthi, which barely affects a sum over all points
     landmark_loss: str = "smooth_l1"  # or "wing"
-    positive_iou: float = 0.35  # of an anchor
-    minimum_iou: float = 0.2  # of a face's best anchor
+    positive_iou: float = 0.35  # positive from here on
+    minimum_iou: float = 0.2  # for a face's best anchor
     negatives_per_positive: int = 7  # the hardest
     least_negatives: int = 0  # hard negatives kept of an image with few positive anchors or none, whose share is smaller
 

@@ -59,7 +59,7 @@ class ModelConfig:
     looks: tuple[LookConfig, ...] = ()  # second looks, one after the other, see second_look; they learn beside the rest
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
     normalisation: Normalisation = field(default_factory=Normalisation)
-    trained_on: TrainedOn | None = None  # unknown
+    trained_on: TrainedOn | None = None  # None: unknown
 
     def __post_init__(self) -> None:
         for name, kind in (("schema", LandmarkSchema), ("anchors", AnchorConfig), ("normalisation", Normalisation)):
@@ -270,8 +270,7 @@ class RetinaFace(nn.Module):
 
     @torch.no_grad()
     def start_from_shape(self, shape: Tensor) -> None:
-        """Lets the untrained landmark head predict ``shape``, (L, 2) fractions of the box, in every anchor as if it were
-        one."""
+        """Lets the untrained landmark head predict ``shape``, (L, 2) fractions of a box, in every anchor as in a box."""
         wanted = ((shape - 0.5) / self.config.anchors.variances[0]).flatten().repeat(self.config.anchors.per_cell)
         for head in self.landmark_head:
             head.weight.mul_(0.1)

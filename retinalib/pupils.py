@@ -50,8 +50,7 @@ def to_eye_frame(points: np.ndarray, landmarks: np.ndarray, eye: Eye) -> np.ndar
 
 
 def openness(landmarks: np.ndarray, eye: Eye) -> np.ndarray:
-    """(N,) eye aspect ratio: mean distance of facing lid points over that of the canthi (Soukupová and Čech, CVWW 2016, eq.
-    1)."""
+    """(N,) eye aspect ratio: mean distance of facing lid points by that of the canthi (Soukupová and Čech, CVWW 2016)."""
     landmarks = np.asarray(landmarks, float)
     *_, width = eye_frame(landmarks, eye)
     lids = np.linalg.norm(landmarks[:, list(eye.upper)] - landmarks[:, list(eye.lower)], axis=-1)

@@ -2,8 +2,8 @@
 
 import json
 import os
+import runpy
 import shutil
-import subprocess
 import sys
 
 import cv2
@@ -253,6 +253,9 @@ def test_options_take_several_values(monkeypatch):
 
 
 @pytest.mark.parametrize("module", ["train", "ablation", "export"])
-def test_modules_are_their_subcommands(module):
-    done = subprocess.run([sys.executable, "-m", f"retinalib.{module}", "--help"], capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.startswith(f"Usage: retinalib {module} [OPTIONS]")
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+def test_modules_are_their_subcommands(module, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(f"retinalib.{module}", run_name="__main__")
+    assert end.value.code == 0 and capsys.readouterr().out.startswith(f"Usage: retinalib {module} [OPTIONS]")

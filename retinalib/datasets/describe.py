@@ -17,8 +17,7 @@ _SAME_FACE = 0.05  # mean distance of the landmarks, in box sizes: closer than t
 
 
 def faults(table: pd.DataFrame, images_root: Path) -> list[str]:
-    """What is wrong with the table of a list and with its photos, each of which is decoded: sentences that begin with the
-    line."""
+    """What is wrong with the table of a list and with its photos, which are decoded: sentences that begin with the line."""
     found = [*table.attrs["set_aside"], *table.attrs["repaired"]]
     bare = {name: (np.array([line]), np.zeros((0, 4))) for line, name in table.attrs.get("no_faces", [])}
     faces = {name: (rows["line"].to_numpy(), rows[BOX].to_numpy(float)) for name, rows in table.groupby("image", sort=False)}

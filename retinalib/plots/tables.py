@@ -31,8 +31,7 @@ def show_table(
     counts: Sequence[str] = ("faces",),
     printed: pd.DataFrame | None = None,
 ) -> Styler:
-    """A table as a notebook shows it, columns named in ``counts`` whole; with ``path``, :func:`write_table` writes it as
-    well."""
+    """A table as a notebook shows it, columns named in ``counts`` whole; with ``path``, :func:`write_table` writes it."""
     if path is not None:
         write_table(table, path, caption, printed)
     whole = [name for name in counts if name in table]
@@ -62,8 +61,7 @@ def with_intervals(table: pd.DataFrame, intervals: dict[str, tuple[str, str]]) -
 
 
 def write_table(table: pd.DataFrame, path: Path, caption: str, printed: pd.DataFrame | None = None) -> None:
-    """``path`` with .csv (full precision), .md and .tex (booktabs, label ``tab:<folder>-<name>``); ``printed``: for the
-    latter."""
+    """``path`` with .csv (all digits), .md and .tex (booktabs, label ``tab:<folder>-<name>``); ``printed``: for these two."""
     write_text(path.with_suffix(".csv"), table.to_csv())
     printed = table if printed is None else printed
     several = isinstance(printed.index, pd.MultiIndex)

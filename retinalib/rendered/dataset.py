@@ -162,8 +162,7 @@ def _attributes(person: Person, covered: bool, blur: float, size: float) -> dict
 def place_head(
     picture: np.ndarray, person: Person, scale: float, at: tuple[float, float], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a person, the head's origin near ``at`` (x, y), ``scale`` pixels a unit; its landmarks (98, 2) and box (4,),
-    pixels."""
+    """Draws a person, the head's origin near ``at`` (x, y), ``scale`` pixels a unit; gives landmarks (98, 2) and box (4,)."""
     fine = float(np.clip(1.7 * scale, 26, 120))
     drawn = Painter(person.head(), person.look, person.light, fine, person.distance, rng)
     drawn.paint()

@@ -231,8 +231,7 @@ class Head:
     gaze: np.ndarray  # (2, 3) units, camera's frame
 
     def project(self, points: np.ndarray, scale: float, distance: float) -> np.ndarray:
-        """(N, 3) points of the head's frame to (N, 2) pixels from its origin, seen from ``distance`` units of ``scale``
-        pixels."""
+        """(N, 3) points of the head's frame to (N, 2) pixels from its origin, ``distance`` units of ``scale`` pixels away."""
         turned = points @ self.rotation.T
         return turned[:, :2] * (scale * distance / (distance - turned[:, 2:]))
 

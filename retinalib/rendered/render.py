@@ -26,7 +26,7 @@ class Look:
     make_up: float = 0.0  # 0 … 1
     glasses: str = "none"  # none, clear, sun
     hat: tuple[float, float, float] | None = None
-    blemish: float = 0.05
+    blemish: float = 0.05  # of the skin
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ _TAIL = (1 - 0.95) / 2  # of an interval of 95 %
 
 
 class Difference(NamedTuple):
-    """``detectable``: the smallest true effect found with a power of 80 % after Bonferroni's correction; NaN: nothing
-    varies."""
+    """``detectable``: the smallest true effect found with a power of 80 % after Bonferroni's correction, or NaN."""
 
     estimate: float
     low: float
