@@ -138,8 +138,8 @@ def load_split(root: str | Path, split: str) -> FaceDataset:
     if labels.is_file():
         return load(labels, root / IMAGES.format(split=folder))
     if not boxes.is_file():
-        said = f"neither {labels} (from {LABELS_HOME}) nor {boxes} (from {HOME}) is there; see data/README.md"
-        raise FileNotFoundError(said)
+        said = f"neither {labels} (from {LABELS_HOME}) nor {boxes} (wider_face_split.zip from {HOME}) is there"
+        raise FileNotFoundError(f"{said}: data/README.md says where they belong")
     if split == "train":
         warn(f"{labels} is missing: boxes only, no landmarks are trained; see data/README.md")
     return load(boxes, root / IMAGES.format(split=folder))
