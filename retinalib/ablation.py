@@ -1,9 +1,4 @@
-"""Arms × seeds: the same training with one thing changed, repeated with several seeds, compared in pairs.
-
-Every run is a folder (see train), which also keeps what its best weights find in the test photos.
-"""
-
-from __future__ import annotations
+"""Arms × seeds: the same training with one thing changed, repeated with several seeds, compared in pairs."""
 
 import json
 import multiprocessing
@@ -30,8 +25,8 @@ from retinalib.model import pick_device
 from retinalib.plots.tables import paper_form, write_table
 from retinalib.runs import Stopped, request_stop, stop_file
 from retinalib.second_look import eye_look
-from retinalib.studies.comparison import compare, verdict
-from retinalib.train import detect_all, fingerprint, run_folder, train
+from retinalib.studies.comparison import compare, detections_of, verdict
+from retinalib.train import detect_all, run_folder, train
 from retinalib.workspace import open_dataset, runs_folder
 
 SCORE_THRESHOLD = 0.5  # a face found with less counts as missed; AP is over all scores of train.detect_all
@@ -49,8 +44,7 @@ ARMS: dict[str, dict[str, dict | str]] = {
     "five-point-flip": {"fault": "five-point-flip"},
     "clamped-crops": {"fault": "clamped-crops"},
 }
-"""What each arm changes in the base configuration. ``bottleneck16`` has the parameters of ``se16`` and no attention: a gain
-that both share is not the gate's. The last two are faults of the predecessor, one each."""
+"""What each arm changes. ``bottleneck16`` has the parameters of ``se16`` and no attention; the last two are old faults."""
 
 
 def arm_config(arm: str, base: TrainConfig, seed: int) -> TrainConfig:
@@ -73,10 +67,8 @@ def train_all(
 ) -> list[pd.DataFrame]:
     """Trains several runs, ``{folder: configuration}``, and returns the metrics of each.
 
-    On a GPU one after the other. On a CPU ``processes`` of them (None: as many as there are cores) go side by side, each with
-    one thread: small networks train faster so. Raises what :func:`retinalib.train.train` raises; the other runs then stop. A
-    stop asked for in any of the folders (see :func:`retinalib.runs.request_stop`) stops them all.
-    """
+    On a GPU one after the other; on a CPU ``processes`` of them (None: as many as cores) side by side, each with one thread.
+    Raises what :func:`retinalib.train.train` raises; an error, or a stop asked for in any of the folders, stops them all."""
     device = pick_device(device)
     missing = {folder: config for folder, config in configs.items() if _finished([folder]) < config.epochs}
     if missing and device.type == "cpu":
@@ -86,7 +78,6 @@ def train_all(
 
 
 def _finished(folders: Iterable[Path]) -> int:
-    """How many epochs the runs have finished."""
     logs = (folder / "metrics.csv" for folder in folders)
     return sum(len(pd.read_csv(log)) for log in logs if log.is_file())
 
@@ -96,7 +87,7 @@ def _side_by_side(
 ) -> None:
     for folder in configs:
         folder.mkdir(parents=True, exist_ok=True)  # so that a stop can be asked for from now on
-        stop_file(folder).unlink(missing_ok=True)  # of an earlier start
+        stop_file(folder).unlink(missing_ok=True)
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
     shown = {"total": sum(config.epochs for config in configs.values()), "initial": _finished(configs), "desc": "epochs"}
     with ProcessPoolExecutor(processes, context, end_with_parent) as pool, tqdm(**shown) as bar:
@@ -114,10 +105,8 @@ def _side_by_side(
             while wait(jobs, timeout=0.5).not_done:
                 request_stop(configs)  # again and again: a run that begins takes an older wish away
             if isinstance(error, BrokenProcessPool):
-                raise ChildProcessError(
-                    "a run's process ended early; what it said stands above: mend that, or ask for fewer processes if memory "
-                    "ran out; finished epochs are kept: start again to go on"
-                ) from error
+                said = "what it said stands above: mend that, or ask for fewer processes if memory ran out, and start again"
+                raise ChildProcessError(f"a run's process ended early; {said}") from error
             raise
 
 
@@ -129,9 +118,8 @@ def _train_in_child(config: TrainConfig, train_set: FaceDataset, validation_set:
 
 
 def measure(detector: Detector, dataset: FaceDataset) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, float]]:
-    """A row for each labelled face of ``dataset`` (see evaluate.evaluate_faces), a row for each detection (see
-    evaluate.precision_recall), and the AP at IoU 0.5 with the numbers of photos and faces. Where photos are labelled only in
-    part there are no rows of detections, and AP is NaN."""
+    """A row a labelled face (see evaluate.evaluate_faces), a row a detection (see evaluate.precision_recall), and the AP at IoU
+    0.5 with the numbers of photos and faces. In photos labelled only in part: no rows of detections, and AP is NaN."""
     found = detect_all(detector, dataset)
     truth = [dataset.faces(number) for number in range(len(dataset))]
     table = evaluate_faces([f[f.scores >= SCORE_THRESHOLD] for f in found], truth, dataset.names)
@@ -151,40 +139,23 @@ def run(
     device: str | torch.device | None = None,
     processes: int | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Trains (see :func:`train_all`) and measures every arm with every seed, which decides weights, order and crops.
-
-    Returns the faces (a row per arm, seed and true face) and the runs (columns arm, seed, ap, photos, faces, folder).
-    """
+    """Trains (see :func:`train_all`) and measures every arm with every seed. Returns the faces (a row per arm, seed and true
+    face) and the runs (columns arm, seed, ap, photos, faces, folder)."""
     configs = {(arm, seed): arm_config(arm, base, seed) for seed in seeds for arm in arms}
     folders = {key: run_folder(runs, key[0], config, train_set) for key, config in configs.items()}
     train_all({folders[key]: config for key, config in configs.items()}, train_set, validation_set, device, processes)
     faces, rows = [], []
     for (arm, seed), folder in tqdm(folders.items(), desc="measuring"):
-        table, numbers = _measured(folder, test_set, device)
-        faces.append(table.assign(arm=arm, seed=seed))
+        said, wanted = folder / "test.json", test_set.fingerprint()
+        numbers = json.loads(said.read_text()) if said.is_file() else {}
+        if numbers.pop("test_set", None) != wanted:  # not measured before on the same photos
+            table, detections, numbers = measure(load_detector(folder, device), test_set)
+            write_text(folder / "test_faces.csv", table.to_csv(index=False))
+            write_text(folder / "test_detections.csv", detections.to_csv(index=False))
+            write_text(said, json.dumps({**numbers, "test_set": wanted}))  # last: it says that the others are whole
+        faces.append(pd.read_csv(folder / "test_faces.csv").assign(arm=arm, seed=seed))
         rows.append({"arm": arm, "seed": seed, **numbers, "folder": folder.name})
     return pd.concat(faces, ignore_index=True), pd.DataFrame(rows)
-
-
-def _measured(folder: Path, test_set: FaceDataset, device: str | torch.device | None) -> tuple[pd.DataFrame, dict]:
-    """The test of a run, from its folder if it was made before on the same photos."""
-    said, wanted = folder / "test.json", fingerprint(test_set)
-    numbers = json.loads(said.read_text()) if said.is_file() else {}
-    if numbers.pop("test_set", None) != wanted:
-        table, detections, numbers = measure(load_detector(folder, device), test_set)
-        write_text(folder / "test_faces.csv", table.to_csv(index=False))
-        write_text(folder / "test_detections.csv", detections.to_csv(index=False))
-        write_text(said, json.dumps({**numbers, "test_set": wanted}))  # last: it says that the others are whole
-    return pd.read_csv(folder / "test_faces.csv"), numbers
-
-
-def detections_of(runs: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """The detections that :func:`run` left in the run folders: columns arm, seed, and those of evaluate.precision_recall."""
-    tables = [
-        pd.read_csv(folder / row.folder / "test_detections.csv", dtype={"image": str}).assign(arm=row.arm, seed=row.seed)
-        for row in runs.itertuples()
-    ]
-    return pd.concat(tables, ignore_index=True)
 
 
 def report(

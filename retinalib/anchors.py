@@ -1,9 +1,6 @@
 """The anchor grid, which face each anchor answers for, and the codes between faces and network outputs.
 
-Everything here is in fractions of the image: x and widths divided by its width, y and heights by its height.
-"""
-
-from __future__ import annotations
+Everything here is in fractions of the image: x and widths divided by its width, y and heights by its height."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,10 +12,8 @@ from torchvision.ops import box_convert, box_iou
 
 @dataclass(frozen=True)
 class AnchorConfig:
-    """Square anchors: ``sizes[level]`` pixels at every cell of the feature map with stride ``strides[level]``.
-
-    The defaults are those of biubug6/Pytorch_Retinaface. ``variances`` scale the codes of positions and of log sizes (SSD).
-    """
+    """Square anchors: ``sizes[level]`` pixels at every cell of the feature map with stride ``strides[level]``; by default those
+    of biubug6/Pytorch_Retinaface. ``variances`` scale the codes of positions and of log sizes (SSD)."""
 
     strides: tuple[int, ...] = (8, 16, 32)
     sizes: tuple[tuple[int, ...], ...] = ((16, 32), (64, 128), (256, 512))
@@ -40,11 +35,11 @@ class AnchorConfig:
         return [((height + s - 1) // s, (width + s - 1) // s) for s in self.strides]  # ONNX divides towards zero
 
 
-@lru_cache(maxsize=8)  # the sizes of a pyramid, upright and turned
+@lru_cache(maxsize=8)  # the sizes of a pyramid
 @torch.inference_mode(False)  # the same serves training
 def anchor_grid(height: int, width: int, config: AnchorConfig = AnchorConfig()) -> Tensor:
-    """All anchors of an image of ``height`` × ``width`` pixels: (A, 4) float32, centre x, centre y, width, height in fractions
-    of the image, ordered by level, row, column, size. The result is cached and shared: do not write into it."""
+    """All anchors of an image of ``height`` × ``width`` pixels, by level, row, column, size: (A, 4) float32 cx cy w h,
+    fractions of the image. The result is cached and shared: do not write into it."""
     grids = []
     for (rows, columns), stride, sizes in zip(config.levels(height, width), config.strides, config.sizes, strict=True):
         y, x, size = torch.meshgrid(
@@ -58,12 +53,10 @@ def anchor_grid(height: int, width: int, config: AnchorConfig = AnchorConfig()) 
 
 
 def match(boxes: Tensor, anchors: Tensor, threshold: float = 0.35, minimum: float = 0.2) -> Tensor:
-    """The face that each anchor answers for (SSD, as in Pytorch_Retinaface).
+    """The face that each anchor answers for (SSD): (A,) int64 indices of faces, -1 for background.
 
     boxes: (F, 4) x1 y1 x2 y2, anchors: (A, 4) cx cy w h, both in fractions. An anchor takes the face it overlaps most from an
-    IoU of ``threshold`` on; and each face keeps the anchor that overlaps it most, from ``minimum`` on. Returns (A,) int64
-    indices of faces, -1 for background.
-    """
+    IoU of ``threshold`` on; and each face keeps the anchor that overlaps it most, from ``minimum`` on."""
     if not len(boxes):
         return torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device)
     overlap = box_iou(boxes, box_convert(anchors, "cxcywh", "xyxy"))

@@ -1,9 +1,6 @@
 """(image, Faces) to (image, Faces): square crop, expansion, turn, flip, distortion of colours and sharpness.
 
-A landmark that leaves the crop keeps its coordinates and is no longer visible; the loss skips it.
-"""
-
-from __future__ import annotations
+A landmark that leaves the crop keeps its coordinates and is no longer visible; the loss skips it."""
 
 from dataclasses import dataclass, replace
 
@@ -12,13 +9,13 @@ import numpy as np
 
 from retinalib.faces import Faces
 
-_FILL = (124, 116, 104)  # mean colour (RGB) where there is no photo
-_SMALLEST_FACE = 1.0  # pixels a side after augmentation; smaller ones are dropped
-_EXPANDED = (1.0, 1.6)  # side of a crop that is larger than the photo, in longer sides of the photo
+_FILL = (124, 116, 104)  # RGB where there is no photo
+_SMALLEST_FACE = 1.0  # pixels a side after augmentation
+_EXPANDED = (1.0, 1.6)  # in longer sides of the photo
 _LARGE_FACE = 64  # pixels of a face's longer side in the photo, from which on its parts can be shown alone
-_NEAR = (0.15, 0.5)  # side of a crop that shows a part, as a share of the face's longer side
+_NEAR = (0.15, 0.5)  # in longer sides of the face
 _LEAST_SHARE = 0.35  # of a face's box that the crop shows: no box within the crop has a larger IoU with the whole face's
-_BLUR = (0.5, 2.0)  # standard deviation in pixels of the crop
+_BLUR = (0.5, 2.0)  # standard deviation in pixels
 _JPEG = (30, 90)  # quality
 
 
@@ -27,17 +24,17 @@ class AugmentConfig:
     """How much training images are varied. What is 0 draws no random number: crops are those of a version without it."""
 
     crop: tuple[float, float] = (0.3, 0.8)  # side of the crop as a share of the photo's shorter side, if the face fits
-    expand: float = 0.1  # probability that the crop is taken larger than the photo instead
+    expand: float = 0.1  # probability of a larger crop
     near: float = 0.0  # probability that the crop is a part of a large face, or of what is beside it, instead
-    turn: float = 0.0  # rotated about the middle of the crop, ± degrees
+    turn: float = 0.0  # ± degrees about the middle
     flip: float = 0.5  # probability
     brightness: float = 32.0  # added, ± grey levels
     contrast: float = 0.4  # multiplied, 1 ± this
     saturation: float = 0.5  # multiplied, 1 ± this
     hue: float = 12.0  # shifted, ± degrees
     blur: float = 0.0  # probability of a Gaussian blur
-    grey: float = 0.0  # probability that the crop loses its colours
-    jpeg: float = 0.0  # probability that the crop is compressed once more
+    grey: float = 0.0  # probability of no colours
+    jpeg: float = 0.0  # probability of compression
 
     def __post_init__(self) -> None:
         if not 0 < self.crop[0] <= self.crop[1] <= 1:
@@ -54,9 +51,8 @@ def augment(
 ) -> tuple[np.ndarray, Faces]:
     """A training crop: (H, W, 3) uint8 RGB and its faces to (size, size, 3) and the faces whose centres lie in the crop.
 
-    One face, chosen at random, is kept whole as far as the photo shows it, or else only a part of it is shown, or of what is
-    beside it, and that is background: parts seen from near are no faces. Boxes are cut at the crop's border.
-    """
+    One face, chosen at random, is kept whole as far as the photo shows it, or the crop shows a part of it, or of what is beside
+    it, as background. Boxes are cut at the crop's border. Raises ValueError for another image."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size or size < 1:
         raise ValueError(f"augment takes an RGB image (H, W, 3) of uint8 and a size, got {image.dtype} {image.shape}, {size}")
     left, top, side = _choose_square(image.shape[:2], faces, rng, config)
@@ -74,11 +70,8 @@ def augment(
 
 
 def turned(faces: Faces, degrees: float, centre: float) -> Faces:
-    """The faces of the square image that was rotated about (centre, centre), clockwise as seen; visibility as it was.
-
-    A box becomes that of its inscribed ellipse, rotated: it keeps its extent, and its proportions at a quarter turn, where the
-    box of rotated corners would grow by up to √2.
-    """
+    """The faces of the square image that was rotated about (centre, centre), clockwise as seen; visibility as it was. A box
+    becomes that of its inscribed ellipse, rotated; the box of rotated corners would grow by up to √2."""
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     rotation = np.array([[cos, -sin], [sin, cos]], np.float32)
     middle, half = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2, (faces.boxes[:, 2:] - faces.boxes[:, :2]) / 2
@@ -99,7 +92,7 @@ def _choose_square(
     box = faces.boxes[rng.integers(len(faces))] if len(faces) else None
     if box is not None and (box[2:] - box[:2]).max() >= _LARGE_FACE and rng.random() < config.near:
         return _choose_part(shape, box, rng)
-    if box is not None:  # large enough for the chosen face
+    if box is not None:  # large enough for the face
         box = box.clip(-max(height, width), 2 * max(height, width))  # but no larger than memory for a box far out of the photo
         side = max(side, (box[2:] - box[:2]).max() + 1)
     side = max(2.0, np.ceil(side))
@@ -113,7 +106,6 @@ def _choose_square(
 
 
 def _choose_part(shape: tuple[int, int], box: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float]:
-    """A square in the box or within half its size around; of a box of a face's proportions it shows too little to count."""
     height, width = shape
     extent = box[2:] - box[:2]
     side = min(np.floor(rng.uniform(*_NEAR) * extent.max()), height, width)
@@ -123,7 +115,6 @@ def _choose_part(shape: tuple[int, int], box: np.ndarray, rng: np.random.Generat
 
 
 def _cut(image: np.ndarray, left: float, top: float, side: float, size: int, method: int) -> np.ndarray:
-    """The square of the image, scaled to ``size``; only the pixels needed are touched."""
     height, width = image.shape[:2]
     x0, y0, x1, y1 = int(left), int(top), int(left + side), int(top + side)
     inner = image[max(y0, 0) : min(y1, height), max(x0, 0) : min(x1, width)]
@@ -149,7 +140,6 @@ def _cut_turned(image: np.ndarray, left: float, top: float, side: float, size: i
 
 
 def _keep(faces: Faces, size: int) -> Faces:
-    """The faces whose centres and enough of whose boxes lie in the crop, cut and masked at its border."""
     centre = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
     cut = faces.boxes.clip(0, size)
     whole, shown = faces.boxes[:, 2:] - faces.boxes[:, :2], cut[:, 2:] - cut[:, :2]
@@ -176,7 +166,6 @@ def _distort(image: np.ndarray, rng: np.random.Generator, config: AugmentConfig)
 
 
 def _degrade(image: np.ndarray, rng: np.random.Generator, config: AugmentConfig) -> np.ndarray:
-    """Blur, loss of colours and compression, in the order in which a camera makes them."""
     if config.blur and rng.random() < config.blur:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(*_BLUR))
     if config.grey and rng.random() < config.grey:

@@ -1,10 +1,7 @@
 """Training images in order: augmented, batched, and the same for one seed however many processes make them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -27,18 +24,16 @@ def five_point_flip(count: int) -> LandmarkSchema:
 
 
 class AugmentedPhotos(Dataset):
-    """Training crops of ``size`` × ``size`` pixels, addressed by (epoch, number): each draws from a generator of its own.
-    ``photos[epoch, number]`` is (crop (size, size, 3) uint8, its :class:`retinalib.loss.Target`, the photo's name)."""
+    """``photos[epoch, number]``: (crop (size, size, 3) uint8, its ``Target``, the photo's name), each drawn by its own seed."""
 
     def __init__(self, source: FaceDataset, size: int, config: AugmentConfig, seed: int, fault: str | None = None) -> None:
-        self.source = source.without_attributes()  # which would be carried along to no use
-        self.size, self.config, self.seed, self.fault = size, config, seed, fault
+        self.source, self.size, self.config, self.seed, self.fault = source, size, config, seed, fault
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target, str]:
         epoch, number = key
         image, faces = self.source[number]
-        if self.fault == "five-point-flip":
-            faces = replace(faces, schema=five_point_flip(faces.schema.count))
+        schema = five_point_flip(faces.schema.count) if self.fault == "five-point-flip" else faces.schema
+        faces = Faces(faces.boxes, faces.landmarks, faces.visible, schema=schema)  # attributes would be carried to no use
         if self.fault == "clamped-crops":
             faces.landmarks[~faces.visible] = np.nan
         rng = np.random.default_rng([self.seed, epoch, number])
@@ -58,8 +53,8 @@ def to_target(faces: Faces, size: tuple[int, int], complete: bool = True) -> Tar
 def batch_keys(
     images: int, batch_size: int, seed: int, epochs: int, first_epoch: int = 0, part: tuple[int, int] = (0, 1)
 ) -> Iterator[list[tuple[int, int]]]:
-    """Batches of (epoch, number) from ``first_epoch`` to ``epochs``, each epoch in an order of its own; what does not fill a
-    batch is left out of its epoch. ``part``: (n, of) takes the n-th of equal parts of each batch."""
+    """Batches of (epoch, number), each epoch in an order of its own, without what fills no batch. ``part``: (n, of) takes the
+    n-th of equal parts of each batch."""
     for epoch in range(first_epoch, epochs):
         order = np.random.default_rng([seed, epoch]).permutation(images).tolist()
         for start in range(0, images - batch_size + 1, batch_size):
@@ -96,10 +91,8 @@ def _stream(loader: DataLoader) -> Iterator[Batch]:
 def reading(
     photos: AugmentedPhotos, batches: Iterable[list[tuple[int, int]]], workers: int, pin_memory: bool = False
 ) -> Iterator[Iterator[Batch]]:
-    """The batches in order, made by ``workers`` processes, or by this one if there are none; see :func:`batch_keys`.
-
-    The processes end with the block. Raises ChildProcessError where one ends early, at any moment of the block.
-    """
+    """The batches of :func:`batch_keys` in order, made by ``workers`` processes, which end with the block, or by this one if
+    there are none. Raises ChildProcessError where one ends early, at any moment of the block."""
     processes = {"num_workers": workers, "worker_init_fn": one_thread}
     stream = _stream(DataLoader(photos, batch_sampler=batches, collate_fn=_collate, pin_memory=pin_memory, **processes))
     try:
@@ -107,9 +100,7 @@ def reading(
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
-        raise ChildProcessError(
-            f"a process that makes crops died ({str(error).strip()}); what it said stands above: mend that, then start again "
-            "to go on after the last finished epoch, with fewer workers if memory ran out"
-        ) from None
+        said = "what it said stands above: mend that, then start again to go on, with fewer workers if memory ran out"
+        raise ChildProcessError(f"a process that makes crops died ({str(error).strip()}); {said}") from None
     finally:
         stream.close()

@@ -1,7 +1,5 @@
 """Checkpoints: ours carry all that is needed to use them; the public reference ones are recognised by their names."""
 
-from __future__ import annotations
-
 import io
 import re
 import zipfile
@@ -32,15 +30,11 @@ _RENAMED = (
     (r"^fpn\.merge(\d)\.", lambda m: f"fpn.merge.{int(m[1]) - 1}."),
     (r"^ssh(\d)\.", lambda m: f"ssh.{int(m[1]) - 1}."),
     (r"\.conv3X3\.", ".conv3."),
-    (r"\.conv5X5_1\.", ".conv5_first."),
-    (r"\.conv5X5_2\.", ".conv5_second."),
-    (r"\.conv7X7_2\.", ".conv7_second."),
-    (r"\.conv7x7_3\.", ".conv7_third."),
+    (r"\.conv([57])[xX]\d_(\d)\.", lambda m: f".conv{m[1]}_{('first', 'second', 'third')[int(m[2]) - 1]}."),
     (r"^se_attn(\d)\.fc\.0\.", lambda m: f"excitation.{int(m[1]) - 1}.squeeze."),
     (r"^se_attn(\d)\.fc\.2\.", lambda m: f"excitation.{int(m[1]) - 1}.expand."),
-    (r"^ClassHead\.(\d)\.conv1x1\.", r"class_head.\1."),
+    (r"^(Class|Landmark)Head\.(\d)\.conv1x1\.", lambda m: f"{m[1].lower()}_head.{m[2]}."),
     (r"^BboxHead\.(\d)\.conv1x1\.", r"box_head.\1."),
-    (r"^LandmarkHead\.(\d)\.conv1x1\.", r"landmark_head.\1."),
 )
 
 
@@ -57,17 +51,15 @@ def read(path: str | Path) -> dict:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as file:
-                if damaged := file.testzip():  # torch.load does not compare the checksums
+                if damaged := file.testzip():
                     raise ValueError(f"the checksum of {damaged} does not fit")
         values = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
         raise
     except Exception as error:  # what is no pickle may raise anything
         if refused := re.search(r"GLOBAL (\S+)", str(error)):
-            raise ValueError(
-                f"{path} holds a {refused[1]}, not only tensors and plain values, and is not read, since it could run any "
-                "program: whoever made it can save its state_dict() alone"
-            ) from error
+            said = "which could run any program, and is not read: whoever made it can save its state_dict() alone"
+            raise ValueError(f"{path} holds a {refused[1]}, not only tensors and plain values, {said}") from error
         said = f": {error}" if isinstance(error, ValueError) else ""  # torch's own words advise to load it all the same
         raise ValueError(f"{path} is damaged or not a checkpoint of tensors alone{said}") from error
     if not isinstance(values, dict):
@@ -86,10 +78,8 @@ def load_model(path: str | Path, normalisation: Normalisation | str | None = Non
     """The network of one of our checkpoints or of a reference checkpoint, in evaluation mode.
 
     A reference checkpoint is a public five-point RetinaFace, or one in the predecessor's layout with 98 points and SE.
-    normalisation: what the weights were trained with, where that is known better: "imagenet" (RGB, mean and deviation of
-    ImageNet), "reference" (BGR minus a mean) or a ``Normalisation``. What weights do not say is guessed, with a warning. Raises
-    FileNotFoundError or ValueError, naming the file and what is wrong with it.
-    """
+    normalisation: what the weights were trained with: "imagenet" (RGB), "reference" (BGR minus a mean) or a ``Normalisation``;
+    by default what the weights say, else a guess, with a warning. Raises FileNotFoundError or ValueError, naming the file."""
     if not (normalisation is None or isinstance(normalisation, Normalisation) or normalisation in _NORMALISATIONS):
         known = " or ".join(f"'{name}'" for name in _NORMALISATIONS)
         raise ValueError(f"normalisation must be {known} or a Normalisation, got {normalisation!r}")
@@ -123,11 +113,9 @@ def _from_ours(values: dict, path: str | Path) -> RetinaFace:
 def start_from(model: RetinaFace, path: str | Path) -> tuple[list[str], list[str]]:
     """Fills those layers of ``model`` that a file has under the same name and in the same shapes.
 
-    path: what :func:`load_model` reads, also with other landmarks, or a backbone's ImageNet weights: the reference's
-    ``mobilenetV1X0.25_pretrain.tar``, torchvision's ``resnet50-0676ba61.pth``. The model takes over the normalisation that a
-    detector's weights were trained with. Returns the names of the layers that were filled, and of those that either side has
-    alone or in another shape. Raises FileNotFoundError, or ValueError if the file holds no weights or nothing fits.
-    """
+    path: what :func:`load_model` reads, also with other landmarks, or a backbone's ImageNet weights (the reference's or
+    torchvision's). The model takes over a detector's normalisation. Returns the names of the layers that were filled, and of
+    those that either side has alone or in another shape. Raises FileNotFoundError, or ValueError if nothing fits."""
     values, normalisation = read(path), None
     if values.get("format") == _FORMAT:
         theirs, normalisation = values["model"], _from_ours(values, path).config.normalisation
@@ -146,19 +134,17 @@ def start_from(model: RetinaFace, path: str | Path) -> tuple[list[str], list[str
     if not any(value.ndim > 1 for value in chosen.values()):
         raise ValueError(f"nothing in {path} fits a network with the backbone {model.config.backbone}")
     model.load_state_dict(chosen, strict=False)
-    if normalisation is not None:  # from now on it is what the network is trained with
+    if normalisation is not None:
         model.config = replace(model.config, normalisation=replace(normalisation, assumed=False))
     return fits, list(left)
 
 
 def _line(error: Exception) -> str:
-    """What an error says, on one line that is not too long."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _named(values: dict, path: str | Path) -> tuple[dict[str, Tensor], Normalisation]:
-    """The tensors of a checkpoint that is not ours, under our names, without its classifier of ImageNet; and a guess at what a
-    detector's input was: as in the reference if its names are the reference's, else as in ours."""
+    """The tensors of a checkpoint that is not ours, under our names, and a guess at its input: the reference's by its names."""
     for wrapper in ("state_dict", "model"):
         values = values[wrapper] if isinstance(values.get(wrapper), dict) else values
     if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in values.items()):

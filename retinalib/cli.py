@@ -1,34 +1,28 @@
 """The command ``retinalib``: find faces, train and compare networks, check data sets, run the notebooks.
 
-What goes wrong is said in one sentence, with exit code 2 if nothing was done, and 1 if something was found wrong on the way.
-``python -m retinalib.train``, ``.ablation`` and ``.export`` are the subcommands of these names.
-"""
-
-from __future__ import annotations
+What goes wrong is said in one sentence, with exit code 2 if nothing was done, and 1 if something was found wrong on the way."""
 
 import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from retinalib.datasets import wflw, wider
 from retinalib.datasets.describe import description, faults, official_lists
-from retinalib.datasets.table import BOX, PHOTO_SUFFIXES, read_image
+from retinalib.datasets.photos import find_photos, picture_names
+from retinalib.datasets.table import read_image
 from retinalib.faces import Faces
 from retinalib.files import write_bytes, write_text
-from retinalib.pupils import pupil_table
 
-PICTURE = ".faces.png"  # ends the names of the pictures that are written
 _CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # of operations, for every size of photo their own
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -41,7 +35,6 @@ _PROFILE = click.option("--profile", default="standard", help="quick, standard, 
 
 
 def _sentence(error: Warning | Exception | str) -> str:
-    """What an exception or a warning says, on one line."""
     return " ".join(str(error).split())
 
 
@@ -88,7 +81,6 @@ def _training(device: str | None) -> Iterator[None]:
 
 
 def _training_options(command: Callable) -> Callable:
-    """The options that a training and an ablation share."""
     for option in (
         _DEVICE,
         click.option("--epochs", type=_COUNT, help="By default those of the profile."),
@@ -141,8 +133,7 @@ def train(folder: Path, profile: str, device: str | None, start_from: str | None
 def ablation(**options: Any) -> None:
     """Trains and measures arms with several seeds, and compares them.
 
-    Finished runs are reused: one arm or one seed a job, then a last call with all of them puts the tables together.
-    """
+    Finished runs are reused: one arm or one seed a job, then a last call with all of them puts the tables together."""
     from retinalib.ablation import report
 
     with _training(options["device"]):
@@ -195,14 +186,14 @@ def workbook(notebooks: tuple[str, ...], profile: str) -> None:
 def detect(photos: tuple[Path, ...], out: Path, checkpoint: str | None, score_threshold: float, **options: Any) -> None:
     """Finds the faces of photos, or of all photos below a folder.
 
-    Writes each photo with its faces drawn in, faces.csv (a row per face: box, score, and with 98 landmarks what the pupils
-    say) and faces.json (landmarks as well). A photo that can't be read or written is named, and the others go on.
-    """
+    Writes each photo with its faces drawn in, faces.csv (a row per face: box, score, and with 98 landmarks what the pupils say)
+    and faces.json (landmarks as well). A photo that can't be read or written is named, and the others go on."""
     paths = find_photos(photos)
     for cache in _CACHES:  # read when torch is loaded
         os.environ.setdefault(cache, "256")
     from retinalib.detect import find_checkpoint, load_detector  # torch takes seconds to load, and a wrong path should not
     from retinalib.plots.style import annotated
+    from retinalib.plots.tables import face_records, face_table
 
     detector = load_detector(find_checkpoint(checkpoint), options["device"], options["normalisation"])
     turns = (0, 90, 180, 270) if options["all_turns"] else (0,)
@@ -231,56 +222,6 @@ def detect(photos: tuple[Path, ...], out: Path, checkpoint: str | None, score_th
         sys.exit(1)
 
 
-def find_photos(paths: Sequence[Path]) -> list[Path]:
-    """The files named, and the image files below the folders named, each once; pictures that this command wrote are no photos.
-    Raises ValueError for a folder without any."""
-    found: list[Path] = []
-    for path in paths:
-        files = path.rglob("*") if path.is_dir() else ()
-        photos = [p for p in files if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file() and not p.name.endswith(PICTURE)]
-        if path.is_dir() and not photos:
-            raise ValueError(f"there is no photo in {path}")
-        found += sorted(photos) if path.is_dir() else [path]
-    return list(dict.fromkeys(found))
-
-
-def picture_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """A file name for the picture of each photo; of several with one name, the later ones get a number."""
-    names, taken = {}, set()
-    for path in paths:
-        name, number = path.stem + PICTURE, 1
-        while name.casefold() in taken:  # some file systems take A.png for a.png
-            number += 1
-            name = f"{path.stem}-{number}{PICTURE}"
-        taken.add(name.casefold())
-        names[path] = name
-    return names
-
-
-def face_table(faces: Faces) -> pd.DataFrame:
-    """A row per face: number, box and score, and the columns of :func:`retinalib.pupils.pupil_table` where there are pupils."""
-    table = pd.DataFrame({"face": np.arange(len(faces))})
-    table[BOX] = faces.boxes
-    table["score"] = faces.scores
-    if not faces.schema.has_pupils:
-        return table
-    return pd.concat([table, pupil_table(faces).drop(columns="score")], axis=1)
-
-
-def face_records(faces: Faces) -> list[dict]:
-    """Plain values for JSON: box, score, landmarks and whether they lie in the photo, in pixels to the hundredth."""
-    rows = zip(faces.boxes, faces.scores, faces.landmarks, faces.visible, strict=True)
-    return [
-        {
-            "box": np.round(box.astype(float), 2).tolist(),
-            "score": round(float(score), 4),
-            "landmarks": np.round(points.astype(float), 2).tolist(),
-            "visible": visible.tolist(),
-        }
-        for box, score, points, visible in rows
-    ]
-
-
 @main.command()
 def checkpoints() -> None:
     """Lists the checkpoints that come with the project, the default first, and which faces each learned from."""
@@ -305,8 +246,7 @@ def datasets() -> None:
 def check(root: Path) -> None:
     """Reads the lists in ROOT (WFLW's or WIDER FACE's layout) and every photo they name; says what is wrong by file and line.
 
-    Exit code 1 if anything is: what stops the reading, what is set aside, and what is repaired (see data/README.md).
-    """
+    Exit code 1 if anything is: what stops the reading, what is set aside, and what is repaired (see data/README.md)."""
     tables, wrong = {}, []
     for path, read, images in official_lists(root):
         try:
@@ -317,9 +257,10 @@ def check(root: Path) -> None:
         photos = tables[path]["image"].nunique() + len(tables[path].attrs.get("no_faces", []))
         wrong += [f"{path}, {_sentence(said)}" for said in faults(tables[path], images)]
         click.echo(f"{path.stem}: photos {photos:,}, faces {len(tables[path]):,}")
-    both = [tables.get(root / wflw.LISTS.format(split=split)) for split in ("train", "test")]
-    if both[0] is not None and both[1] is not None:
-        wrong += [f"{name} is in the train and in the test list" for name in wflw.shared_images(*both)]
+    train, test = (tables.get(root / wflw.LISTS.format(split=split)) for split in ("train", "test"))
+    if train is not None and test is not None:
+        shared = sorted(set(train["image"]) & set(test["image"]))
+        wrong += [f"{name} is in the train and in the test list" for name in shared]
     for sentence in wrong:
         click.echo(sentence, err=True)
     if wrong:
@@ -334,8 +275,7 @@ def check(root: Path) -> None:
 def describe(root: Path, split: str) -> None:
     """Prints what the data set in ROOT holds (WFLW's or WIDER FACE's layout): faces, sizes, attributes, and what is odd.
 
-    WIDER FACE's validation is its "test", since its test has no public truth.
-    """
+    WIDER FACE's validation is its "test", since its test has no public truth."""
     load = wflw.load if official_lists(root)[0][1] is wflw.read_annotations else wider.load_split
     click.echo(description(load(root, split)).to_string(header=False))
 

@@ -1,7 +1,5 @@
 """All that decides what a run learns, and the profiles: how much work the workbook does."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field, replace
 
 from retinalib.augment import AugmentConfig
@@ -10,8 +8,8 @@ from retinalib.loss import LossConfig
 from retinalib.model import ModelConfig
 from retinalib.second_look import eye_look
 
-_FEW_LANDMARKS = 20  # of more, the sum over coordinates would drown the other parts of the loss: they weigh a quarter
-_NEAR = 0.15  # of the crops of large faces show a part from near, which is background
+_FEW_LANDMARKS = 20  # of more, the sum over coordinates would drown the rest of the loss: they weigh a quarter
+_NEAR = 0.15  # of crops show a part, as background
 _LEAST_NEGATIVES = 32  # as of a face with four or five positive anchors; without them crops without faces teach nothing
 _PUPIL_WEIGHT = 5.0  # so that the place of the pupil in the eye, which this workbook is about, counts in the sum
 
@@ -23,16 +21,16 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    image_size: int = 256  # pixels a side of a training crop
+    image_size: int = 256  # pixels a side of a crop
     epochs: int = 30
     batch_size: int = 16
     learning_rate: float = 2e-3  # at its highest
     weight_decay: float = 5e-4
     warmup: float = 0.05  # share of the steps in which the rate rises from zero; then it falls to zero along a cosine
-    ema_decay: float = 0.99  # of the averaged weights, a step
-    clip_norm: float = 10.0  # gradients are scaled down to this norm
+    ema_decay: float = 0.99  # of averaged weights
+    clip_norm: float = 10.0  # of gradients, at most
     precision: str = "float32"  # or "bfloat16": autocast, for devices that have it
-    validate_every: int = 5  # epochs; the last epoch is always validated
+    validate_every: int = 5  # epochs; and the last
     start_from: str | None = None  # weights to begin with, see checkpoint.start_from; their content is part of the run
     fault: str | None = None  # "five-point-flip" or "clamped-crops": what the predecessor did to the crops, see batches
     seed: int = 0
@@ -60,13 +58,13 @@ _OF_PHOTOS = AugmentConfig(near=_NEAR, turn=30.0, blur=0.1, grey=0.1, jpeg=0.2)
 class Profile:
     """How much work the notebooks do."""
 
-    images: int  # rendered pictures, training and test together
+    images: int  # pictures, training and test together
     epochs: int  # of one training run
     seeds: int  # training runs of each arm
     image_size: int  # pixels a side of a training crop
     batch_size: int
     learning_rate: float
-    second_look: bool = False  # at each eye, see retinalib.second_look
+    second_look: bool = False  # see second_look
     augment: AugmentConfig = _AUGMENT
 
     def train_config(

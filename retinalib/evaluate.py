@@ -1,21 +1,16 @@
 """How good predictions are: average precision (AP), normalised mean error (NME), failure rate, AUC.
 
-End to end, for one network that finds faces and gives their landmarks:
-
-1. *Every labelled face counts.* A row of :func:`evaluate_faces` is a true face with landmarks, found or not: else a detector
-   that finds only easy faces would look good.
-2. *A prediction belongs to a face if the IoU of their boxes is at least 0.5*, see :func:`match_faces`. The score threshold is
-   the caller's and has to be stated.
-3. *A missed face is a failure.* Its NME is NaN in the table; failure rate and AUC count it as infinite. Median and mean NME are
-   over found faces and never stand without recall.
-4. *The normaliser is stated*: the distance of the outer canthi (WFLW's) by default. It shrinks in profile, which inflates those
+1. *Every labelled face counts*, found or not: else a detector that finds only easy faces would look good.
+2. *A prediction belongs to a face if the IoU of their boxes is at least 0.5*. The score threshold is the caller's.
+3. *A missed face is a failure.* Its NME is NaN, which failure rate and AUC count as infinite. Median and mean NME are over
+   found faces and never stand without recall.
+4. *The normaliser is stated*: by default the distance of the outer canthi (WFLW's), which shrinks in profile and inflates those
    faces' NME; "box" (square root of the area) does not. *Failure and AUC are at 10 %*, as WFLW's authors report.
 5. *Surplus detections* enter AP only, and only where photos are labelled completely: elsewhere they may be faces.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,13 +20,12 @@ from retinalib.datasets.wider_protocol import wider_ap as wider_ap  # the public
 from retinalib.faces import Faces, box_iou
 from retinalib.landmarks import WFLW_98, LandmarkSchema
 
-THRESHOLD = 0.10  # NME from which on a face counts as failed (WFLW)
-_IOU = 0.5  # of a prediction's box and a face's, from which on it may belong to the face
+THRESHOLD = 0.10  # NME of a failed face (WFLW)
+_IOU = 0.5  # least, of a face and its prediction
 
 
 def match_faces(predicted: Faces, true: Faces) -> np.ndarray:
-    """(F,) the number of the prediction that belongs to each true face, -1 for none: best score first, each takes the free face
-    it overlaps most, from an IoU of 0.5 on (COCO's way)."""
+    """(F,) the prediction of each true face, or -1: best score first, each takes the free face it overlaps most (COCO)."""
     matched = np.full(len(true), -1)
     if len(predicted) and len(true):
         overlap = box_iou(predicted.boxes, true.boxes)
@@ -67,8 +61,7 @@ def detection_ap(predicted: Sequence[Faces], true: Sequence[Faces]) -> float:
 
 
 def resampled_ap(table: pd.DataFrame, images: pd.Index, weights: np.ndarray) -> np.ndarray:
-    """(R,) AP of a table of :func:`precision_recall` if its photos counted as often as ``weights``, (R, P), say for the P
-    ``images``: a bootstrap over photos without matching again. NaN where no face is left."""
+    """(R,) AP of a table of :func:`precision_recall`, its P ``images`` counted as often as (R, P) ``weights`` say, or NaN."""
     photo = images.get_indexer(table["image"])
     detected, hit = table["score"].notna().to_numpy(), table["hit"].to_numpy()
     faces = np.bincount(photo[hit | ~detected], minlength=len(images))
@@ -115,8 +108,7 @@ def point_errors(
 
     normaliser: "inter_ocular" (outer canthi), "inter_pupil" (the middles of the lids where a schema has no pupils), "box"
     (square root of the true boxes' area), or (N,) lengths in the landmarks' unit. A face whose normaliser is no positive number
-    has NaN errors. A face may be predicted whole or not at all (NaN). Raises ValueError otherwise.
-    """
+    has NaN errors. A face may be predicted whole or not at all (NaN). Raises ValueError otherwise."""
     predicted, true = np.asarray(predicted, float), np.asarray(true, float)
     if predicted.shape != true.shape or true.ndim != 3:
         raise ValueError(f"predicted and true landmarks must both be (N, L, 2), got {predicted.shape} and {true.shape}")
@@ -130,20 +122,13 @@ def point_errors(
 
 
 def _row_means(errors: np.ndarray) -> np.ndarray:
-    """The mean of the known values of each row, NaN where there is none."""
     return np.ma.masked_invalid(errors).mean(1).filled(np.nan)
 
 
-def nme(
-    predicted: np.ndarray,
-    true: np.ndarray,
-    *,
-    normaliser: str | np.ndarray,
-    schema: LandmarkSchema = WFLW_98,
-    boxes: np.ndarray | None = None,
-) -> np.ndarray:
-    """(N,) normalised mean error: the mean of :func:`point_errors` over a face's known landmarks, a fraction (0.05 = 5 %)."""
-    return _row_means(point_errors(predicted, true, normaliser=normaliser, schema=schema, boxes=boxes))
+def nme(predicted: np.ndarray, true: np.ndarray, **measured: Any) -> np.ndarray:
+    """(N,) normalised mean error, a fraction (0.05 = 5 %): the mean of :func:`point_errors`, whose options it takes
+    (normaliser, schema, boxes), over a face's known landmarks."""
+    return _row_means(point_errors(predicted, true, **measured))
 
 
 def failure_rate(errors: np.ndarray, threshold: float = THRESHOLD) -> float:
@@ -161,8 +146,8 @@ def cumulative_error(errors: np.ndarray, threshold: float = THRESHOLD, steps: in
 
 
 def auc(errors: np.ndarray, threshold: float = THRESHOLD) -> float:
-    """The area under the cumulative error curve up to ``threshold``, divided by it: 1 is perfect; exact, not sampled. NaN and
-    infinite errors (misses) add nothing. NaN without faces."""
+    """The area under the cumulative error curve up to ``threshold``, divided by it: 1 is perfect. NaN and infinite errors
+    (misses) add nothing. NaN without faces."""
     errors = np.asarray(errors, float)
     if not len(errors):
         return float("nan")
@@ -176,12 +161,10 @@ def evaluate_faces(
 ) -> pd.DataFrame:
     """The end-to-end protocol (see the module): a row for each true face with landmarks, found or not.
 
-    normaliser: by default "inter_ocular", and "box" for a schema without eyes; see :func:`point_errors`.
-    Columns: image, face (its number in the photo), matched (bool), score, iou, size (square root of the true box, pixels),
-    nme, nme_<region> for each region, all fractions of the normaliser and NaN for a miss; then the true face's attributes.
-    A face whose normaliser is unknown or zero can't be measured and has no row. No photos at all give the empty table of
-    WFLW_98. Raises ValueError for predictions of another schema.
-    """
+    normaliser: by default "inter_ocular", and "box" for a schema without eyes; see :func:`point_errors`. Columns: image, face
+    (its number in the photo), matched (bool), score, iou, size (square root of the true box, pixels), nme, nme_<region> for
+    each region, all fractions of the normaliser and NaN for a miss; then the true face's attributes. A face whose normaliser is
+    unknown or zero has no row. Raises ValueError for predictions of another schema."""
     if names is not None and len(names) != len(true):
         raise ValueError(f"{len(true)} photos have {len(names)} names")
     tables = []
@@ -211,8 +194,7 @@ def evaluate_faces(
 
 
 def _partners(predicted: Sequence[Faces], true: Sequence[Faces]) -> Iterator[tuple[Faces, Faces, np.ndarray, np.ndarray]]:
-    """The found and the true faces of each photo, how they match (:func:`match_faces`), and (F, L, 2) predicted landmarks of
-    the true ones, NaN for a miss; of no photos, those of one without faces."""
+    """The found and the true faces of each photo, how they match, and (F, L, 2) predicted landmarks, NaN for a miss."""
     if not len(predicted) and not len(true):
         predicted = true = [Faces.empty()]
     for found, faces in zip(predicted, true, strict=True):
@@ -228,7 +210,7 @@ def matched_landmarks(
     predicted: Sequence[Faces], true: Sequence[Faces]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The true faces with landmarks that were found, of all photos: (N,) numbers of their photos, (N,) their numbers in those,
-    (N, L, 2) predicted and (N, L, 2) true landmarks in pixels. No photos at all give those of WFLW_98, none of each."""
+    (N, L, 2) predicted and (N, L, 2) true landmarks in pixels."""
     parts = []
     for photo, (_, faces, matched, landmarks) in enumerate(_partners(predicted, true)):
         hit = np.flatnonzero((matched >= 0) & np.isfinite(faces.landmarks).all(-1).any(1))

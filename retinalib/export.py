@@ -3,16 +3,11 @@
 The file takes photos as they come, ``images`` (B, H, W, 3) uint8 RGB, for any B, H and W; normalisation is inside. It gives
 
 - "detector": ``boxes`` (N, 4) x1 y1 x2 y2 and ``landmarks`` (N, L, 2) in pixels, ``scores`` (N,), and ``image`` (N,), the
-  number of the photo that each face is in; best first, after NMS, without a limit to their number.
+  number of each face's photo; of one look at the photo's own size, without second looks; best first, without a limit.
 - "network": ``logits`` (B, A, 2), ``boxes`` (B, A, 4) offsets and ``landmarks`` (B, A, 2L) shifts at every anchor.
 - "looks": beside the file, one for each second look, ``OUT-look1.onnx``, …: ``patches`` (N, rows, columns, 3) uint8 RGB to
-  ``points`` (N, K, 2), pixels of the patch. Patches are cut where :func:`retinalib.second_look.fit_frames` puts them, by
-  ``cv2.warpAffine`` for example, and go face by face through no fixed graph; `tests/test_export.py` shows it in NumPy.
-
-Faces of "detector" are those of one look at the photo's own size, without the pyramid and without second looks.
+  ``points`` (N, K, 2), pixels of the patch; `tests/test_export.py` shows in NumPy where patches are cut.
 """
-
-from __future__ import annotations
 
 import warnings
 from inspect import unwrap
@@ -36,8 +31,6 @@ OUTPUTS = {
 
 
 class _Network(nn.Module):
-    """(B, H, W, 3) uint8 RGB to logits, box offsets and landmark shifts at every anchor."""
-
     def __init__(self, model: RetinaFace) -> None:
         super().__init__()
         self.model = for_inference(model).cpu()
@@ -47,8 +40,6 @@ class _Network(nn.Module):
 
 
 class _Detector(_Network):
-    """(B, H, W, 3) uint8 RGB to the boxes, scores, landmarks and image numbers of N faces."""
-
     def __init__(self, model: RetinaFace, score_threshold: float, nms_threshold: float) -> None:
         super().__init__(model)
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
@@ -71,8 +62,6 @@ class _Detector(_Network):
 
 
 class _Look(nn.Module):
-    """(N, rows, columns, 3) uint8 RGB patches to (N, K, 2) points in their pixels."""
-
     def __init__(self, look: Look) -> None:
         super().__init__()
         self.look = look
@@ -86,10 +75,8 @@ class _Look(nn.Module):
 def export(
     model: RetinaFace, path: str | Path, what: str = "detector", score_threshold: float = 0.5, nms_threshold: float = 0.4
 ) -> list[Path]:
-    """Writes one ONNX file, or one for each second look, and returns their paths; what: see the module.
-
-    Raises ImportError without the extra ``export``, ValueError for another ``what`` or a network without second looks.
-    """
+    """Writes one ONNX file, or one for each second look, and returns their paths; what: see the module. Raises ImportError
+    without the extra ``export``, ValueError for another ``what`` or a network without second looks."""
     if what not in OUTPUTS:
         raise ValueError(f"what must be one of {', '.join(OUTPUTS)}; got '{what}'")
     if what == "looks" and not model.looks:

@@ -1,7 +1,5 @@
 """``Faces``: the faces of one image, the one currency of the workbook."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,12 +22,10 @@ def box_iou(a: np.ndarray, b: np.ndarray, pixel: float = 0.0) -> np.ndarray:
 class Faces:
     """F faces of one image, in that image's pixels (x right, y down, the corner of the first pixel at 0, 0).
 
-    boxes: (F, 4) float32, x1 y1 x2 y2. landmarks: (F, L, 2) float32, x y, NaN where unknown.
-    visible: (F, L) bool, landmarks that are known and within the image; by default all that are finite.
-    scores: (F,) float32, by default 1. attributes: a table of F rows with anything else that is known about the faces.
-
-    Raises ValueError if the shapes disagree with each other or with the schema, or if a box or score is not finite.
-    """
+    boxes: (F, 4) float32, x1 y1 x2 y2. landmarks: (F, L, 2) float32, x y, NaN where unknown. visible: (F, L) bool, landmarks
+    that are known and within the image; by default all that are finite. scores: (F,) float32, by default 1. attributes: a table
+    of F rows with anything else that is known about the faces. Raises ValueError if the shapes disagree with each other or with
+    the schema, or if a box or score is not finite."""
 
     boxes: np.ndarray
     landmarks: np.ndarray
@@ -61,7 +57,7 @@ class Faces:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> Faces:
+    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> "Faces":
         """The chosen faces; a single number gives a ``Faces`` of one."""
         if isinstance(index, (int, np.integer)):
             index = [range(len(self))[index]]
@@ -71,7 +67,7 @@ class Faces:
         return Faces(*arrays, self.schema)
 
     @classmethod
-    def empty(cls, schema: LandmarkSchema = WFLW_98) -> Faces:
+    def empty(cls, schema: LandmarkSchema = WFLW_98) -> "Faces":
         """No faces."""
         return cls(np.zeros((0, 4)), np.zeros((0, schema.count, 2)), schema=schema)
 
@@ -80,12 +76,12 @@ class Faces:
         """(F,) the square root of each box's area, pixels."""
         return np.sqrt((self.boxes[:, 2:] - self.boxes[:, :2]).clip(min=0).prod(1))
 
-    def transformed(self, scale: tuple[float, float] = (1, 1), shift: tuple[float, float] = (0, 0)) -> Faces:
+    def transformed(self, scale: tuple[float, float] = (1, 1), shift: tuple[float, float] = (0, 0)) -> "Faces":
         """The faces of the image that was scaled by (sx, sy) and then shifted by (dx, dy) pixels; visibility as it was."""
         scale, shift = np.asarray(scale, np.float32), np.asarray(shift, np.float32)
         return replace(self, boxes=self.boxes * np.tile(scale, 2) + np.tile(shift, 2), landmarks=self.landmarks * scale + shift)
 
-    def flipped(self, width: float) -> Faces:
+    def flipped(self, width: float) -> "Faces":
         """The faces of the image, ``width`` pixels wide, mirrored left to right; left and right landmarks change places."""
         order = list(self.schema.flip_order)
         boxes, landmarks = self.boxes.copy(), self.landmarks[:, order].copy()
@@ -95,9 +91,8 @@ class Faces:
 
 
 def mean_landmarks_in_box(faces: Sequence[Faces]) -> np.ndarray:
-    """(L, 2) mean position of each landmark in its face's box, fractions of width and height: what a predictor that sees
-    nothing but the box would say. Boxes of no area don't count, nor do points over five widths or heights outside their box,
-    which are slips; a landmark that no face has is NaN. Raises ValueError without any photo."""
+    """(L, 2) mean position of each landmark in its face's box, fractions of width and height; NaN for a landmark that no face
+    has. Boxes of no area, and points over five widths or heights outside, don't count. Raises ValueError without any photo."""
     if not len(faces):
         raise ValueError("mean_landmarks_in_box needs at least one photo")
     boxes = np.concatenate([f.boxes for f in faces])[:, None]

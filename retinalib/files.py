@@ -14,8 +14,8 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` to write to, which takes its place at the end: an interruption or an error leaves the
-    old file or the new one. Makes the folder. Raises OSError, naming the file, where it can't be written."""
+    """A temporary name beside ``path``, which takes its place at the end: an interruption leaves the old file or the new one.
+    Makes the folder. Raises OSError, naming the file, where it can't be written."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -44,11 +44,9 @@ def write_text(path: str | Path, text: str) -> None:
 
 @contextmanager
 def only_process(folder: str | Path, wait: bool = False) -> Iterator[None]:
-    """Keeps a folder for this process, and removes what killed ones left half written in it. Makes the folder.
-
-    wait: until another process has finished; else, raises ValueError where one has the folder. Raises RuntimeError in a process
-    that another one started and that is still importing the program: there, the work would be begun a second time.
-    """
+    """Keeps a folder for this process, and removes what killed ones left half written in it. Makes the folder. wait: until
+    another process has finished; else, raises ValueError where one has the folder. Raises RuntimeError in a process that
+    another one started and that is still importing the program: there, the work would be begun a second time."""
     folder = Path(folder)
     frames = (frame for frame, _ in traceback.walk_stack(None))
     if any(f.f_code.co_name == "<module>" and f.f_globals.get("__name__") == "__mp_main__" for f in frames):

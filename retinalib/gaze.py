@@ -1,11 +1,7 @@
 """Head pose from rigid landmarks, and from it what the pupils say once the head's turn is taken out: where the eyes look.
 
 Camera frame: x to the image's right, y down, z towards the camera. Angles in degrees: yaw is positive to the image's right,
-pitch up, roll clockwise in the image. The camera is taken as weak perspective (Horaud et al., PAMI 1997): right where the head
-is small against its distance, a few degrees off for a face that fills a close photo.
-"""
-
-from __future__ import annotations
+pitch up, roll clockwise in the image. Weak perspective (Horaud et al., PAMI 1997): a few degrees off for a close face."""
 
 from dataclasses import dataclass
 
@@ -17,14 +13,14 @@ from retinalib.landmarks import WFLW_98, Eye
 from retinalib.pupils import CLOSED, eye_frame, eyes_of, openness, to_eye_frame
 from retinalib.rendered.head import average_landmarks, gaze_vector
 
-_ROUNDS = 60  # of pose estimation; the angles move by less than 0.01° in the last ten
+_ROUNDS = 60  # the last ten change under 0.01°
 
 
 @dataclass(frozen=True)
 class HeadPose:
     """The weak-perspective pose of N heads: ``pixels = scale · (rotation @ model)[:2] + shift``."""
 
-    rotation: np.ndarray  # (N, 3, 3) head frame to camera frame
+    rotation: np.ndarray  # (N, 3, 3) head to camera
     scale: np.ndarray  # (N,) pixels a model unit
     residual: np.ndarray  # (N,) root mean square distance of the rigid points, in model units (outer canthi at 1)
 
@@ -44,10 +40,8 @@ class HeadPose:
 def head_pose(landmarks: np.ndarray) -> HeadPose:
     """The pose of (N, 98, 2) landmarks of WFLW from those that are rigid: canthi and nose, not the pupils, not the jaw.
 
-    Least squares on an average head: depths are filled in from the current pose, and pose and scale then fitted to points in
-    three dimensions (Umeyama, PAMI 1991), in turns. Faces with an unknown rigid point give NaN. Raises ValueError for another
-    number of landmarks.
-    """
+    Least squares on an average head: in turns, depths are filled in from the pose, and the pose is fitted to points in three
+    dimensions (Umeyama, PAMI 1991). Faces with an unknown rigid point give NaN. Raises ValueError for other landmarks."""
     if np.shape(landmarks)[1:] != (WFLW_98.count, 2):
         raise ValueError(f"head pose and gaze need WFLW's 98 landmarks, (N, 98, 2), got {np.shape(landmarks)}")
     rigid = list(WFLW_98.rigid)
@@ -78,10 +72,10 @@ def head_pose(landmarks: np.ndarray) -> HeadPose:
 @dataclass(frozen=True)
 class Eyeball:
     """The right eye's ball in head units (the distance of the outer canthi is 1); the left eye is its mirror image. By default
-    what :func:`calibrate` gives for the training faces of ``rendered.make(root, 2500, seed=0)``."""
+    what :func:`calibrate` gives for rendered faces."""
 
     centre: tuple[float, float, float] = (-0.002, -0.004, -0.080)  # from the middle of the canthi: x, y, z of the head
-    radius: float = 0.130  # from the ball's centre to the pupil
+    radius: float = 0.130  # to the pupil
 
     def towards(self, pose: HeadPose, eye: Eye) -> np.ndarray:
         """(N, 2) from the middle of the canthi to the ball's centre, as the camera sees it, in head units."""
@@ -89,8 +83,8 @@ class Eyeball:
 
 
 def calibrate(landmarks: np.ndarray, gaze: dict[str, np.ndarray], closed: float = CLOSED) -> Eyeball:
-    """The eyeball that explains known gaze best, from (N, 98, 2) landmarks and ``{"right": (N, 2), "left": (N, 2)}`` yaw and
-    pitch in degrees: a least-squares fit over all open eyes. Raises ValueError for fewer than two of them.
+    """The eyeball that explains known gaze best, by least squares over all open eyes, from (N, 98, 2) landmarks and ``{"right":
+    (N, 2), "left": (N, 2)}`` yaw and pitch in degrees. Raises ValueError for fewer than two open eyes.
 
     A pupil lies at ``scale · (rotation @ centre + radius · gaze)`` from the middle of its canthi: linear in centre and radius.
     """
@@ -115,9 +109,8 @@ def gaze_angles(landmarks: np.ndarray, eyeball: Eyeball = Eyeball(), closed: flo
     """Where the eyes of (N, 98, 2) landmarks look, in degrees against the camera's axis.
 
     Columns: gaze_yaw_<side>, gaze_pitch_<side> ("right" and "left" are the person's), gaze_yaw, gaze_pitch (of the mean
-    direction), vergence (right minus left yaw: positive when the eyes cross). An eye with an openness of at most ``closed`` has
-    no gaze: NaN, and the mean direction is the other eye's. A pupil seen beyond the eyeball is taken to lie on its rim.
-    """
+    direction), vergence (right minus left yaw). An eye with an openness of at most ``closed`` has no gaze: NaN, and the mean
+    direction is the other eye's. A pupil seen beyond the eyeball is taken to lie on its rim."""
     landmarks = np.asarray(landmarks, float)
     pose = head_pose(landmarks)
     table, looks = pd.DataFrame(index=range(len(landmarks))), []
@@ -147,8 +140,7 @@ def gaze_error(predicted: pd.DataFrame, true: pd.DataFrame, side: str) -> np.nda
 
 
 def gaze_baselines(landmarks: np.ndarray) -> dict[str, pd.DataFrame]:
-    """Baselines that ignore the pupil, tables as of :func:`gaze_angles`: "into the camera", and "where the head points" by the
-    pose of (N, 98, 2) landmarks."""
+    """Baselines that ignore the pupil, as of :func:`gaze_angles`, of (N, 98, 2) landmarks: the camera, and the head's pose."""
     head = head_pose(landmarks).angles()
     looks = {"into the camera": 0 * head[["yaw", "pitch"]].fillna(0), "where the head points": head[["yaw", "pitch"]]}
     names = [f"gaze_{angle}{side}" for side in ("_right", "_left", "") for angle in ("yaw", "pitch")]
@@ -156,16 +148,16 @@ def gaze_baselines(landmarks: np.ndarray) -> dict[str, pd.DataFrame]:
 
 
 def gaze_in_head(table: pd.DataFrame, side: str) -> np.ndarray:
-    """(N, 2) yaw and pitch of an eye's gaze seen from its own head, degrees: (0, 0) looks where the head points. table: yaw,
-    pitch, roll, gaze_yaw_<side>, gaze_pitch_<side> against the camera."""
+    """(N, 2) yaw and pitch of an eye's gaze seen from its own head, degrees. table: yaw, pitch, roll, gaze_yaw_<side> and
+    gaze_pitch_<side> against the camera."""
     head = Rotation.from_euler("ZXY", table[["roll", "pitch", "yaw"]], degrees=True)
     look = gaze_vector(*table[[f"gaze_yaw_{side}", f"gaze_pitch_{side}"]].to_numpy(float).T)
     return np.column_stack(_angles(head.inv().apply(look)))
 
 
 def compensated_offset(landmarks: np.ndarray, eyeball: Eyeball, side: str) -> np.ndarray:
-    """(N, 2) the pupil's offset in the eye frame minus that of a pupil which looks where the head points, in eye widths: what a
-    turn of the head alone does to the offset is thus taken out. side: "right" or "left"."""
+    """(N, 2) the pupil's offset in the eye frame minus that of a pupil which looks where the head points, in eye widths; side:
+    "right" or "left"."""
     landmarks = np.asarray(landmarks, float)
     eye = eyes_of(WFLW_98)[side]
     pose = head_pose(landmarks)

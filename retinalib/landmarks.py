@@ -1,21 +1,14 @@
 """Landmark schemas: how many points a face has, what they are called, and which ones change places in a mirror.
 
-The only place where an index such as 60 or 96 is written. "Right" and "left" are the person's own: the right eye is the one at
-the left of an upright picture.
-"""
-
-from __future__ import annotations
+The only place where an index such as 60 or 96 is written. "Right" and "left" are the person's own."""
 
 from dataclasses import asdict, dataclass, replace
 
 
 @dataclass(frozen=True)
 class Eye:
-    """The landmarks of one eye; what a schema does not have is None or empty.
-
-    ``lids`` runs around the eye: outer canthus, along the upper lid, inner canthus, back along the lower lid.
-    ``upper[i]`` lies across from ``lower[i]``, both from the outer to the inner canthus. ``left`` is set by the schema.
-    """
+    """The landmarks of one eye; what a schema does not have is None or empty. ``lids`` runs around it: outer canthus, upper
+    lid, inner canthus, lower lid. ``upper[i]`` lies across from ``lower[i]``, both from the outer canthus on."""
 
     pupil: int | None = None
     outer: int | None = None
@@ -46,9 +39,7 @@ class LandmarkSchema:
 
     ``flip_order[i]`` is the landmark of the original picture that becomes landmark ``i`` of the mirrored one. ``regions``
     partitions ``range(count)``; a region's points are in drawing order, and those named in ``closed_regions`` form closed
-    outlines. ``rigid`` are points that hardly move with expression or gaze, for head pose. Raises ValueError naming what does
-    not agree.
-    """
+    outlines. ``rigid``: points that hardly move with expression or gaze. Raises ValueError naming what does not agree."""
 
     name: str
     count: int
@@ -132,7 +123,7 @@ class LandmarkSchema:
         return {**asdict(self), "closed_regions": sorted(self.closed_regions)}
 
     @classmethod
-    def from_dict(cls, values: dict) -> LandmarkSchema:
+    def from_dict(cls, values: dict) -> "LandmarkSchema":
         """The inverse of :meth:`to_dict`. Raises ValueError or TypeError for other values."""
         values = as_tuples(values)
         eyes = {side: values[side] and Eye(**values[side]) for side in ("right_eye", "left_eye")}

@@ -1,7 +1,5 @@
 """The multi-task loss of RetinaFace (Deng et al., CVPR 2020, eq. 1) on matched anchors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,9 +18,9 @@ class Target(NamedTuple):
     """The F faces of one training image, in fractions of it."""
 
     boxes: Tensor  # (F, 4) float32 x1 y1 x2 y2
-    landmarks: Tensor  # (F, L, 2) float32, anything where not visible
-    visible: Tensor  # (F, L) bool: the landmarks that are learned
-    complete: bool = True  # False: the photo may hold faces that nobody labelled
+    landmarks: Tensor  # (F, L, 2) float32
+    visible: Tensor  # (F, L) bool: learned ones
+    complete: bool = True  # all faces are labelled
 
 
 @dataclass(frozen=True)
@@ -34,9 +32,9 @@ class LossConfig:
     landmark_weight: float = 1.0
     pupil_weight: float = 0.0  # of the pupils' place between their canthi, which barely affects a sum over all points
     landmark_loss: str = "smooth_l1"  # or "wing"
-    positive_iou: float = 0.35  # anchors from this IoU on answer for a face
-    minimum_iou: float = 0.2  # a face keeps its best anchor from this IoU on
-    negatives_per_positive: int = 7  # hard negatives kept for each positive anchor
+    positive_iou: float = 0.35  # positive from here on
+    minimum_iou: float = 0.2  # for a face's best anchor
+    negatives_per_positive: int = 7  # the hardest
     least_negatives: int = 0  # hard negatives kept of an image with few positive anchors or none, whose share is smaller
 
     def __post_init__(self) -> None:
@@ -57,15 +55,11 @@ class Parts(NamedTuple):
     classification: Tensor
     landmark: Tensor
     pupil: Tensor
-    look: Tensor  # of the second looks, see second_look.look_loss; 0 without any
+    look: Tensor  # of the second looks, or 0
 
 
 def wing(difference: Tensor, width: float = 1.0, curvature: float = 0.2) -> Tensor:
-    """Wing loss (Feng et al., CVPR 2018, eq. 5), elementwise; the units are those of encoded landmarks.
-
-    Its authors take 10 and 2 pixels on faces of 256 pixels. An encoded 1 is a tenth of the anchor, about 26 such pixels, so
-    1 and 0.2 keep their proportion and let the logarithm rule below a tenth of the anchor.
-    """
+    """Wing loss (Feng et al., CVPR 2018, eq. 5), elementwise, in units of encoded landmarks: 1 is a tenth of the anchor."""
     size = difference.abs()
     near = width * torch.log1p(size / curvature)
     offset = width - width * math.log1p(width / curvature)
@@ -87,11 +81,9 @@ def multi_task_loss(
     logits: (B, A, 2), boxes: (B, A, 4) offsets; landmarks_at: gives (N, 2L) shifts for (N,) images and (N,) anchors, and is
     asked only for positive anchors whose face has visible landmarks; anchors: (A, 4) fractions.
 
-    Box and class parts are sums over positives (and the hardest negatives) divided by the number of positive anchors; the
-    landmark part is a sum over visible coordinates divided by the number of positive anchors with landmarks, and so is the
-    pupil part, which compares the vectors from the middle of the canthi to the pupil of the ``eyes`` that have both. In a photo
-    that is not labelled completely, only anchors near labelled faces can be negatives: elsewhere nobody knows.
-    """
+    Box and class parts are sums over positives (and the hardest negatives) by the number of positive anchors; the landmark part
+    is a sum over visible coordinates by the number of those with landmarks, and so is the pupil part, of the vectors from the
+    middle of the canthi to the pupil. In a photo labelled in part, only anchors near labelled faces can be negatives."""
     logits, boxes = logits.float(), boxes.float()
     matched = torch.stack([match(t.boxes, anchors, config.positive_iou, config.minimum_iou) for t in targets])  # (B, A)
     offsets = torch.tensor([0, *[len(t.boxes) for t in targets]]).cumsum(0)[:-1].to(matched.device)
@@ -125,8 +117,6 @@ def multi_task_loss(
 
 
 def _pupil(given: Tensor, wanted: Tensor, visible: Tensor, eyes: Sequence[Eye]) -> Tensor:
-    """Sum of absolute differences of the pupils' places in their eyes; (N, L, 2) encoded landmarks, (N, L) bool. They are
-    small, and a quadratic loss would pass them over."""
     total = given.new_zeros(())
     for eye in eyes:
         if None not in (eye.pupil, eye.outer, eye.inner):

@@ -1,7 +1,5 @@
 """RetinaFace (Deng et al., CVPR 2020) for any landmark schema: backbone, FPN, SSH, optional SE, heads."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
@@ -22,11 +20,8 @@ from retinalib.second_look import Look, LookConfig
 
 @dataclass(frozen=True)
 class Normalisation:
-    """What stands between 8-bit RGB pixels and the network: ``(pixel - mean) / std`` by channel, in RGB or BGR order.
-
-    ``mean`` and ``std`` are in the network's channel order and on the scale 0 to 255. ``assumed``: a guess, for weights that
-    do not say what they were trained with.
-    """
+    """What stands between 8-bit RGB pixels and the network: ``(pixel - mean) / std`` by channel. ``mean`` and ``std`` are in
+    the network's channel order and on the scale 0 to 255. ``assumed``: a guess, for weights that do not say."""
 
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
@@ -39,12 +34,6 @@ class Normalisation:
         mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (self.mean, self.std))
         return images.to(torch.float32, copy=True).sub_(mean).div_(std)
 
-    def invert(self, images: Tensor) -> Tensor:
-        """Network input back to (..., 3, H, W) RGB pixels, float32."""
-        mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (self.mean, self.std))
-        pixels = images * std + mean
-        return pixels.flip(-3) if self.bgr else pixels
-
 
 REFERENCE_NORMALISATION = Normalisation(mean=(104.0, 117.0, 123.0), std=(1.0, 1.0, 1.0), bgr=True)
 
@@ -53,9 +42,9 @@ REFERENCE_NORMALISATION = Normalisation(mean=(104.0, 117.0, 123.0), std=(1.0, 1.
 class TrainedOn:
     """Which faces a network has learned, as it saw them in training: what is beyond needs another scale, or a turn."""
 
-    smallest: float  # longer side of a face's box, pixels of the network's input
+    smallest: float  # longer side, pixels of the input
     largest: float
-    turns: float  # degrees that faces are rolled either way
+    turns: float  # degrees of roll either way
 
 
 @dataclass(frozen=True)
@@ -63,14 +52,14 @@ class ModelConfig:
     """All that is needed to build a network and to use it."""
 
     backbone: str = "mobilenet0.25"  # or "resnet50"
-    schema: LandmarkSchema = WFLW_98  # which landmarks the heads give
+    schema: LandmarkSchema = WFLW_98  # of the heads
     se_reduction: int | None = None  # SE blocks after each SSH: channels are squeezed by this factor; None: no SE
     se_kind: str = "se"  # or "bottleneck": the same parameters without attention, a control
     se_strides: tuple[int, ...] | None = None  # the levels that have such blocks; None: all
     looks: tuple[LookConfig, ...] = ()  # second looks, one after the other, see second_look; they learn beside the rest
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
     normalisation: Normalisation = field(default_factory=Normalisation)
-    trained_on: TrainedOn | None = None  # None: not known
+    trained_on: TrainedOn | None = None  # None: unknown
 
     def __post_init__(self) -> None:
         for name, kind in (("schema", LandmarkSchema), ("anchors", AnchorConfig), ("normalisation", Normalisation)):
@@ -80,10 +69,7 @@ class ModelConfig:
             raise ValueError(f"unknown backbone '{self.backbone}': choose one of {', '.join(_BACKBONES)}")
         channels = _BACKBONES[self.backbone].pyramid
         if self.se_reduction is not None and not 1 <= self.se_reduction <= channels:
-            raise ValueError(
-                f"se_reduction must be None or from 1 to {channels}, the pyramid's channels; got {self.se_reduction}"
-            )
-
+            raise ValueError(f"se_reduction must be None or from 1 to {channels} (the pyramid's); got {self.se_reduction}")
         if self.se_kind not in _BLOCKS:
             raise ValueError(f"se_kind must be one of {', '.join(_BLOCKS)}; got '{self.se_kind}'")
         if self.se_strides is not None and not set(self.se_strides) <= set(self.anchors.strides):
@@ -105,7 +91,7 @@ class ModelConfig:
         return values
 
     @classmethod
-    def from_dict(cls, values: dict) -> ModelConfig:
+    def from_dict(cls, values: dict) -> "ModelConfig":
         """The inverse of :meth:`to_dict`. Raises ValueError for an unknown parameter or schema."""
         values = {name: value for name, value in values.items() if name != "eye_head"}  # of an earlier version
         unknown = set(values) - {f.name for f in fields(cls)}
@@ -175,8 +161,8 @@ class ResNet50(nn.Sequential):
 
 class _Backbone(NamedTuple):
     build: type[nn.Module]  # gives {"8": features, "16": …, "32": …}, the strides, of images
-    levels: tuple[int, int, int]  # channels of these three
-    pyramid: int  # channels of the FPN and all that follows
+    levels: tuple[int, int, int]  # channels
+    pyramid: int  # channels of the FPN and the rest
 
 
 # A new backbone is a module like those above and a row here; ModelConfig(backbone=…) chooses it.
@@ -236,10 +222,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """What :class:`SqueezeExcitation` has, without attention: the same two layers at every pixel, added to the features.
-
-    Tells a gain of the gate from a gain of its parameters.
-    """
+    """The two layers of :class:`SqueezeExcitation` without attention: at every pixel, added to the features."""
 
     def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()
@@ -257,16 +240,13 @@ class Outputs(NamedTuple):
     """What the network gives for B images and A anchors."""
 
     logits: Tensor  # (B, A, 2) background, face
-    boxes: Tensor  # (B, A, 4) offsets, see anchors.encode_boxes
+    boxes: Tensor  # (B, A, 4), see anchors.encode_boxes
     features: list[Tensor]  # (B, C, rows, columns) of each level, what the landmark head reads
 
 
 class RetinaFace(nn.Module):
-    """Faces and landmarks in one pass. Input: (B, 3, H, W) float32, see :class:`Normalisation`; any H and W.
-
-    The landmark head is a 1×1 convolution; :meth:`landmarks_at` evaluates it at chosen anchors only, with the same result
-    as everywhere (:meth:`dense`), so that its cost grows with faces and not with anchors × landmarks.
-    """
+    """Faces and landmarks in one pass. Input: (B, 3, H, W) float32, see :class:`Normalisation`; any H and W. The landmark head
+    is a 1×1 convolution, which :meth:`landmarks_at` evaluates at chosen anchors only, with the same result as :meth:`dense`."""
 
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__()
@@ -290,9 +270,7 @@ class RetinaFace(nn.Module):
 
     @torch.no_grad()
     def start_from_shape(self, shape: Tensor) -> None:
-        """Lets the untrained landmark head predict ``shape``, (L, 2) positions in fractions of the face's box, in every anchor
-        as if the anchor were the box. Cascaded regression starts from the mean shape, too (Cao et al., CVPR 2012, section 2).
-        """
+        """Lets the untrained landmark head predict ``shape``, (L, 2) fractions of a box, in every anchor as in a box."""
         wanted = ((shape - 0.5) / self.config.anchors.variances[0]).flatten().repeat(self.config.anchors.per_cell)
         for head in self.landmark_head:
             head.weight.mul_(0.1)
@@ -316,10 +294,7 @@ class RetinaFace(nn.Module):
         return Outputs(self._flat(self.class_head, features, 2), self._flat(self.box_head, features, 4), features)
 
     def landmarks_at(self, features: list[Tensor], image: Tensor, anchor: Tensor) -> Tensor:
-        """The landmark head at N anchors.
-
-        features: as from :meth:`forward`; image, anchor: (N,) int64. Returns (N, 2L) shifts, see anchors.encode_landmarks.
-        """
+        """The landmark head at N anchors, image and anchor (N,) int64: (N, 2L) shifts, see anchors.encode_landmarks."""
         k, values = self.config.anchors.per_cell, 2 * self.config.schema.count
         result = features[0].new_zeros(len(anchor), values)
         first = 0
@@ -339,10 +314,8 @@ class RetinaFace(nn.Module):
         return result
 
     def look_again(self, images: Tensor, image: Tensor, landmarks: Tensor) -> Tensor:
-        """(F, L, 2) landmarks in pixels, moved by the network's second looks, if it has any; see :mod:`retinalib.second_look`.
-
-        images: (B, 3, H, W) RGB pixels, float32 from 0 to 255; image: (F,) int64, the number of each face's image.
-        """
+        """(F, L, 2) landmarks in pixels, moved by the network's second looks. images: (B, 3, H, W) RGB pixels, float32 from 0
+        to 255; image: (F,) int64, the number of each face's image."""
         for look in self.looks:
             landmarks = look.again(images, image, landmarks)
         return landmarks

@@ -1,11 +1,8 @@
 """Where the pupil lies within the eye, how open the eye is, and how wrong a prediction is about it.
 
 The eye frame has its origin midway between the canthi, x from the outer to the inner canthus, y perpendicular to it and up the
-face, and the distance of the canthi as its unit. An offset in it does not change when the face is shifted, scaled or rotated
-in the image plane; a turn of the head does change it.
-"""
-
-from __future__ import annotations
+face, and the distance of the canthi as its unit. An offset in it does not change when the face is shifted, scaled or rotated in
+the image plane, but with a turn of the head."""
 
 from collections.abc import Sequence
 
@@ -15,9 +12,9 @@ import pandas as pd
 from retinalib.faces import Faces
 from retinalib.landmarks import Eye, LandmarkSchema
 
-CLOSED = 0.12  # an eye of at most this openness counts as closed, by default
+CLOSED = 0.12  # an eye of at most this openness
 FORESHORTENED = 0.5  # an eye narrower than this share of the other one is turned away too far for an offset
-SMALLEST_EYE = 2.0  # pixels between the canthi under which an eye is too narrow for it, too
+SMALLEST_EYE = 2.0  # pixels between the canthi
 JESORSKY = {"pupil": 0.05, "iris": 0.10, "eye": 0.25}  # thresholds of the worst-eye error, and what a hit is then within
 
 
@@ -29,8 +26,7 @@ def eyes_of(schema: LandmarkSchema) -> dict[str, Eye]:
 
 
 def eye_frame(landmarks: np.ndarray, eye: Eye) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The frame of one eye in (N, L, 2) landmarks: origin (N, 2), x and y axes (N, 2) of unit length, width (N,). Degenerate
-    eyes (canthi in one place) give NaN."""
+    """The frame of one eye in (N, L, 2) landmarks: origin (N, 2), unit x and y axes (N, 2), width (N,); NaN without a width."""
     landmarks = np.asarray(landmarks, float)
     outer, inner = landmarks[:, eye.outer], landmarks[:, eye.inner]
     across = inner - outer
@@ -54,8 +50,7 @@ def to_eye_frame(points: np.ndarray, landmarks: np.ndarray, eye: Eye) -> np.ndar
 
 
 def openness(landmarks: np.ndarray, eye: Eye) -> np.ndarray:
-    """(N,) eye aspect ratio: mean distance of facing lid points over the distance of the canthi (Soukupová and Čech, CVWW
-    2016, eq. 1, with the three pairs that eight lid points have)."""
+    """(N,) eye aspect ratio: mean distance of facing lid points by that of the canthi (Soukupová and Čech, CVWW 2016)."""
     landmarks = np.asarray(landmarks, float)
     *_, width = eye_frame(landmarks, eye)
     lids = np.linalg.norm(landmarks[:, list(eye.upper)] - landmarks[:, list(eye.lower)], axis=-1)
@@ -65,11 +60,8 @@ def openness(landmarks: np.ndarray, eye: Eye) -> np.ndarray:
 def foreshortened(landmarks: np.ndarray, schema: LandmarkSchema) -> np.ndarray:
     """(N, 2) bool: whether the right and the left eye of (N, L, 2) landmarks are too turned away for offset and openness.
 
-    Both are in units of the eye's width, and that of the far eye goes to zero in profile. It is compared with the other eye, so
-    that neither a face's size nor the shape of a person's eyes matters; half of its width (``FORESHORTENED``) is reached at
-    a yaw of 35° to 45°. In WFLW's test faces the standard deviation of the vertical offset is 0.07 eye widths where both eyes
-    are about as wide, 0.14 at half the width. Eyes under ``SMALLEST_EYE`` pixels, or without a width, count too.
-    """
+    Both are in units of the eye's width, which goes to zero in profile; half the other eye's (``FORESHORTENED``) is reached at
+    a yaw of 35° to 45°. Eyes under ``SMALLEST_EYE`` pixels, or without a width, count too."""
     landmarks = np.asarray(landmarks, float)
     widths = np.stack([eye_frame(landmarks, eye)[3] for eye in eyes_of(schema).values()], 1)
     other = np.nan_to_num(widths[:, ::-1])
@@ -93,11 +85,9 @@ def pupil_table(faces: Faces | Sequence[Faces], closed: float = CLOSED) -> pd.Da
 
     Columns, for each side ("right" and "left" are the person's): ``offset_x_<side>`` and ``offset_y_<side>`` (the pupil in the
     eye frame, eye widths; x towards the nose, y up), ``pupil_x_<side>`` and ``pupil_y_<side>`` (image pixels),
-    ``eye_width_<side>`` (pixels), ``openness_<side>``, ``closed_<side>`` (openness of at most ``closed``) and
-    ``foreshortened_<side>``: keep both kinds out of offset statistics; then ``look_x`` and ``look_y`` (the mean offset of the
-    eyes that are neither, x to the person's left, y up), ``inter_pupil`` (pixels), ``score`` and the faces' attributes. Raises
-    ValueError for a schema without canthi.
-    """
+    ``eye_width_<side>`` (pixels), ``openness_<side>``, ``closed_<side>`` and ``foreshortened_<side>``: keep both kinds out of
+    offset statistics; then ``look_x`` and ``look_y`` (the mean offset of the eyes that are neither, x to the person's left, y
+    up), ``inter_pupil`` (pixels), ``score`` and the faces' attributes. Raises ValueError for a schema without canthi."""
     if not isinstance(faces, Faces):
         tables = [pupil_table(one, closed) for one in faces] or [pupil_table(Faces.empty(), closed)]
         return pd.concat(tables, keys=range(len(tables)), names=["photo", None]).reset_index("photo").reset_index(drop=True)
@@ -122,8 +112,7 @@ def pupil_table(faces: Faces | Sequence[Faces], closed: float = CLOSED) -> pd.Da
 
 
 def baselines(landmarks: np.ndarray, schema: LandmarkSchema, mean_offset: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Baselines that ignore the pupil, (N, 2, 2) right and left pupils: "canthus midpoint"; "lid centroid", the mean of the lid
-    points; "mean offset", the training set's mean offset (2,) of each side put into the eye frame."""
+    """Baselines that ignore the pupil, (N, 2, 2) right and left pupils: "canthus midpoint"; "lid centroid"; "mean offset"."""
     landmarks = np.asarray(landmarks, float)
     result: dict[str, list[np.ndarray]] = {"canthus midpoint": [], "lid centroid": [], "mean offset": []}
     for side, eye in eyes_of(schema).items():
@@ -136,11 +125,9 @@ def baselines(landmarks: np.ndarray, schema: LandmarkSchema, mean_offset: dict[s
 
 
 def pupil_errors(predicted: np.ndarray, true: np.ndarray, schema: LandmarkSchema) -> pd.DataFrame:
-    """A row per face of (N, 2, 2) predicted pupils (right, left) against (N, L, 2) true landmarks.
-    Columns: ``pupil_nme`` (mean of both distances over the outer canthi's distance), ``worst_eye`` (the larger distance over
-    the true inter-pupil distance: Jesorsky et al., AVBPA 2001), ``error_x_<side>`` and ``error_y_<side>`` (in the true eye
-    frame, eye widths).
-    """
+    """A row per face of (N, 2, 2) predicted pupils (right, left) against (N, L, 2) true landmarks: ``pupil_nme`` (mean of both
+    distances over the outer canthi's), ``worst_eye`` (the larger distance over the true inter-pupil distance: Jesorsky et al.,
+    AVBPA 2001), ``error_x_<side>`` and ``error_y_<side>`` (in the true eye frame, eye widths)."""
     predicted, true = np.asarray(predicted, float), np.asarray(true, float)
     pupils = true[:, list(schema.pupils)]
     distance = np.linalg.norm(predicted - pupils, axis=-1)

@@ -1,7 +1,5 @@
 """A training run's folder: who may write in it, what is kept to go on with, and the wish to stop. An epoch is done when its
-``last.pt`` is there; the log follows from it, and is written again by the next start if an interruption came in between."""
-
-from __future__ import annotations
+``last.pt`` is there; the log follows from it."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -26,10 +24,8 @@ class Stopped(Exception):
 
 
 def request_stop(folders: str | Path | Iterable[str | Path]) -> None:
-    """Asks whoever trains the run in a folder, or one of the runs in several, to stop; does not wait for it.
-
-    Leaves a file ``stop`` in each folder that is there, as anybody may; the next start takes it away and goes on.
-    """
+    """Asks whoever trains the run in a folder, or one of the runs in several, to stop: leaves a file ``stop`` in each folder
+    that is there, as anybody may; the next start takes it away and goes on."""
     for folder in [folders] if isinstance(folders, (str, Path)) else folders:
         if Path(folder).is_dir():
             stop_file(folder).touch()
@@ -45,8 +41,7 @@ def claim(folder: Path, recipe: dict) -> Iterator[dict | None]:
     """Takes the folder for the run that ``recipe`` describes, and gives the state to go on from, None at the beginning.
 
     The folder is this process' within the block; a finished run's is only read. recipe: plain values; a run may go on with more
-    ``recipe["config"]["epochs"]``. Raises ValueError if the folder holds epochs of another recipe, or more than asked for, or
-    another process has it, or if no state can be read.
+    epochs. Raises ValueError if the folder holds another recipe, or more epochs, or another process has it, or it is damaged.
     """
     log = folder / "metrics.csv"
     lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
@@ -63,7 +58,6 @@ def claim(folder: Path, recipe: dict) -> Iterator[dict | None]:
 
 
 def _state(folder: Path, recipe: dict) -> dict | None:
-    """The state to go on from."""
     last = folder / "last.pt"
     if not last.is_file():
         return None

@@ -2,11 +2,8 @@
 
 A run folder holds ``config.json``, ``metrics.csv`` (a row per epoch), ``best.pt`` (to use: the averaged weights of the epoch
 with the best validation), ``last.pt`` (to go on: the last averaged weights and the training's state) and ``pictures/``
-(predictions in blue over truth in green). Of several processes that torchrun started together, each takes an equal part of
-every batch and averages gradients with the others; results differ a little from those of one process.
+(predictions in blue over truth in green). Of several processes that torchrun started, each takes an equal part of every batch.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -33,7 +30,7 @@ from retinalib.anchors import anchor_grid
 from retinalib.batches import AugmentedPhotos, Batch, batch_keys, reading
 from retinalib.checkpoint import start_from
 from retinalib.config import TrainConfig
-from retinalib.datasets.table import BOX, FaceDataset
+from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector, find_checkpoint, warn_of_slow_bfloat16
 from retinalib.evaluate import auc, detection_ap, evaluate_faces
 from retinalib.faces import Faces, mean_landmarks_in_box
@@ -43,9 +40,9 @@ from retinalib.model import RetinaFace, TrainedOn, pick_device
 from retinalib.runs import Stopped, claim, save_epoch, stop_file
 from retinalib.second_look import look_loss
 
-_VALIDATION_SCORE = 0.05  # detections from this score on enter the validation's AP
-_VALIDATION_PICTURES, _PICTURE = 4, 320  # how many, and how high in pixels
-_PATIENCE = timedelta(hours=2)  # how long processes wait for the first, which validates
+_VALIDATION_SCORE = 0.05  # least, in AP
+_VALIDATION_PICTURES, _PICTURE = 4, 320  # pixels
+_PATIENCE = timedelta(hours=2)  # while one validates
 
 
 def run_folder(runs: Path, arm: str, config: TrainConfig, train_set: FaceDataset) -> Path:
@@ -56,20 +53,10 @@ def run_folder(runs: Path, arm: str, config: TrainConfig, train_set: FaceDataset
 
 
 def _recipe(config: TrainConfig, train_set: FaceDataset) -> dict:
-    """What the run's folder says of it, plain values."""
-    recipe = {"config": config.to_dict(), "data": {"images": len(train_set), "fingerprint": fingerprint(train_set)}}
+    recipe = {"config": config.to_dict(), "data": {"images": len(train_set), "fingerprint": train_set.fingerprint()}}
     if config.start_from is not None:
         recipe["start_from"] = hashlib.sha256(find_checkpoint(config.start_from).read_bytes()).hexdigest()
     return json.loads(json.dumps(recipe))
-
-
-def fingerprint(dataset: FaceDataset) -> str:
-    """A digest of a data set: its photos, boxes and landmarks, and whether it is complete, which decides what is background."""
-    table = dataset.table
-    digest = hashlib.sha256(json.dumps([dataset.names, table["image"].tolist(), dataset.complete]).encode())
-    for part in (table[BOX].to_numpy(), *table["landmarks"]):
-        digest.update(np.asarray(part, np.float32).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def learning_rate_factor(step: int, steps: int, config: TrainConfig) -> float:
@@ -191,12 +178,11 @@ def train(
 ) -> pd.DataFrame:
     """Trains, or goes on with, the run in ``folder`` and returns its metrics, a row per epoch.
 
-    A finished run is only read, unless ``config.epochs`` is now larger: it goes on with the learning rates of the longer
-    schedule. Within :func:`process_group` the processes share the work; the metrics of the first are complete. Raises
-    ValueError if the folder holds another run or another process works in it, or if images, batches and processes don't fit;
-    FloatingPointError if the loss is not finite, naming the images; OSError if a file can't be written; ChildProcessError if a
-    data worker died; Stopped after :func:`retinalib.runs.request_stop`. The next start then repeats the epoch under way.
-    """
+    A finished run is only read, unless ``config.epochs`` is now larger: it goes on with the rates of the longer schedule.
+    Within :func:`process_group` the processes share the work; the metrics of the first are complete. Raises ValueError if the
+    folder holds another run or another process works in it, or if images, batches and processes don't fit; FloatingPointError
+    if the loss is not finite; OSError if a file can't be written; ChildProcessError if a data worker died; Stopped after
+    :func:`retinalib.runs.request_stop`."""
     folder, device = Path(folder), pick_device(device)
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     _check(config, train_set, validation_set, processes)
@@ -257,7 +243,6 @@ def _begin(network: RetinaFace, train_set: FaceDataset, layers: tuple[list[str],
 
 
 def _epoch(training: Training, stream: Iterator[Batch], bar: tqdm, folder: Path, epoch: int, steps: int) -> dict[str, float]:
-    """Trains an epoch of ``steps``. Returns its row of the metrics, still without validation."""
     config, sums, seen = training.config, torch.zeros(len(Parts._fields)), []
     training.network.train()
     for step in range(epoch * steps, (epoch + 1) * steps):
@@ -266,10 +251,8 @@ def _epoch(training: Training, stream: Iterator[Batch], bar: tqdm, folder: Path,
         images, targets, names = next(stream)
         values = training.step(images, targets, step, steps * config.epochs)
         if not values.isfinite().all():
-            raise FloatingPointError(
-                f"the loss is {values[0]:g} at step {step} of {folder.name}, at the images {', '.join(names)}: look at their "
-                "annotations, or lower the learning rate"
-            )
+            said = f"at the images {', '.join(names)}: look at their annotations, or lower the learning rate"
+            raise FloatingPointError(f"the loss is {values[0]:g} at step {step} of {folder.name}, {said}")
         sums += values
         seen += targets
         bar.set_postfix({n: f"{v:.2f}" for n, v in zip(Parts._fields, values.tolist(), strict=True)}, refresh=False)

@@ -1,9 +1,4 @@
-"""Runs the notebooks in their order: ``retinalib workbook``, which is what ``make workbook`` does.
-
-Each is executed into ``build/`` and takes its place in ``notebooks/`` when it is finished. Finished training runs are reused.
-"""
-
-from __future__ import annotations
+"""Runs the notebooks in their order: ``retinalib workbook``, which is what ``make workbook`` does."""
 
 import os
 import time
@@ -19,20 +14,10 @@ from retinalib.config import PROFILES
 from retinalib.workspace import PROJECT
 
 
-def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Removes papermill's notes, which differ from machine to machine, and of an explorer all but its picture: the widget
-    would ask for a kernel that is no longer there."""
-    for part in (notebook, *notebook.cells):
-        part.metadata.pop("papermill", None)
-    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
-        if "image/png" in output.get("data", {}):
-            output.data.pop("application/vnd.jupyter.widget-view+json", None)
-    return notebook
-
-
 def run(notebook: Path, output: Path, parameters: dict | None = None) -> None:
-    """Executes ``notebook`` with ``parameters`` and writes it, cleaned, to ``output``. Raises SystemExit with one sentence if a
-    cell fails or the kernel dies; the notebook as far as it went is left beside ``output``."""
+    """Executes ``notebook`` with ``parameters`` and writes it to ``output``, without papermill's notes, and of explorers only
+    the picture. Raises SystemExit with one sentence if a cell fails or the kernel dies; what was done is left beside
+    ``output``."""
     partial = output.with_name(f"{output.stem}.partial.ipynb")
     partial.parent.mkdir(parents=True, exist_ok=True)
     options = {"record_timing": False, "store_widget_state": False, "coalesce_streams": True}  # of nbclient
@@ -43,7 +28,13 @@ def run(notebook: Path, output: Path, parameters: dict | None = None) -> None:
         if isinstance(error, PapermillExecutionError):
             said = f", cell {error.exec_count}: {error.ename}: {error.evalue}"
         raise SystemExit(f"{notebook.name}{said}\nThe notebook as far as it went: {partial}") from error
-    nbformat.write(clean(nbformat.read(partial, as_version=4)), partial)
+    done = nbformat.read(partial, as_version=4)
+    for part in (done, *done.cells):
+        part.metadata.pop("papermill", None)
+    for result in (result for cell in done.cells for result in cell.get("outputs", [])):
+        if "image/png" in result.get("data", {}):  # a widget would ask for a kernel that is gone
+            result.data.pop("application/vnd.jupyter.widget-view+json", None)
+    nbformat.write(done, partial)
     os.replace(partial, output)
 
 

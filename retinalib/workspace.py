@@ -1,7 +1,5 @@
 """What the notebooks share: which data set, where data, runs and figures lie, seeds."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 import random
@@ -40,10 +38,8 @@ def open_dataset(dataset: str, data_root: str | Path | None, profile: str, seed:
 
     dataset: "synthetic" (rendered on first use) and "wflw", 98 landmarks, or "wider", 5 landmarks; data_root: its folder,
     relative to the project's, or None for ``data/<dataset>``; split: "train", "validation" (a tenth of the official training
-    photos, which "train" leaves out) or "test" (WIDER FACE's official validation, since its test has no public truth).
-    WIDER FACE's box lists in WFLW's folder or in ``data/wider/wider_face_split`` are joined into WFLW, whose unlabelled faces
-    then count, too. Raises ValueError for another name, FileNotFoundError where data are missing, saying where to get them.
-    """
+    photos, which "train" leaves out) or "test" (WIDER FACE's validation). WIDER FACE's box lists are joined into WFLW where
+    they are, see data/README.md. Raises ValueError for another name, FileNotFoundError where data are missing."""
     splits = ("train", "validation", "test")
     for name, value, allowed in (("DATASET", dataset, DATASETS), ("PROFILE", profile, PROFILES), ("split", split, splits)):
         if value not in allowed:
@@ -67,8 +63,8 @@ def open_dataset(dataset: str, data_root: str | Path | None, profile: str, seed:
 
 
 def figures_folder(figures: str | Path | None, dataset: str, profile: str) -> Path:
-    """Where figures go: the folder named, relative to the project's; or None for ``figures/``, which is the committed report
-    of the standard profile on rendered faces, and ``figures/<dataset>-<profile>/`` for everything else."""
+    """Where figures go: the folder named, relative to the project's; by default ``figures/`` for the standard profile on
+    rendered faces, else ``figures/<dataset>-<profile>/``."""
     if figures is None:
         figures = "figures" if (dataset, profile) == ("synthetic", "standard") else f"figures/{dataset}-{profile}"
     return PROJECT / figures

@@ -1,9 +1,11 @@
-"""The chapters in a real browser: JupyterLab runs them, a hand moves the explorers' controls, and the pictures follow.
+"""The chapters' explorers in a real browser: JupyterLab runs the cells that they need (all cells run in test_notebooks), a hand
+moves the controls, and the pictures follow.
 
 Needs Playwright (a development dependency) and Chromium (``apt-get install chromium``, or its path in ``CHROMIUM``); skipped
 where one is missing. Chapters 1 to 3 look at real faces where they are at hand.
 """
 
+import ast
 import json
 import os
 import re
@@ -26,6 +28,8 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.whic
 if CHROMIUM is not None and subprocess.run([CHROMIUM, "--version"], capture_output=True, check=False).returncode:
     CHROMIUM = None  # half installed, or a stub that only says where to get it
 NOTEBOOKS = sorted(path.stem for path in (PROJECT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+EXPLORER = r"\b(watch|\w+_(browser|explorer|viewer))\("  # what shows one
+EPOCHS = 8  # of the training that is watched: enough to be stopped before its end
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
 SLOW = 900_000  # ms: the longest chapter, several times over
 
@@ -34,6 +38,26 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium, or name it in CHROMIUM"),
     pytest.mark.timeout(2 * SLOW / 1000),
 ]
+
+
+def names(source, context):
+    """The names that a cell uses (``ast.Load``) or gives (``ast.Store``)."""
+    nodes = list(ast.walk(ast.parse(source)))
+    found = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, context)}
+    return found | {node.name for node in nodes if context is ast.Store and isinstance(node, ast.FunctionDef)}
+
+
+def needed(cells):
+    """Imports, parameters and setup, the explorers of a chapter, and what gives the names that they use."""
+    sources = [cell.source for cell in cells if cell.cell_type == "code"]
+    explorers = [number for number, source in enumerate(sources) if number >= 3 and re.search(EXPLORER, source)]
+    kept, wanted = {0, 1, 2}, set()
+    for number in range(len(sources) - 1, 2, -1):
+        gives = names(sources[number], ast.Store)
+        if number in explorers[-1:] or re.search(r"\bwatch\(", sources[number]) or gives & wanted:
+            kept.add(number)
+            wanted = (wanted - gives) | (names(sources[number], ast.Load) - gives)
+    return [nbformat.v4.new_code_cell(sources[n], metadata={"tags": ["parameters"]} if n == 1 else {}) for n in sorted(kept)]
 
 
 class Lab:
@@ -117,7 +141,7 @@ def control(explorer, label):
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory, workbook):
-    """The notebooks' copies with the tests' knobs; training and figures in folders of their own, faces shared."""
+    """The notebooks' copies with the tests' knobs; what is watched in training has a folder of its own, all else is shared."""
     root = tmp_path_factory.mktemp("lab")
     for number, name in enumerate(NOTEBOOKS, 1):
         knobs = workbook | {"FIGURES": str(root / "figures")}
@@ -126,12 +150,11 @@ def lab(tmp_path_factory, workbook):
         if number <= 3 and (SHARED / "real_faces").is_dir():
             knobs |= {"DATASET": "wflw", "DATA_ROOT": str(SHARED / "real_faces"), "SPLIT": "test"}
         notebook = nbformat.read(PROJECT / "notebooks" / f"{name}.ipynb", 4)
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                cell.outputs, cell.execution_count = [], None
-            if "parameters" in cell.metadata.get("tags", []):
-                for knob, value in knobs.items():
-                    cell.source = re.sub(rf"(?m)^{knob} = [^#]*", f"{knob} = {value!r}  ", cell.source)
+        notebook.cells = needed(notebook.cells)
+        for knob, value in knobs.items():
+            notebook.cells[1].source = re.sub(rf"(?m)^{knob} = [^#]*", f"{knob} = {value!r}  ", notebook.cells[1].source)
+        if number == 4:
+            notebook.cells[1].source += f"\nPROFILES[PROFILE] = replace(PROFILES[PROFILE], epochs={EPOCHS})"
         nbformat.write(notebook, root / f"{name}.ipynb")
     token, home = secrets.token_hex(16), tmp_path_factory.mktemp("jupyter")
     places = {f"JUPYTER_{kind}_DIR": str(home / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}
@@ -188,12 +211,12 @@ def test_training_is_watched_stopped_and_goes_on(lab):
     errors = lab.errors(4)
     assert [error.ename for error in errors] == ["Stopped"] and "again to go on" in errors[0].evalue
     logs = {log: pd.read_csv(log) for log in (lab.root / "runs").glob("*/metrics.csv")}
-    assert logs and min(map(len, logs.values())) < 24
+    assert logs and min(map(len, logs.values())) < EPOCHS
     lab.start(4, opened=True)
     assert not lab.errors(4)
     for log, kept in logs.items():
         history = pd.read_csv(log)
-        assert len(history) == 24
+        assert len(history) == EPOCHS
         pd.testing.assert_frame_equal(history[kept.columns].iloc[: len(kept)], kept)
     assert lab.moved(lab.explorer(), "score from", lambda handle: handle.press("Home"))
 

@@ -57,11 +57,14 @@ def test_whole_detector_is_torchs(detector, exported):
     assert [output.shape for output in nothing] == [(0, 4), (0,), (0, 98, 2), (0,)]
 
 
-def test_network_alone_is_torchs(tmp_path):
+def test_network_alone_is_torchs_from_the_command_line(tmp_path):
     torch.manual_seed(0)
     normalisation = Normalisation(mean=(104.0, 117.0, 123.0), std=(1.0, 2.0, 3.0), bgr=True)
     model = RetinaFace(ModelConfig(schema=WIDER_5, se_reduction=16, normalisation=normalisation)).eval()
-    export(model, tmp_path / "network.onnx", "network")
+    save_model(model, tmp_path / "best.pt")
+    said = CliRunner().invoke(main, ["export", str(tmp_path), str(tmp_path / "network.onnx"), "--what", "network"]).stdout
+    assert "images (B, H, W, 3) uint8 RGB to logits, boxes, landmarks" in said and "no pyramid, no second look" in said
+    assert not list(tmp_path.glob(".*"))
     exported = session(tmp_path / "network.onnx")
     for size in SIZES:
         images = photos(*size)
@@ -117,11 +120,3 @@ def test_looks_in_numpy_and_opencv_are_torchs(tmp_path):
 def test_a_network_without_looks_exports_none(tmp_path):
     with pytest.raises(ValueError, match="no second looks"):
         export(RetinaFace(ModelConfig()), tmp_path / "out.onnx", "looks")
-
-
-def test_command_line(tmp_path):
-    save_model(load_detector("rendered98", "cpu").model, tmp_path / "best.pt")
-    arguments = ["export", str(tmp_path), str(tmp_path / "out.onnx"), "--what", "network"]
-    said = CliRunner().invoke(main, arguments).stdout
-    assert "images (B, H, W, 3) uint8 RGB to logits, boxes, landmarks" in said and "no pyramid, no second look" in said
-    assert (tmp_path / "out.onnx").is_file() and not list(tmp_path.glob(".*"))

@@ -126,7 +126,7 @@ def test_training_killed_at_any_moment_gives_the_same_files(finished, sets, tmp_
 
 
 def test_rendering_killed_gives_the_same_files(tmp_path):
-    arguments = {"images": 90, "seed": 3, "size": 96, "workers": 2, "progress": False}
+    arguments = {"images": 40, "seed": 3, "size": 96, "workers": 2, "progress": False}
     begin = time.monotonic()
     wanted = contents(rendered.make(tmp_path / "alone", **arguments))
     for number, moment in enumerate(moments(time.monotonic() - begin, max(1, KILLS // 3))):

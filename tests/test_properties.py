@@ -34,7 +34,7 @@ from retinalib.pupils import foreshortened, pupil_offset, pupil_table
 from tests.test_anchors import brute_force_match
 
 settings.register_profile(
-    "same", derandomize=True, database=None, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck)
+    "same", derandomize=True, database=None, deadline=None, max_examples=40, suppress_health_check=list(HealthCheck)
 )
 settings.load_profile("same")
 seeds = st.integers(0, 2**32 - 1)
@@ -287,7 +287,7 @@ def extreme_targets(draw):
 
 
 @given(extreme_targets(), seeds, st.sampled_from([0.0, 1.0, 30.0]))
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_loss_and_gradients_are_finite_whatever_the_faces(targets, seed, spread):
     generator = torch.Generator().manual_seed(seed)
     anchors = anchor_grid(64, 64)

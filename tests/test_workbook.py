@@ -11,12 +11,24 @@ def write(path, *sources, parameters="X = 1"):
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
 
 
-def test_runs_with_parameters_and_leaves_nothing_of_the_machine(tmp_path):
-    write(tmp_path / "a.ipynb", "print(X + 1)")
+EXPLORER = """
+from matplotlib.figure import Figure
+from ipywidgets import IntSlider
+from retinalib.widgets.explorer import Explorer
+Explorer({'k': IntSlider(value=3)}, lambda k: (Figure(figsize=(k, 1)), f'{k} inches'))
+"""
+
+
+def test_runs_with_parameters_and_leaves_what_is_to_be_read(tmp_path):
+    """Nothing of the machine, of a progress bar the last state, of an explorer the picture."""
+    bar = "\n".join(f"print('{piece}', end='', flush=True)" for piece in ("a\\r 10%", "\\r100%\\nend\\n"))
+    write(tmp_path / "a.ipynb", "print(X + 1)", bar, EXPLORER)
     run(tmp_path / "a.ipynb", tmp_path / "out" / "a.ipynb", {"X": 41})
     done = nbformat.read(tmp_path / "out" / "a.ipynb", 4)
-    assert done.cells[-1].outputs[0].text == "42\n"
-    assert "papermill" not in done.metadata and str(tmp_path) not in (tmp_path / "out" / "a.ipynb").read_text()
+    (number,), (progress,), (explorer,) = (cell.outputs for cell in done.cells[-3:])
+    assert number.text == "42\n" and progress.text == "100%\nend\n"
+    assert set(explorer.data) == {"image/png", "text/plain"} and explorer.data["text/plain"] == "3 inches"
+    assert not {"papermill", "widgets"} & set(done.metadata) and str(tmp_path) not in (tmp_path / "out" / "a.ipynb").read_text()
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.ipynb"]
 
 
@@ -26,29 +38,6 @@ def test_a_failing_cell_is_named_and_the_notebook_stays(tmp_path):
     with pytest.raises(SystemExit, match=r"a\.ipynb, cell 2: ValueError: no such photo"):
         run(tmp_path / "a.ipynb", tmp_path / "a.ipynb")
     assert (tmp_path / "a.ipynb").read_bytes() == before
-
-
-def test_progress_bars_keep_their_last_state(tmp_path):
-    pieces = ["a\\r 10%", "\\r100%\\nend\\n"]
-    write(tmp_path / "a.ipynb", "\n".join(f"print('{piece}', end='', flush=True)" for piece in pieces))
-    run(tmp_path / "a.ipynb", tmp_path / "b.ipynb")
-    (output,) = nbformat.read(tmp_path / "b.ipynb", 4).cells[-1].outputs
-    assert output.text == "100%\nend\n"
-
-
-def test_an_explorer_leaves_its_picture(tmp_path):
-    write(
-        tmp_path / "a.ipynb",
-        "from matplotlib.figure import Figure\n"
-        "from ipywidgets import IntSlider\n"
-        "from retinalib.widgets.explorer import Explorer\n"
-        "Explorer({'k': IntSlider(value=3)}, lambda k: (Figure(figsize=(k, 1)), f'{k} inches'))",
-    )
-    run(tmp_path / "a.ipynb", tmp_path / "b.ipynb")
-    done = nbformat.read(tmp_path / "b.ipynb", 4)
-    (output,) = done.cells[-1].outputs
-    assert set(output.data) == {"image/png", "text/plain"} and output.data["text/plain"] == "3 inches"
-    assert "widgets" not in done.metadata
 
 
 def test_a_kernel_that_dies_is_named(tmp_path):

@@ -55,7 +55,9 @@ def read_photos(root: Path) -> list[Photo]:
     """The photos of a folder in WFLW's layout. The boxes of aligned crops (``utk``) are the extents of their points."""
     rows = wflw.read_annotations(next(root.rglob("*_train.txt")))
     listed = {
-        name: group[BOX].to_numpy(float) for p in root.glob("*_bbx_gt.txt") for name, group in wider.read(p).groupby("image")
+        name: group[BOX].to_numpy(float)
+        for p in root.glob("*_bbx_gt.txt")
+        for name, group in wider.read_boxes(p).groupby("image")
     }
     weights, photos = {"lfpw": 0.5, "youtube": 0.3, "utk": 0.3, "afw": 0.0}, []  # afw watches the training
     for name, group in rows.groupby("image", sort=False):

@@ -1,7 +1,5 @@
 """The official archives: downloaded by hand, since their licences ask for it; extracted safely, counted, and plainly missed."""
 
-from __future__ import annotations
-
 import gzip
 import os
 import shutil
@@ -18,7 +16,7 @@ from retinalib.datasets import wflw, wider
 from retinalib.datasets.table import safe_relative
 from retinalib.files import only_process
 
-_MOST_BYTES = 20_000_000_000  # an archive that would unpack to more is refused
+_MOST_BYTES = 20_000_000_000  # unpacked
 _MOST_MEMBERS = 200_000  # or that holds more files
 
 ARCHIVES = {
@@ -32,20 +30,17 @@ EXPECTED = {"wflw": {"train": 7500, "test": 2500}, "wider": {"train": 159_424, "
 
 
 def extract(archive: str | Path, folder: str | Path) -> None:
-    """Extracts a ``.zip`` or ``.tar.gz`` into ``folder``, all or nothing.
-
-    Before anything is written, members that are absolute, lead out of the folder, or are links or devices are refused, and so
-    is an archive that would unpack to over 20 GB or 200,000 files. Raises ValueError naming archive and member.
-    """
+    """Extracts a ``.zip`` or ``.tar.gz`` into ``folder``, all or nothing. Raises ValueError, naming archive and member, for
+    members that are absolute, lead out of the folder, or are links or devices, and for over 20 GB or 200,000 files."""
     archive, folder = Path(archive), Path(folder)
     with only_process(folder, wait=True):
-        for left in folder.glob(".extracting-*"):  # by one that was killed
+        for left in folder.glob(".extracting-*"):
             shutil.rmtree(left)
         try:
             with tempfile.TemporaryDirectory(prefix=".extracting-", dir=folder, ignore_cleanup_errors=True) as temporary:
                 (_unzip if archive.suffix == ".zip" else _untar)(archive, temporary)
                 for part in Path(temporary).iterdir():
-                    if part.name != "__MACOSX":  # of which every archive that a Mac packed has one
+                    if part.name != "__MACOSX":  # a Mac packed it
                         os.replace(part, folder / part.name)
         except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError) as error:
             said = " ".join(str(error).split())  # RuntimeError: encrypted, or packed in a way that zipfile does not know
@@ -54,7 +49,7 @@ def extract(archive: str | Path, folder: str | Path) -> None:
 
 def _unzip(archive: Path, folder: str) -> None:
     with zipfile.ZipFile(archive) as file:
-        kinds = (0, stat.S_IFREG, stat.S_IFDIR)  # not said, a file, a folder
+        kinds = (0, stat.S_IFREG, stat.S_IFDIR)
         _check(archive, [(m.filename, m.file_size, stat.S_IFMT(m.external_attr >> 16) in kinds) for m in file.infolist()])
         for member in tqdm(file.infolist(), desc=archive.name):
             file.extract(member, folder)
@@ -86,11 +81,8 @@ def _check(archive: Path, members: list[tuple[str, int, bool]]) -> None:
 
 
 def prepare(dataset: str, root: str | Path) -> dict[str, int]:
-    """Extracts the archives of "wflw" or "wider" that lie in ``root`` and counts the faces of its lists.
-
-    What was extracted before is left as it is. Returns the faces of each list. Raises FileNotFoundError saying which archives
-    are missing and where to get them, and ValueError if a list has another number of faces than the official one.
-    """
+    """Extracts the archives of "wflw" or "wider" that lie in ``root``, where that was not done before, and counts the faces of
+    each list. Raises FileNotFoundError for missing archives, ValueError for another number of faces than the official one."""
     root, missing = Path(root), []
     for name, gives in ARCHIVES[dataset].items():
         if not (root / gives).exists() and (root / name).is_file():

@@ -1,7 +1,5 @@
 """What a data set is made of: a row of numbers for each face, and what looks odd about it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,13 +12,12 @@ from tqdm import tqdm
 from retinalib.datasets import wflw, wider
 from retinalib.datasets.table import ATTRIBUTES, BOX, FaceDataset, read_header, read_image
 
-_SAME_POINT = 0.01  # pixels: two landmarks closer than that are one point labelled twice
+_SAME_POINT = 0.01  # pixels between two landmarks
 _SAME_FACE = 0.05  # mean distance of the landmarks, in box sizes: closer than that, one face is labelled twice
 
 
 def faults(table: pd.DataFrame, images_root: Path) -> list[str]:
-    """What is wrong with a list that could be read and with its photos, each of which is decoded: sentences that begin with the
-    line. table: of ``wflw.read_annotations``, ``wider.read_boxes`` or ``wider.read_labels``."""
+    """What is wrong with the table of a list and with its photos, which are decoded: sentences that begin with the line."""
     found = [*table.attrs["set_aside"], *table.attrs["repaired"]]
     bare = {name: (np.array([line]), np.zeros((0, 4))) for line, name in table.attrs.get("no_faces", [])}
     faces = {name: (rows["line"].to_numpy(), rows[BOX].to_numpy(float)) for name, rows in table.groupby("image", sort=False)}
@@ -41,11 +38,9 @@ def faults(table: pd.DataFrame, images_root: Path) -> list[str]:
 def describe_faces(dataset: FaceDataset) -> pd.DataFrame:
     """A row for each face, in the order of ``dataset.table``.
 
-    Columns: photo (its number in the data set), face (its number in the photo), faces (in that photo), width, height and size
-    of the box (pixels; size is the square root of the area), share (box by photo, square root of the areas' ratio), labelled
-    (bool, has landmarks), outside_photo, outside_box and repeated (how many landmarks lie outside the photo, more than a pixel
-    outside the box, or on another landmark of the face), twin (bool, another face of the photo has the same landmarks).
-    """
+    Columns: photo and face (numbers in the data set and in the photo), faces (in that photo), width, height and size of the box
+    (pixels; size: square root of the area), share (square root of box by photo), labelled (bool), outside_photo, outside_box
+    and repeated (numbers of landmarks outside the photo, the box, or on another one), twin (bool, labelled twice)."""
     rows = []
     for photo, ((height, width), where) in enumerate(zip(dataset.sizes, dataset.rows, strict=True)):
         faces = dataset.faces(photo)
@@ -66,19 +61,13 @@ def describe_faces(dataset: FaceDataset) -> pd.DataFrame:
                 "labelled": known.any(1),
                 "outside_photo": (known & ~inside).sum(1),
                 "outside_box": (known & ~boxed).sum(1),
-                "repeated": [_repeated(p) for p in points],
+                "repeated": [squareform(pdist(p[k]) < _SAME_POINT).any(1).sum() for p, k in zip(points, known, strict=True)],
                 "twin": _twins(points, faces.size),
             },
             index=where,
         )
         rows.append(table)
     return pd.concat([t for t in rows if len(t)] or rows).sort_index()
-
-
-def _repeated(points: np.ndarray) -> int:
-    """How many of (L, 2) landmarks lie on another one."""
-    near = pdist(points[np.isfinite(points).all(-1)]) < _SAME_POINT
-    return int(squareform(near).any(1).sum())
 
 
 def _twins(points: np.ndarray, size: np.ndarray) -> np.ndarray:
@@ -94,8 +83,7 @@ def _twins(points: np.ndarray, size: np.ndarray) -> np.ndarray:
 
 
 def official_lists(root: Path) -> list[tuple[Path, Callable[[Path], pd.DataFrame], Path]]:
-    """The lists that lie below ``root`` in WFLW's or WIDER FACE's layout: file, its reader, the folder of its photos; without
-    any, WFLW's training list, which then is missing."""
+    """The lists below ``root`` in WFLW's or WIDER FACE's layout, or WFLW's first: file, reader, folder of its photos."""
     photos = root / wflw.IMAGES
     known = [(root / wflw.LISTS.format(split=s), wflw.read_annotations, photos) for s in ("train", "test")]
     for split in ("train", "val"):

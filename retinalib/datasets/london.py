@@ -1,9 +1,6 @@
 """Open photographs with hand-marked eyes: 102 of the Face Research Lab London Set (DeBruine and Jones, 2017, CC BY 4.0).
 
-Adults, frontal, looking into the camera. For testing only: nothing in this project was trained on them.
-"""
-
-from __future__ import annotations
+Adults, frontal, looking into the camera. For testing only: nothing in this project was trained on them."""
 
 from pathlib import Path
 
@@ -21,10 +18,8 @@ def load(root: str | Path | None = None) -> FaceDataset:
     """The photos of ``root`` (by default ``data/photos/``) that its ``eyes.csv`` names, each with its one face.
 
     Landmarks: pupils, canthi and lids, marked by hand, at their numbers in WFLW's 98; the others are unknown (NaN). Further
-    columns: iris_diameter_right and iris_diameter_left, pixels, marked by hand. The box is **not** a labelled one: it is where
-    an average face has its own around these eyes, good enough to say which face is meant. Raises FileNotFoundError without
-    ``eyes.csv``, and what :class:`FaceDataset` raises.
-    """
+    columns: iris_diameter_right and iris_diameter_left, pixels. The box is **not** labelled: it is where an average face has
+    its own around these eyes. Raises FileNotFoundError without ``eyes.csv``, and what :class:`FaceDataset` raises."""
     root = Path(root or PHOTOS)
     if not (root / "eyes.csv").is_file():
         raise FileNotFoundError(f"no eyes.csv in {root}: the open photographs lie in data/photos/ of the project's repository")

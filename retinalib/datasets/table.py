@@ -1,10 +1,10 @@
 """Tables of faces, a row per face; the one policy for what is bad in them; and images with their ``Faces`` made of them."""
 
-from __future__ import annotations
-
 import copy
+import hashlib
 import inspect
 import io
+import json
 import os
 import warnings
 from collections import Counter
@@ -28,8 +28,8 @@ PHOTO_SUFFIXES = frozenset(".apng .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png
 
 BOX = ["x1", "y1", "x2", "y2"]
 _MISSING = "its photo is missing"
-FARTHEST = 100_000.0  # pixels: wider photos are refused, so a coordinate beyond is a slip
-_FAR = 5.0  # box sizes (longer side) that a landmark may lie outside its box
+FARTHEST = 100_000.0  # pixels; beyond it is a slip
+_FAR = 5.0  # longer sides of the box, outside of it
 _UNKNOWN = -1.0  # both coordinates of a point that WIDER FACE's labels, and many own ones, do not know
 _MOST_PIXELS = 89_000_000  # a larger photo is refused before it is decoded, as Pillow warns of: its float copy takes 1 GB
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -43,13 +43,12 @@ class Header(NamedTuple):
 
     width: int
     height: int
-    turned: bool  # its EXIF orientation asks viewers to turn it
+    turned: bool  # by its EXIF orientation, in viewers
     format: str
 
 
 def read_header(file: Path | io.BytesIO, name: str) -> Header:
-    """Size and orientation of an image file. Raises ValueError, with ``name`` for the file, if it is none of ``_FORMATS``, has
-    more pixels than memory bears, or values that are no colours."""
+    """Raises ValueError, with ``name`` for the file, if it is no image, too large, or has values that are no colours."""
     try:
         with Image.open(file, formats=_FORMATS) as photo:
             size, mode, kind = photo.size, photo.mode, photo.format
@@ -69,10 +68,8 @@ def read_header(file: Path | io.BytesIO, name: str) -> Header:
 
 def read_image(path: str | Path, honour_exif: bool = False) -> np.ndarray:
     """An image file as (H, W, 3) uint8 RGB, whatever it was: grey, palette, CMYK, 16 bit, with alpha (which is dropped).
-
-    honour_exif: turn the picture as its EXIF orientation says, as viewers do. Data sets are annotated in the stored pixels,
-    so their readers leave it False. Raises FileNotFoundError, IsADirectoryError or ValueError, naming the file.
-    """
+    honour_exif: turn the picture as its EXIF orientation says; data sets are annotated in the stored pixels. Raises
+    FileNotFoundError, IsADirectoryError or ValueError, naming the file."""
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, not an image")
@@ -104,7 +101,7 @@ def _decode_ppm(data: bytes, name: str) -> np.ndarray:
     """A PBM, PGM or PPM, whose brightest value may be any: OpenCV takes it for 255 or 65,535."""
     try:
         with Image.open(io.BytesIO(data)) as photo:
-            if photo.mode == "I":  # of 16 bits, scaled to all of them
+            if photo.mode == "I":  # 16 bits
                 return np.repeat((np.asarray(photo) // 257).astype(np.uint8)[..., None], 3, axis=2)
             return np.array(photo.convert("RGB"))
     except Exception as error:  # as above
@@ -112,8 +109,7 @@ def _decode_ppm(data: bytes, name: str) -> np.ndarray:
 
 
 def safe_relative(text: str) -> str:
-    """A path below a folder, with ``/``. Raises ValueError if it is absolute, empty or leaves the folder, or holds control
-    characters."""
+    """A path below a folder, with ``/``. Raises ValueError if it is empty, leads elsewhere, or holds control characters."""
     text = text.replace("\\", "/")
     path = PurePosixPath(text)
     shown = ascii(text[:80]) if not text.isprintable() else f"'{text[:80]}'"
@@ -125,10 +121,7 @@ def safe_relative(text: str) -> str:
 
 
 def read_lines(path: Path, remedy: str) -> list[str]:
-    """The lines of an annotation file; Windows line ends and a byte order mark do not matter.
-
-    Raises FileNotFoundError, ending in ``remedy``, if there is none, or ValueError if it is not UTF-8 text.
-    """
+    """The lines of an annotation file. Raises FileNotFoundError, ending in ``remedy``, or ValueError if it is no UTF-8."""
     if not path.is_file():
         raise FileNotFoundError(f"no annotations at {path}: {remedy}; see data/README.md for its place")
     try:
@@ -138,8 +131,7 @@ def read_lines(path: Path, remedy: str) -> list[str]:
 
 
 def numbers(columns: Sequence[str]) -> np.ndarray:
-    """Words as float64. Raises ValueError for one that is no plain number; 1_000 and other scripts' digits, which Python
-    takes, are none."""
+    """Words as float64. Raises ValueError for one that is no plain number, as 1_000 or other scripts' digits."""
     text = "".join(columns)
     if "_" in text or not text.isascii():
         raise ValueError("digits 0 to 9 belong here, without '_' or other characters")
@@ -147,11 +139,9 @@ def numbers(columns: Sequence[str]) -> np.ndarray:
 
 
 def known_points(points: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
-    """(N, L, 2) points of the faces in (N, 4) boxes as float32, NaN where they are no place; and why, by the face's number.
-
-    No place: (-1, -1); a point that is not finite, over ``FARTHEST`` pixels away, or more than five times the longer side of
-    its face's box outside of that box; and all points of a face that lie in one place. NaN and (-1, -1) are no reason to tell.
-    """
+    """(N, L, 2) points of the faces in (N, 4) boxes as float32, NaN where they are no place; and why, by the face's number, but
+    for NaN and (-1, -1). No place either: over ``FARTHEST`` pixels away, or more than five longer sides outside of the box; and
+    all points of a face that lie in one place."""
     points, boxes = np.asarray(points, float), np.asarray(boxes, float)[:, None]
     unknown = np.isnan(points).all(-1) | (points == _UNKNOWN).all(-1)
     outside = np.maximum(boxes[..., :2] - points, points - boxes[..., 2:]).max(-1)
@@ -176,9 +166,8 @@ def usable(table: pd.DataFrame, schema: LandmarkSchema) -> pd.DataFrame:
     """The rows that can be learned and measured, as far as a table tells without its photos.
 
     Set aside, see :func:`set_aside`: a box that is not finite, out of reach or of no area, and the same face again. Landmarks
-    that are no place become NaN, see :func:`known_points`; ``attrs["repaired"]`` lists (line, reason). A table without the
-    column line gets one, the rows' numbers from 0. Raises ValueError for missing columns or landmarks of another shape.
-    """
+    that are no place become NaN, see :func:`known_points`; ``attrs["repaired"]`` lists (line, reason). Raises ValueError for
+    missing columns or landmarks of another shape."""
     if lacking := [name for name in ("image", *BOX, "landmarks") if name not in table]:
         raise ValueError(f"a table of faces needs the columns image, {', '.join(BOX)} and landmarks; {lacking} are missing")
     wrong = {np.shape(points) for points in table["landmarks"]} - {(schema.count, 2)}
@@ -200,8 +189,7 @@ def usable(table: pd.DataFrame, schema: LandmarkSchema) -> pd.DataFrame:
 
 
 def _headers(names: Iterable[str], images_root: Path, remedy: str) -> tuple[dict[str, Header], dict[str, str]]:
-    """The photos' headers; and of those that are missing or no images, why. Raises FileNotFoundError, ending in ``remedy``, if
-    all are missing."""
+    """The photos' headers; and of those that are missing or no images, why. Raises FileNotFoundError if all are missing."""
     headers, gone = {}, {}
     for name in names:
         try:
@@ -226,19 +214,14 @@ class FaceDataset(Sequence):
 
     table: a row a face, with image (the photo's path below ``images_root``), x1 y1 x2 y2 and landmarks ((L, 2), x y, NaN where
     unknown), all in pixels; further columns become attributes of the faces. complete: False if the photos hold faces that
-    nobody labelled. names: the photos in order, those without any face among them; by default those of the table, in order of
-    first appearance.
+    nobody labelled. names: the photos in order, those without any face among them; by default those of the table, in order.
 
-    Every table meets the same checks, whether it was read or made by hand: :func:`usable`, and a face is set aside whose photo
-    is missing, no image, or does not show the middle of its box; a photo all of whose faces are set aside goes with them. One
-    warning counts them, and ``dataset.table.attrs["set_aside"]`` lists (line, reason). Another warning counts photos that
-    viewers would turn, since boxes are taken to be of the stored pixels. Headers are read, photos not decoded. Landmarks are
-    visible where they are known and within the image.
-
-    ``names[i]`` is a photo's path, ``sizes[i]`` its (height, width), ``rows[i]`` its rows in ``table``. Raises ValueError if no
-    face is left, or names lack a photo of the table; FileNotFoundError if no photo is there; and what :func:`usable` raises.
-    Reading a photo raises what :func:`read_image` raises.
-    """
+    Every table meets the same checks: :func:`usable`, and a face is set aside whose photo is missing, no image, or does not
+    show the middle of its box; a photo all of whose faces are set aside goes with them. Warnings count them, and photos that
+    viewers would turn; ``dataset.table.attrs["set_aside"]`` lists (line, reason). Landmarks are visible where they are known
+    and within the image. ``names[i]`` is a photo's path, ``sizes[i]`` its (height, width), ``rows[i]`` its rows in ``table``.
+    Raises ValueError if no face is left, or names lack a photo of the table; FileNotFoundError if no photo is there; and what
+    :func:`usable` raises. Reading a photo raises what :func:`read_image` raises."""
 
     def __init__(
         self,
@@ -266,7 +249,6 @@ class FaceDataset(Sequence):
         self._tell([name for name, header in headers.items() if header.turned])
 
     def _tell(self, turned: list[str]) -> None:
-        """Raises or warns where faces were set aside or changed, or photos are turned by viewers."""
         source = f"{self.table.attrs['source']}: " if "source" in self.table.attrs else ""
         reasons, repaired = Counter(reason for _, reason in self.table.attrs["set_aside"]), self.table.attrs["repaired"]
         said = ", ".join(f"{count} ({reason})" for reason, count in reasons.items())
@@ -285,13 +267,12 @@ class FaceDataset(Sequence):
             )
 
     def _fill(self, table: pd.DataFrame, sizes: dict[str, tuple[int, int]]) -> None:
-        """Takes a table that was checked, and its photos with their heights and widths."""
         self.table, self._sizes, self.names = table, sizes, list(sizes)
         rows = table.groupby("image", sort=False).indices
         self.rows = [rows.get(name, np.zeros(0, int)) for name in self.names]
         landmarks = np.array(table["landmarks"].to_list(), np.float32).reshape(-1, self.schema.count, 2)
         attributes = table.drop(columns=["image", "landmarks", *BOX]).copy()  # in one block a type: rows are taken faster
-        attributes.attrs = {}  # pandas would copy them with every photo
+        attributes.attrs = {}  # not with every photo
         self._faces = Faces(table[BOX].to_numpy(np.float32), landmarks, attributes=attributes, schema=self.schema)
 
     def __len__(self) -> int:
@@ -311,8 +292,8 @@ class FaceDataset(Sequence):
         """The faces of a photo without reading it; landmarks out of the image count as visible."""
         return self._faces[self.rows[number]]
 
-    def subset(self, names: Iterable[str]) -> FaceDataset:
-        """The same with these photos only, in the order of the data set. Raises ValueError for a name that it does not have."""
+    def subset(self, names: Iterable[str]) -> "FaceDataset":
+        """The same with these photos only, in the order of the data set. Raises ValueError for an unknown name."""
         wanted = set(names)
         if unknown := wanted - self._sizes.keys():
             raise ValueError(f"{len(unknown)} of {len(wanted)} names are no photos of the data set, such as {min(unknown)}")
@@ -321,8 +302,9 @@ class FaceDataset(Sequence):
         part._fill(table, {name: size for name, size in self._sizes.items() if name in wanted})
         return part
 
-    def without_attributes(self) -> FaceDataset:
-        """The same with faces that have boxes and landmarks only, which are faster to take."""
-        part = copy.copy(self)
-        part._fill(self.table[["image", "landmarks", *BOX]], self._sizes)
-        return part
+    def fingerprint(self) -> str:
+        """A digest of the photos' names, boxes and landmarks, and of whether the data set is complete."""
+        digest = hashlib.sha256(json.dumps([self.names, self.table["image"].tolist(), self.complete]).encode())
+        for part in (self.table[BOX].to_numpy(), *self.table["landmarks"]):
+            digest.update(np.asarray(part, np.float32).tobytes())
+        return digest.hexdigest()[:16]

@@ -1,11 +1,8 @@
 """WFLW (Wu et al., "Look at Boundary", CVPR 2018): 98 landmarks, six attributes, 7,500 training and 2,500 test faces.
 
-A line with another number of columns than 207, with letters where numbers belong, or with an attribute other than 0 and 1
-stops the reading with file and line, since such a file is damaged; for all else that is bad, see
-:class:`retinalib.datasets.table.FaceDataset`.
-"""
-
-from __future__ import annotations
+A line with another number of columns than 207, with letters where numbers belong, or with an attribute other than 0 and 1 stops
+the reading with file and line, since such a file is damaged; for all else that is bad, see
+:class:`retinalib.datasets.table.FaceDataset`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,12 +25,9 @@ HOME = "https://wywu.github.io/projects/LAB/WFLW.html"
 
 
 def read_annotations(path: str | Path) -> pd.DataFrame:
-    """An official list of 207 columns as a table, a row per face.
-
-    Columns: image, line (from 1), x1 y1 x2 y2 (pixels), the six attributes (bool), landmarks ((98, 2) float32 each, pixels).
-    Windows line ends, a byte order mark, tabs and blank lines are accepted. Rows whose box has no area are set aside, see
-    :func:`retinalib.datasets.table.usable`. Raises FileNotFoundError, or ValueError naming file and line.
-    """
+    """An official list of 207 columns as a table, a row per face: image, line (from 1), x1 y1 x2 y2 (pixels), the six
+    attributes (bool), landmarks ((98, 2) float32 each, pixels). Rows are set aside as :func:`retinalib.datasets.table.usable`
+    says. Raises FileNotFoundError, or ValueError naming file and line."""
     return usable(_parse(Path(path)), WFLW_98)
 
 
@@ -43,7 +37,7 @@ def _parse(path: Path) -> pd.DataFrame:
         columns = text.split(maxsplit=_COLUMNS - 1)  # a name may hold blanks
         if not columns:
             continue
-        if len(columns) != _COLUMNS or _is_number(columns[-1].split()[0]):
+        if len(columns) != _COLUMNS or pd.notna(pd.to_numeric(columns[-1].split()[0], errors="coerce")):
             rule = "the last is the photo's name, whose first word is no number"  # else a line too long would pass for one
             raise ValueError(f"{path}, line {line}: {len(text.split())} columns, where WFLW has {_COLUMNS}; {rule}")
         try:
@@ -65,23 +59,12 @@ def _parse(path: Path) -> pd.DataFrame:
     return table
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def write_annotations(table: pd.DataFrame, path: str | Path) -> None:
-    """Writes a table in the official layout: landmarks with six decimals, boxes as whole pixels.
-
-    Attributes that the table lacks, or does not know, are written as 0. Raises ValueError for what could not be read again: a
-    photo whose name begins with a number, or leads elsewhere.
-    """
+    """Writes a table in the official layout: landmarks with six decimals, boxes as whole pixels, unknown attributes as 0.
+    Raises ValueError for a photo whose name begins with a number, or leads elsewhere."""
     lines = []
     for row in table.itertuples():
-        if safe_relative(row.image) != row.image or _is_number(row.image.split()[0]):
+        if safe_relative(row.image) != row.image or pd.notna(pd.to_numeric(row.image.split()[0], errors="coerce")):
             raise ValueError(f"the photo '{row.image}' can't be in such a list: its name's first word must not be a number")
         points = " ".join(f"{v:.6f}" for v in np.asarray(row.landmarks).ravel())
         box = " ".join(str(round(getattr(row, name))) for name in BOX)
@@ -90,27 +73,19 @@ def write_annotations(table: pd.DataFrame, path: str | Path) -> None:
     write_text(path, "".join(lines))
 
 
-def shared_images(train: pd.DataFrame, test: pd.DataFrame) -> list[str]:
-    """The photos that two tables have in common."""
-    return sorted(set(train["image"]) & set(test["image"]))
-
-
 def load(root: str | Path, split: str, wider_boxes: str | Path | Sequence[str | Path] | None = None) -> FaceDataset:
     """The "train" or "test" photos below ``root``, in the official layout.
 
-    Training photos that the test list also names are set aside, so that no test photo is ever trained on. wider_boxes: the
-    official WIDER FACE box lists with the same photos; every box is then a face, those that WFLW labels with their landmarks
-    (and WIDER's box), and the data set is complete if the lists know all its photos. Without them it is not: WFLW labels
-    only some faces of a photo. A box that several lists have counts once. Raises FileNotFoundError saying what is missing, and
-    ValueError if no face is left.
-    """
+    Training photos that the test list also names are set aside. wider_boxes: the official WIDER FACE box lists with the same
+    photos; every box is then a face, those that WFLW labels with their landmarks (and WIDER's box), and the data set is
+    complete if the lists know all its photos. Without them it is not: WFLW labels only some faces of a photo. Raises
+    FileNotFoundError saying what is missing, and ValueError if no face is left."""
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got '{split}'")
     root = Path(root)
     table, test_list = read_annotations(root / LISTS.format(split=split)), root / LISTS.format(split="test")
     if split == "train" and test_list.is_file():
-        shared = shared_images(table, _parse(test_list))
-        table = set_aside(table, table["image"].isin(shared), "its photo is in the test list")
+        table = set_aside(table, table["image"].isin(_parse(test_list)["image"]), "its photo is in the test list")
     if wider_boxes is None:
         return FaceDataset(table, root / IMAGES, WFLW_98, complete=False)
     read = [wider.read_boxes(path) for path in ([wider_boxes] if isinstance(wider_boxes, (str, Path)) else wider_boxes)]
@@ -126,11 +101,8 @@ def load(root: str | Path, split: str, wider_boxes: str | Path | Sequence[str | 
 
 
 def join_wider(table: pd.DataFrame, boxes: pd.DataFrame, iou: float = 0.3) -> pd.DataFrame:
-    """WFLW's faces with WIDER FACE's boxes, and WIDER's other faces of the same photos without landmarks.
-
-    Within a photo, faces and boxes are paired one to one so that the sum of IoU is largest; a pair under ``iou`` is none, and
-    such a face keeps its own box. The added rows have NaN landmarks, False attributes and their own line numbers.
-    """
+    """WFLW's faces with WIDER FACE's boxes, and WIDER's other faces of the same photos with NaN landmarks and False attributes.
+    Within a photo, faces and boxes are paired one to one so that the sum of IoU is largest; a pair under ``iou`` is none."""
     table, added = table.copy(), []
     by_image = boxes.groupby("image").indices
     corners = table[BOX].to_numpy(float, copy=True)

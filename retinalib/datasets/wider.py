@@ -1,10 +1,7 @@
 """WIDER FACE (Yang et al., CVPR 2016): the official box lists, and the five landmarks that RetinaFace added to them.
 
 A line that is not what its place in the file asks for stops the reading with file and line; for all else that is bad, see
-:class:`retinalib.datasets.table.FaceDataset`. A photo that has no face at all is kept: every detection on it is a mistake.
-"""
-
-from __future__ import annotations
+:class:`retinalib.datasets.table.FaceDataset`. A photo that has no face at all is kept: every detection on it is a mistake."""
 
 import os
 from pathlib import Path
@@ -35,7 +32,7 @@ def _numbers(path: Path, line: int, text: str, counts: tuple[int, ...]) -> np.nd
 def _table(
     rows: list[tuple[str, int, np.ndarray, np.ndarray]], photos: dict[str, int], path: Path, below: Path | None = None
 ) -> pd.DataFrame:
-    """Rows of (image, line, x y w h, (5, 2) landmarks), and the lines that name the photos."""
+    """rows: (image, line, x y w h, (5, 2) landmarks) each; photos: the lines that name them."""
     if not photos:
         raise ValueError(f"{path} lists no photos")
     if below is not None:
@@ -43,7 +40,7 @@ def _table(
         rows = [row for row in rows if row[0] in photos]
     table = pd.DataFrame({"image": [r[0] for r in rows], "line": [r[1] for r in rows]})
     corners = np.array([r[2] for r in rows], float).reshape(-1, 4)
-    with np.errstate(over="ignore"):  # set aside by usable
+    with np.errstate(over="ignore"):  # usable sees it
         table[BOX] = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], 1)
     table["landmarks"] = [r[3] for r in rows]
     peopled = set(table["image"])
@@ -57,12 +54,10 @@ def _table(
 def read_boxes(path: str | Path, below: Path | None = None) -> pd.DataFrame:
     """An official ``wider_face_*_bbx_gt.txt`` as a table, a row per face.
 
-    The file names a photo, then the number of its faces, then a face a line: x y w h in pixels, and in the full lists six more
-    numbers, which are not kept. A photo of no faces has one line of zeros; ``table.attrs["no_faces"]`` lists such photos as
-    (line, image), ``table.attrs["photos"]`` all in order. Columns: image, line (from 1), x1 y1 x2 y2 (pixels), landmarks
-    (unknown: (5, 2) NaN). Windows line ends, a byte order mark, tabs and blank lines are accepted. below: keep to the photos
-    that lie in this folder. Raises FileNotFoundError, or ValueError naming file and line.
-    """
+    The file names a photo, then the number of its faces, then a face a line: x y w h in pixels, and perhaps six more numbers. A
+    photo of no faces has one line of zeros; ``table.attrs["no_faces"]`` lists such photos as (line, image),
+    ``table.attrs["photos"]`` all in order. Columns: image, line (from 1), x1 y1 x2 y2 (pixels), landmarks (unknown: (5, 2)
+    NaN). below: keep to the photos that lie in this folder. Raises FileNotFoundError, or ValueError naming file and line."""
     path = Path(path)
     every = read_lines(path, f"WIDER FACE is to be had from {HOME}")
     lines = [(line, text.strip()) for line, text in enumerate(every, 1) if text.strip()]
@@ -76,11 +71,10 @@ def read_boxes(path: str | Path, below: Path | None = None) -> pd.DataFrame:
         counted, count = lines[at + 1] if at + 1 < len(lines) else (named + 1, "")
         if not (count.isascii() and count.isdigit() and len(count) < 10):
             hint = "; it looks like RetinaFace's label.txt, which read_labels reads" if text.startswith("#") else ""
-            raise ValueError(
-                f"{path}, line {counted}: the number of faces of {image[:80]} belongs here, not '{count[:40]}'{hint}"
-            )
+            said = f"the number of faces of {image[:80]} belongs here, not '{count[:40]}'{hint}"
+            raise ValueError(f"{path}, line {counted}: {said}")
         photos.setdefault(image, named)
-        faces = max(int(count), 1)  # a photo of none still has a line of zeros
+        faces = max(int(count), 1)  # of none: zeros
         if int(count) == 0 and (at + 2 >= len(lines) or set(lines[at + 2][1].split()) != {"0"}):
             faces = 0
         if at + 2 + faces > len(lines):
@@ -92,17 +86,14 @@ def read_boxes(path: str | Path, below: Path | None = None) -> pd.DataFrame:
 
 
 def box_lists(folder: str | Path) -> list[Path]:
-    """The box lists in a folder, official ones and others of their name."""
     return sorted(Path(folder).glob("wider_face_*_bbx_gt.txt"))
 
 
 def read_labels(path: str | Path) -> pd.DataFrame:
     """RetinaFace's ``label.txt`` as a table, a row per face, with five landmarks.
 
-    The file names a photo as ``# path``, then a face a line: x y w h, in training lists followed by x y and a number for each
-    of five points and a blur score. A point with a negative coordinate is unknown (NaN). Columns and attrs as of
-    :func:`read_boxes`. Raises FileNotFoundError, or ValueError naming file and line.
-    """
+    The file names a photo as ``# path``, then a face a line: x y w h, and perhaps x y and a number for each of five points
+    (with a negative coordinate: unknown) and a blur score. Columns, attrs and errors as of :func:`read_boxes`."""
     path = Path(path)
     rows, photos, image = [], {}, None
     for line, text in enumerate(read_lines(path, f"RetinaFace's labels are to be had from {LABELS_HOME}"), 1):
@@ -126,19 +117,11 @@ def read_labels(path: str | Path) -> pd.DataFrame:
     return _table(rows, photos, path)
 
 
-def read(path: str | Path) -> pd.DataFrame:
-    """A box list or a ``label.txt``, told by what is in it: see :func:`read_boxes` and :func:`read_labels`."""
-    lines = read_lines(Path(path), f"WIDER FACE is to be had from {HOME}, five landmarks from {LABELS_HOME}")
-    return (read_labels if any(line.lstrip().startswith("#") for line in lines) else read_boxes)(path)
-
-
 def load(annotations: str | Path, images_root: str | Path) -> FaceDataset:
-    """The photos of a box list (``*_bbx_gt.txt``) or of a ``label.txt`` with five landmarks, whatever its name, in its order.
-
-    Every face is labelled with a box, so the data set is complete, and photos without faces belong to it. Raises what
-    :func:`read` and :class:`FaceDataset` raise.
-    """
-    table = read(annotations)
+    """The photos of a box list or of a ``label.txt`` with five landmarks, told by what is in it, in its order, photos without
+    faces among them: a complete data set. Raises what its reader and :class:`FaceDataset` raise."""
+    lines = read_lines(Path(annotations), f"WIDER FACE is to be had from {HOME}, five landmarks from {LABELS_HOME}")
+    table = (read_labels if any(line.lstrip().startswith("#") for line in lines) else read_boxes)(annotations)
     lines = [*zip(table["line"], table["image"], strict=True), *table.attrs["no_faces"]]
     return FaceDataset(table, images_root, WIDER_5, names=[name for _, name in sorted(lines)])
 
@@ -146,10 +129,8 @@ def load(annotations: str | Path, images_root: str | Path) -> FaceDataset:
 def load_split(root: str | Path, split: str) -> FaceDataset:
     """The "train" photos below ``root``, or as "test" the official validation's, in the official layout.
 
-    Annotations are RetinaFace's ``label.txt`` where it is there, else the official box list, with a warning for "train", since
-    no landmarks are learned then. (RetinaFace published landmarks of training photos only: test photos have boxes.) Raises
-    FileNotFoundError saying what is missing and where to get it, and what :func:`load` raises.
-    """
+    Annotations are RetinaFace's ``label.txt``, else the official box list, with a warning for "train", since no landmarks are
+    learned then. Raises FileNotFoundError saying where to get what is missing, and what :func:`load` raises."""
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got '{split}'")
     root, folder = Path(root), {"train": "train", "test": "val"}[split]
@@ -157,10 +138,8 @@ def load_split(root: str | Path, split: str) -> FaceDataset:
     if labels.is_file():
         return load(labels, root / IMAGES.format(split=folder))
     if not boxes.is_file():
-        raise FileNotFoundError(
-            f"neither {labels} (from {LABELS_HOME}) nor {boxes} (wider_face_split.zip from {HOME}) is there: "
-            "data/README.md says where they belong"
-        )
+        said = f"neither {labels} (from {LABELS_HOME}) nor {boxes} (wider_face_split.zip from {HOME}) is there"
+        raise FileNotFoundError(f"{said}: data/README.md says where they belong")
     if split == "train":
         warn(f"{labels} is missing: boxes only, no landmarks are trained; see data/README.md")
     return load(boxes, root / IMAGES.format(split=folder))

@@ -1,10 +1,7 @@
 """WIDER FACE's own evaluation (Yang et al., CVPR 2016): its truth, its curves and AP.
 
 Detections are ``{"event/name": (N, 5) x y w h score}`` in pixels. Names may have a suffix, backslashes and folders before the
-event; a name without event is the one photo that is called so.
-"""
-
-from __future__ import annotations
+event; a name without event is the one photo that is called so."""
 
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -18,7 +15,7 @@ from retinalib.faces import box_iou
 
 SUBSETS = ("easy", "medium", "hard")
 _IOU = 0.5
-_STEPS = 1000  # score thresholds of the reference's curve
+_STEPS = 1000  # thresholds of the reference
 
 
 def average_precision(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
@@ -28,11 +25,8 @@ def average_precision(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
 
 
 def wider_ap(predictions: dict[str, np.ndarray], truth: str | Path | pd.DataFrame) -> dict[str, float]:
-    """AP of WIDER FACE validation as its official evaluation computes it: ``{"easy": …, "medium": …, "hard": …}``.
-
-    predictions: see the module; a photo that is not in it has no detections. truth: the folder of the official ``.mat`` files
-    or a table, see :func:`wider_curves`, whose curves these are the areas of.
-    """
+    """AP of WIDER FACE validation as its official evaluation computes it: ``{"easy": …, "medium": …, "hard": …}``, the areas of
+    :func:`wider_curves`. predictions: see the module; a photo that is not in it has no detections."""
     curves = wider_curves(predictions, truth)
     return {
         str(subset): float(average_precision(part["recall"].to_numpy(), part["precision"].to_numpy()))
@@ -46,10 +40,8 @@ def wider_curves(predictions: dict[str, np.ndarray], truth: str | Path | pd.Data
     truth: the folder of the official ``wider_{easy,medium,hard,face}_val.mat``, or a table as of :func:`read_truth`; each of a
     table's columns of bool is a subset. Scores are rescaled to 0–1 over all photos, IoU is at least 0.5 with inclusive corners,
     each detection belongs to the face it overlaps most, detections on faces outside a subset are ignored, and so are photos
-    without any face, of which a warning tells. Raises FileNotFoundError without the files; ValueError for predictions of a
-    wrong shape or with numbers that are not finite, if no name fits a photo or one fits several, and for a table without
-    subsets.
-    """
+    without any face. Raises FileNotFoundError without the files; ValueError for predictions of a wrong shape or that are not
+    finite, if no name fits a photo or one fits several, and for a table without subsets."""
     faces = truth if isinstance(truth, pd.DataFrame) else read_truth(truth)
     subsets = list(faces.select_dtypes(bool))
     if not subsets:
@@ -77,7 +69,6 @@ def _endings(name: str) -> list[str]:
 
 
 def _names_of(photos: Iterable[str], names: Iterable[str]) -> dict[str, str]:
-    """The name of the predictions of each photo that has some."""
     whole, ends, chosen, lost = {_endings(photo)[0]: photo for photo in photos}, {}, {}, []
     for photo in whole.values():
         for ending in _endings(photo):
@@ -124,8 +115,7 @@ def _matches(predictions: dict[str, np.ndarray], faces: pd.DataFrame) -> tuple[n
 
 
 def read_truth(folder: str | Path) -> pd.DataFrame:
-    """The official ``.mat`` truth as a table, a row per face: image ("event/name"), x1 y1 x2 y2 (pixels), and easy, medium,
-    hard (bool: whether the face counts there). Raises FileNotFoundError."""
+    """The official truth, a row per face: image ("event/name"), x1 y1 x2 y2 (pixels), easy, medium, hard (bool: it counts)."""
     folder = Path(folder)
     missing = [p for s in (*SUBSETS, "face") if not (p := folder / f"wider_{s}_val.mat").is_file()]
     if missing:

@@ -1,7 +1,5 @@
 """What chapter 2 and its explorer draw of anchors: what becomes of faces by size, and which anchors one face has."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
@@ -51,8 +49,7 @@ def draw_coverage(ax: Axes, table: pd.DataFrame) -> None:
 
 def draw_match(ax: Axes, image: np.ndarray, face: Faces, anchors: np.ndarray, strides: np.ndarray, closer: float = 0) -> None:
     """One face with the anchors that answer for it, a colour for each stride. image: (S, S, 3) uint8; anchors: (N, 4) x1 y1 x2
-    y2 pixels and their (N,) strides; closer: limits the view to so many times the longer side of the face's box, to each side
-    of its middle; 0: the whole image."""
+    y2 pixels and their (N,) strides; closer: limits the view to so many box sides around the face; 0: the whole image."""
     draw_faces(ax, image, face, landmarks=False)
     for stride, colour in zip(sorted(set(strides.tolist())), ("#E69F00", "#56B4E9", "#CC79A7", "#F0E442"), strict=False):
         own = anchors[strides == stride]

@@ -1,7 +1,5 @@
 """Faces and eyes close up, and distributions side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2
@@ -24,8 +22,8 @@ def plate(
     width: float = 1.5,
     **drawn: bool,
 ) -> Figure:
-    """A contact sheet of pictures, (H, W, 3) uint8, with their true faces; width: inches per picture; drawn: what of the faces,
-    as of :func:`retinalib.plots.style.draw_faces` (regions unless said otherwise, no boxes)."""
+    """A contact sheet of pictures, (H, W, 3) uint8, with their true faces; width: inches per picture; drawn: options of
+    :func:`retinalib.plots.style.draw_faces` (regions unless said otherwise, no boxes)."""
     columns = min(columns, max(1, len(pictures)))
     rows = max(1, -(-len(pictures) // columns))
     height = width + (0.22 if titles is not None else 0.04)
@@ -43,8 +41,8 @@ def plate(
 def level_eye(
     image: np.ndarray, landmarks: np.ndarray, eye: Eye, size: tuple[int, int] = (120, 72)
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One eye of (L, 2) landmarks turned level and brought to one size: (h, w, 3) uint8, and the 2×3 matrix from photo to crop
-    pixels. The canthi come to lie on the middle line, 60 % of the width apart."""
+    """One eye of (L, 2) landmarks turned level, the canthi 60 % of the width apart: (h, w, 3) uint8, and the 2×3 matrix from
+    photo to crop pixels."""
     ends = landmarks[[eye.outer, eye.inner]]
     ends = ends[np.argsort(ends[:, 0])]
     across = ends[1] - ends[0]
@@ -80,8 +78,8 @@ def draw_level_eye(
 def eye_sheet(
     photos: Sequence[np.ndarray], true: np.ndarray, predicted: np.ndarray, eye: Eye, titles: Sequence[str], columns: int = 6
 ) -> Figure:
-    """Level eyes with the true (green circle) and the predicted pupil (blue cross; outside of what is shown: a blue triangle at
-    the border nearest to it). photos: one for each of (N, L, 2) true and predicted landmarks."""
+    """Level eyes with the true (green circle) and the predicted pupil (blue cross; a triangle at the border: outside). photos:
+    one for each of (N, L, 2) true and predicted landmarks."""
     rows = max(1, -(-len(true) // columns))
     fig, axes = plt.subplots(rows, columns, figsize=(1.7 * columns, 1.25 * rows), squeeze=False, layout="constrained")
     for ax in axes.flat:
@@ -103,8 +101,8 @@ def eye_sheet(
 
 
 def distributions_figure(table: pd.DataFrame, labels: dict[str, str], ks: dict[str, float]) -> Figure:
-    """Distributions of the same columns in several sources, a panel per column. table: a column ``source`` and those of
-    ``labels`` (column -> label with unit); ks: label -> Kolmogorov–Smirnov statistic."""
+    """A panel per column of ``labels`` (column -> label with unit), the distributions by the column ``source`` of the table;
+    ks: label -> Kolmogorov–Smirnov statistic."""
     fig, axes = plt.subplots(2, -(-len(labels) // 2), figsize=(10.5, 5.4), squeeze=False, layout="constrained")
     for ax in axes.flat[len(labels) :]:
         ax.axis("off")

@@ -1,7 +1,5 @@
 """Figures of comparisons: differences with intervals, measures by subset."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -12,8 +10,8 @@ from retinalib.plots.style import PALETTE
 
 
 def difference_figure(differences: pd.DataFrame) -> Figure:
-    """Differences to the baseline, as of :func:`retinalib.studies.comparison.compare`, with their intervals (a forest plot), a
-    panel per measure, a row per arm; orange and filled where p_holm is under 0.05, else hollow."""
+    """A forest plot of :func:`retinalib.studies.comparison.compare`, a panel per measure, a row per arm; orange and filled
+    where p_holm is under 0.05, else hollow."""
     measures, arms = list(differences["measure"].unique()), list(differences["arm"].unique())
     rows = -(-len(measures) // 2)
     size = (7.2, rows * (1.0 + 0.35 * len(arms)))

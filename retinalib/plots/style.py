@@ -1,7 +1,5 @@
 """One look for all figures: colours that colour-blind readers can tell apart, how faces are drawn, how figures are saved."""
 
-from __future__ import annotations
-
 import io
 from itertools import cycle
 from pathlib import Path
@@ -22,9 +20,9 @@ from retinalib.landmarks import LandmarkSchema
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31", "#555555")
 """Okabe and Ito's colours (2008), in the order in which series take them."""
 
-LINES = ("-", "--", ":", "-.")  # so that lines can be told apart in grey, too
+LINES = ("-", "--", ":", "-.")  # also told apart in grey
 TRUTH = "#14B87A"  # light green, and drawn below
-PREDICTION = "#1F5FE0"  # dark blue: the two differ in lightness as well as in hue
+PREDICTION = "#1F5FE0"  # dark blue
 
 REGION_COLOURS = {
     "contour": "#009E73",
@@ -96,8 +94,8 @@ def draw_faces(
     regions: bool = False,
     numbers: bool = False,
 ) -> None:
-    """Draws faces over an image, (H, W, 3) uint8, truth in green and predictions in blue; landmarks that are known but not
-    visible hollow. regions: a colour and an outline for each region of the face; numbers: the number of every landmark."""
+    """Draws faces over an image, (H, W, 3) uint8, truth in green, predictions in blue, invisible landmarks hollow. regions: a
+    colour and an outline for each region; numbers: the number of every landmark."""
     height, width = image.shape[:2]
     ax.imshow(image, extent=(0, width, height, 0))
     ax.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
@@ -113,7 +111,6 @@ def draw_faces(
 
 
 def _draw_landmarks(ax: Axes, face: Faces, colour: str, regions: bool, numbers: bool) -> None:
-    """The landmarks of one face, sized with the face."""
     points, visible, schema = face.landmarks[0], face.visible[0], face.schema
     known = np.isfinite(points).all(-1)
     of_region = region_colours(schema)
@@ -125,7 +122,7 @@ def _draw_landmarks(ax: Axes, face: Faces, colour: str, regions: bool, numbers: 
     size = (0.02 if schema.count > 20 else 0.05) * float(face.size[0])
     for chosen, filled in ((known & visible, True), (known & ~visible, False)):
         count = int(chosen.sum())
-        if not count:  # matplotlib before 3.11 draws something for no ellipses
+        if not count:  # matplotlib 3.10 draws something
             continue
         dots = EllipseCollection(
             np.full(count, size),
@@ -162,11 +159,11 @@ def region_lines(points: np.ndarray, schema: LandmarkSchema) -> dict[str, np.nda
 
 
 def crop_face(image: np.ndarray, faces: Faces, number: int, size: int = 160, margin: float = 0.15) -> tuple[np.ndarray, Faces]:
-    """A square of ``size`` pixels around one face: (size, size, 3) uint8, grey where there is no photo, and the face in its
-    pixels. margin: the share of the box's longer side that is left free on each side."""
+    """A square around one face: (size, size, 3) uint8, grey where there is no photo, and the face in its pixels. margin: what
+    is left free on each side, as a share of the box's longer side."""
     box = faces.boxes[number]
     scale = size / max((1 + 2 * margin) * (box[2:] - box[:2]).max(), 1.0)
-    if scale < 0.5:  # a warp does not average: shrink the photo first
+    if scale < 0.5:  # a warp does not average
         height, width = image.shape[:2]
         image = cv2.resize(image, None, fx=1.5 * scale, fy=1.5 * scale, interpolation=cv2.INTER_AREA)
         return crop_face(image, faces.transformed((image.shape[1] / width, image.shape[0] / height)), number, size, margin)

@@ -1,7 +1,5 @@
 """Tables and sentences of the report. A table is CSV for machines, Markdown for pages, LaTeX for papers."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 from collections.abc import Sequence
@@ -12,7 +10,10 @@ import pandas as pd
 from IPython.display import Markdown, display
 from pandas.io.formats.style import Styler
 
+from retinalib.datasets.table import BOX
+from retinalib.faces import Faces
 from retinalib.files import write_text
+from retinalib.pupils import pupil_table
 
 _SIGNS = {"≥": r"$\ge$", "≤": r"$\le$", "−": "$-$", "ρ": r"$\rho$", "\u00a0": "~"}  # those that LaTeX does not know
 
@@ -30,8 +31,7 @@ def show_table(
     counts: Sequence[str] = ("faces",),
     printed: pd.DataFrame | None = None,
 ) -> Styler:
-    """A table as a notebook shows it: so many digits after the point, columns named in ``counts`` whole. With ``path`` and
-    ``printed`` it is written as well, see :func:`write_table`."""
+    """A table as a notebook shows it, columns named in ``counts`` whole; with ``path``, :func:`write_table` writes it."""
     if path is not None:
         write_table(table, path, caption, printed)
     whole = [name for name in counts if name in table]
@@ -40,8 +40,7 @@ def show_table(
 
 
 def paper_form(differences: pd.DataFrame) -> pd.DataFrame:
-    """A table of :func:`retinalib.ablation.compare` as a paper prints it, a row per arm and measure: the difference with its
-    interval in one cell, the corrected p-value, and the effect that would have been found."""
+    """A table of :func:`retinalib.ablation.compare` as a paper prints it, a row per arm and measure."""
     return pd.DataFrame(
         {
             "arm": differences["arm"],
@@ -54,8 +53,7 @@ def paper_form(differences: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_intervals(table: pd.DataFrame, intervals: dict[str, tuple[str, str]]) -> pd.DataFrame:
-    """A table as a paper prints it: each of some columns with its 95 % interval in one cell. intervals: the column's name ->
-    the names of those with the interval's ends, which fall away."""
+    """A table as a paper prints it, columns with their 95 % intervals in one cell. intervals: column -> those of its ends."""
     printed = table.drop(columns=[name for ends in intervals.values() for name in ends])
     for name, (low, high) in intervals.items():
         printed[name] = [_with_interval(*values) for values in zip(table[name], table[low], table[high], strict=True)]
@@ -63,8 +61,7 @@ def with_intervals(table: pd.DataFrame, intervals: dict[str, tuple[str, str]]) -
 
 
 def write_table(table: pd.DataFrame, path: Path, caption: str, printed: pd.DataFrame | None = None) -> None:
-    """``path`` with .csv (full precision), .md and .tex (booktabs), the protocol as caption; ``printed``: what the last two
-    show instead. The .tex asks for nothing but ``\\usepackage{booktabs}``; its label is ``tab:<folder>-<name>``."""
+    """``path`` with .csv (all digits), .md and .tex (booktabs, label ``tab:<folder>-<name>``); ``printed``: for these two."""
     write_text(path.with_suffix(".csv"), table.to_csv())
     printed = table if printed is None else printed
     several = isinstance(printed.index, pd.MultiIndex)
@@ -90,7 +87,6 @@ def write_table(table: pd.DataFrame, path: Path, caption: str, printed: pd.DataF
 
 
 def _stacked(heading: str) -> str:
-    """A column's name in several lines, so that columns stay as narrow as their numbers."""
     return r"\shortstack[r]{" + r"\\{}".join(textwrap.wrap(heading, 10, break_long_words=False)) + "}"
 
 
@@ -104,3 +100,27 @@ def _number(value: float) -> str:
         return "–"
     value = round(float(value), 6) + 0.0
     return (f"{value:.0f}" if value.is_integer() or abs(value) >= 1000 else f"{value:.3g}").replace("-", "−")
+
+
+def face_table(faces: Faces) -> pd.DataFrame:
+    """A row per face: number, box and score, and the columns of :func:`retinalib.pupils.pupil_table` where there are pupils."""
+    table = pd.DataFrame({"face": np.arange(len(faces))})
+    table[BOX] = faces.boxes
+    table["score"] = faces.scores
+    if not faces.schema.has_pupils:
+        return table
+    return pd.concat([table, pupil_table(faces).drop(columns="score")], axis=1)
+
+
+def face_records(faces: Faces) -> list[dict]:
+    """Plain values for JSON: box, score, landmarks and whether they lie in the photo, in pixels to the hundredth."""
+    rows = zip(faces.boxes, faces.scores, faces.landmarks, faces.visible, strict=True)
+    return [
+        {
+            "box": np.round(box.astype(float), 2).tolist(),
+            "score": round(float(score), 4),
+            "landmarks": np.round(points.astype(float), 2).tolist(),
+            "visible": visible.tolist(),
+        }
+        for box, score, points, visible in rows
+    ]

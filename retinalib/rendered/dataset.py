@@ -7,8 +7,6 @@ open, strong smile or pucker. *illumination*: dark, glaring, one-sided or colour
 blur is at least a fiftieth of the face's size.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -33,7 +31,7 @@ from retinalib.rendered import scene
 from retinalib.rendered.head import BASIS, Expression, Head, Pose, build, gaze_vector
 from retinalib.rendered.render import Light, Look, Painter
 
-_VERSION = 2  # of the renderer: another one makes other pictures, hence another folder
+_VERSION = 2  # of the renderer
 _EVENTS = {1: "0--Portrait", 2: "1--Couple", 3: "2--Group"}
 _HEIGHT = 2.0  # of a face's box, head units
 _TEST_SHARE = 0.2  # of the pictures, the last ones
@@ -47,10 +45,8 @@ image's right and up; openness 0 closed, 1 as on the average face; light: mean b
 
 @dataclass(frozen=True)
 class Person:
-    """All that is drawn of one face."""
-
     number: int
-    shape: tuple[float, ...]  # coefficients of ``BASIS``, who it is
+    shape: tuple[float, ...]  # coefficients of ``BASIS``
     look: Look
     expression: Expression
     pose: Pose
@@ -67,7 +63,7 @@ def draw_identity(seed: int, number: int) -> tuple[tuple[float, ...], dict]:
     """Person ``number``: the shape, and the lasting part of the look."""
     rng = np.random.default_rng([seed, 11, number])
     shape = tuple(np.clip(rng.standard_normal(len(BASIS)), -2.2, 2.2).tolist())
-    depth = rng.beta(1.2, 1.9)  # skin from light to dark over the human range
+    depth = rng.beta(1.2, 1.9)  # of the skin
     skin = np.array([243, 206, 182]) * (1 - depth) ** 1.1 + np.array([74, 46, 34]) * (1 - (1 - depth) ** 1.1)
     skin = skin + rng.normal(0, 5, 3)
     colours = ((28, 22, 20), (62, 42, 28), (110, 78, 48), (176, 140, 88), (150, 72, 38), (160, 158, 156))
@@ -123,7 +119,7 @@ def _draw_gaze(rng: np.random.Generator, pose: Pose) -> tuple[tuple[float, float
     if rng.random() < 0.33:
         yaw, pitch = -0.9 * pose.yaw + rng.normal(0, 3), -0.9 * pose.pitch + rng.normal(0, 3)
     yaw, pitch = float(np.clip(yaw, -35, 35)), float(np.clip(pitch, -22, 18))
-    inward = rng.uniform(0, 2.5)  # vergence: the eyes meet somewhere before them
+    inward = rng.uniform(0, 2.5)  # vergence
     angles = []
     for turn in (inward, -inward):
         x, y, z = pose.matrix() @ gaze_vector(yaw + turn, pitch)
@@ -151,7 +147,6 @@ def _draw_light(rng: np.random.Generator) -> Light:
 
 
 def _attributes(person: Person, covered: bool, blur: float, size: float) -> dict[str, bool]:
-    """WFLW's six, by the rules that the module states."""
     pose, face, light = person.pose, person.expression, person.light
     brightness = light.ambient + 0.6 * light.key
     return {
@@ -167,10 +162,7 @@ def _attributes(person: Person, covered: bool, blur: float, size: float) -> dict
 def place_head(
     picture: np.ndarray, person: Person, scale: float, at: tuple[float, float], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a person into a picture, the head's origin near ``at`` (x, y), ``scale`` pixels a head unit.
-
-    Returns the landmarks (98, 2) and the box (4,) in the picture's pixels.
-    """
+    """Draws a person, the head's origin near ``at`` (x, y), ``scale`` pixels a unit; gives landmarks (98, 2) and box (4,)."""
     fine = float(np.clip(1.7 * scale, 26, 120))
     drawn = Painter(person.head(), person.look, person.light, fine, person.distance, rng)
     drawn.paint()
@@ -212,7 +204,6 @@ def draw_picture(seed: int, index: int, size: int, people: tuple[int, int]) -> t
 
 
 def _row(person: Person, landmarks: np.ndarray, box: np.ndarray) -> dict:
-    """What the lists and ``truth.csv`` hold of one face."""
     (right, left), pose, light = person.gaze, person.pose, person.light.ambient + 0.6 * person.light.key
     measured = (pose.yaw, pose.pitch, pose.roll, *right, *left, *person.expression.lids, light)
     truth = (int(person.number), *(round(float(v), 4) for v in measured))
@@ -229,10 +220,8 @@ def render_face(
     person: int = 0,
     seed: int = 0,
 ) -> tuple[np.ndarray, Faces]:
-    """One face on a plain ground: (size, size, 3) uint8 RGB and its ``Faces`` with the truth as attributes.
-
-    Angles in degrees; gaze (yaw, pitch) relative to the camera's axis, both eyes in parallel. person, seed: who it is.
-    """
+    """One face on a plain ground: (size, size, 3) uint8 RGB and its ``Faces`` with the truth as attributes. Angles in degrees;
+    gaze (yaw, pitch) relative to the camera's axis, both eyes in parallel. person, seed: who it is."""
     shape, look = draw_identity(seed, person)
     expression, pose = Expression(mouth=-0.8, lids=(lids, lids)), Pose(yaw, pitch, roll)
     drawn = Person(person, shape, Look(**look), expression, pose, (gaze, gaze), Light(), 9.0)
@@ -245,7 +234,6 @@ def render_face(
 
 
 def _draw(folder: Path, configuration: dict, train: int, index: int) -> None:
-    """Draws picture ``index``, then writes its faces' rows, which say that it is done."""
     cv2.setNumThreads(0)
     images, seed, split = configuration["images"], configuration["seed"], "train" if index < train else "test"
     people = (0, train) if split == "train" else (1_000_000, 1_000_000 + images - train)
@@ -265,7 +253,7 @@ def _part(folder: Path, index: int) -> Path:
 
 
 def _rows(folder: Path, index: int) -> list[dict] | None:
-    """The faces of a finished picture; None where there are none, or a power cut left a damaged file."""
+    """The faces of a finished picture; None for another, or where a power cut left a damaged file."""
     try:
         return json.loads(_part(folder, index).read_text())
     except (FileNotFoundError, ValueError):
@@ -277,11 +265,9 @@ def make(
 ) -> Path:
     """Renders ``images`` pictures of ``size`` × ``size`` pixels in WFLW's layout and returns the folder that holds them.
 
-    The folder lies below ``root`` and is named by the configuration; a finished one is used again, an interrupted one goes on,
-    and where another process renders the same, this one waits for it. The last fifth of the pictures, with people of their
-    own, is the test split. workers: processes, by default one a processor. Raises ValueError if there would be no picture to
-    train on or to test with.
-    """
+    It lies below ``root`` and is named by the configuration; a finished one is used again, an interrupted one goes on. The last
+    fifth of the pictures, with people of their own, is the test split. workers: processes, by default one a processor. Raises
+    ValueError if there would be no picture to train on or to test with."""
     train = images - round(images * _TEST_SHARE)
     if not 0 < train < images or size < 64:
         raise ValueError(f"{images} pictures of {size} px leave nothing to train or to test with")
@@ -302,15 +288,12 @@ def _render(folder: Path, configuration: dict, train: int, workers: int | None, 
         done = pool.map(partial(_draw, folder, configuration, train), missing, chunksize=8)
         for _ in tqdm(done, total=images, initial=images - len(missing), desc="rendering", disable=not progress):
             pass
-    _write_lists(folder, pd.DataFrame([row for index in range(images) for row in _rows(folder, index)]))
-    write_text(folder / "config.json", json.dumps(configuration, indent=1))
-    shutil.rmtree(folder / "drawn")
-
-
-def _write_lists(folder: Path, table: pd.DataFrame) -> None:
+    table = pd.DataFrame([row for index in range(images) for row in _rows(folder, index)])
     for split in ("train", "test"):
         wflw.write_annotations(table[table["split"] == split], folder / wflw.LISTS.format(split=split))
     write_text(folder / "truth.csv", table[["image", "face", "split", *TRUTH]].to_csv(index=False))
+    write_text(folder / "config.json", json.dumps(configuration, indent=1))
+    shutil.rmtree(folder / "drawn")
 
 
 def load(root: str | Path, split: str) -> FaceDataset:

@@ -1,11 +1,8 @@
-"""A head in three dimensions that carries the 98 WFLW landmarks: its shape, who it is, what its face does, where it looks.
+"""A head in three dimensions that carries the 98 WFLW landmarks.
 
 Head frame: the unit is the distance of the outer canthi of the average head; the origin lies between the canthi; x to the
-image's right (the person's left), y down, z towards the camera. Angles in degrees: yaw is positive when the face turns to
-the image's right, pitch when it looks up, roll when the head tilts clockwise in the image.
-"""
-
-from __future__ import annotations
+image's right (the person's left), y down, z towards the camera. Angles in degrees: yaw is positive when the face turns to the
+image's right, pitch when it looks up, roll when the head tilts clockwise in the image."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +13,7 @@ from retinalib.landmarks import WFLW_98 as SCHEMA
 
 EYE_RADIUS = 0.135
 IRIS_RADIUS = 0.066
-_CENTRE = np.array([0.0, 0.32])  # of the face, where the surface's rings start
+_CENTRE = np.array([0.0, 0.32])  # of the surface
 
 # Right half of the average face, frontal (x to the image's left, y), and the contour's depth. The figures are those of WFLW's
 # test annotations: a shape in three dimensions fitted to the points of 1,832 faces in all poses, rounded.
@@ -43,7 +40,6 @@ _HALF_WIDTH, _Y, _EDGE = np.array(_FOREHEAD + [(*p, z) for p, z in zip(_CONTOUR,
 
 
 def _mirrored() -> np.ndarray:
-    """(98, 2) the average frontal shape."""
     shape, regions, flip = np.zeros((SCHEMA.count, 2)), SCHEMA.regions, SCHEMA.flip_order
     outer, inner = regions["outer lips"], regions["inner lips"]
     half = (
@@ -74,7 +70,7 @@ def height(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     middle = 0.09 + 0.05 * ((y - 0.32) / 0.98) ** 2 - 0.24 * np.clip(-y, 0, 1) ** 2
     z = middle + (np.interp(y, _Y, _EDGE) - middle) * out**3.8
     z = z + 0.3 * _bump(x, y, 0, 0.75, 0.13, 0.147) - 0.08 * _bump(x, y, 0, 0.95, 0.3, 0.2)  # teeth and lips, the dent below
-    z = z - 0.1 * _bump(x, y, 0.35, 0.0, 0.13, 0.08)  # eye sockets
+    z = z - 0.1 * _bump(x, y, 0.35, 0.0, 0.13, 0.08)  # eyes
     ridge = np.clip((y + 0.14) / 0.55, 0, 1) * (y < 0.43) + np.clip((0.53 - y) / 0.1, 0, 1) * (y >= 0.43)
     z = z + 0.37 * ridge * np.exp(-((x / (0.075 + 0.05 * np.clip(y, 0, 1))) ** 2) / 2)
     return z + 0.07 * _bump(x, y, 0.15, 0.45, 0.05, 0.055)  # nose wings
@@ -84,7 +80,7 @@ def height(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 class Expression:
     """What the face does. 0 is rest; mouth: opening; lids: 0 closed, 1 as on the average face, up to 1.5 wide."""
 
-    mouth: float = -0.6  # -1 and below closed … 4 wide open
+    mouth: float = -0.6  # -1: closed … 4: wide open
     smile: float = 0.0  # -1 … 1.6
     pucker: float = 0.0  # 0 … 1
     brows: float = 0.0  # -1 lowered … 1 raised
@@ -157,7 +153,7 @@ def average_landmarks() -> np.ndarray:
     return points
 
 
-RINGS = 11  # of the surface, those that lie inside the face's outline
+RINGS = 11  # of the face's surface
 _SPOKES = 60
 
 
@@ -228,22 +224,20 @@ def _lips_met(landmarks: np.ndarray) -> np.ndarray:
 class Head:
     """One head with its expression and gaze, in its own frame."""
 
-    landmarks: np.ndarray  # (98, 3), the pupils on the eyeballs
-    surface: np.ndarray  # (R, T, 3), the skin, whose first ``RINGS`` are the face's
-    eyes: np.ndarray  # (2, 3), the centres of the right and the left eyeball
+    landmarks: np.ndarray  # (98, 3)
+    surface: np.ndarray  # (R, T, 3), the skin
+    eyes: np.ndarray  # (2, 3), centres, right first
     rotation: np.ndarray  # (3, 3), to the camera's frame
-    gaze: np.ndarray  # (2, 3), unit vectors in the camera's frame
+    gaze: np.ndarray  # (2, 3) units, camera's frame
 
     def project(self, points: np.ndarray, scale: float, distance: float) -> np.ndarray:
-        """(N, 3) points of the head's frame to (N, 2) pixels from its origin: perspective at ``distance`` units, ``scale``
-        pixels a unit at the eyes."""
+        """(N, 3) points of the head's frame to (N, 2) pixels from its origin, ``distance`` units of ``scale`` pixels away."""
         turned = points @ self.rotation.T
         return turned[:, :2] * (scale * distance / (distance - turned[:, 2:]))
 
 
 def gaze_vector(yaw: float | np.ndarray, pitch: float | np.ndarray) -> np.ndarray:
-    """(..., 3) unit directions in the camera's frame, of degrees: (0, 0) looks into the camera, positive to the image's right
-    and up."""
+    """(..., 3) unit directions in the camera's frame, of degrees: (0, 0) into the camera, positive to the right and up."""
     y, p = np.radians([yaw, pitch])
     return np.stack([np.sin(y) * np.cos(p), -np.sin(p), np.cos(y) * np.cos(p)], -1)
 
@@ -259,7 +253,7 @@ def build(shape: tuple[float, ...], expression: Expression, pose: Pose, gaze: tu
         outer, inner = landmarks[eye.outer], landmarks[eye.inner]
         middle = (outer + inner) / 2
         eyes.append(middle + np.array([0, -0.005, 0.045 - EYE_RADIUS]))
-        look = rotation.T @ direction  # in the head's frame
+        look = rotation.T @ direction  # head frame
         # the upper lid follows the gaze up and down and closes onto the lower one
         follow = np.clip(-look[1], -0.6, 0.5) * 0.06
         for up, low in zip(eye.upper, eye.lower, strict=True):
@@ -277,8 +271,8 @@ def build(shape: tuple[float, ...], expression: Expression, pose: Pose, gaze: tu
 
 
 def landmarks_2d(head: Head, scale: float, distance: float) -> np.ndarray:
-    """(98, 2) landmarks as WFLW's annotators place them, in the pixels of :meth:`Head.project`: a contour point that the face
-    hides moves along its height to the visible outline."""
+    """(98, 2) landmarks as WFLW's annotators place them, in the pixels of :meth:`Head.project`: hidden contour points move
+    along their height to the visible outline."""
     contour, steps = list(SCHEMA.regions["contour"]), 14
     points = head.landmarks[contour]
     inward = np.linspace(0, 0.78, steps)[:, None, None]  # from the contour towards the middle, the nose left out

@@ -1,9 +1,4 @@
-"""Draws a head: skin shaded from normals, eyes with iris and pupil, brows, lips, hair, glasses, hats; then light and lens.
-
-Colours are RGB, 0–255. A head is drawn larger than needed on a canvas of its own and scaled down, which smooths its edges.
-"""
-
-from __future__ import annotations
+"""Draws a head, larger than needed, on a canvas of its own: skin, eyes, lips, hair, glasses, hats. Colours: RGB, 0–255."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,19 +16,17 @@ _INNER_QUADS = 240
 
 @dataclass(frozen=True)
 class Look:
-    """What the head looks like; colours RGB."""
-
     skin: tuple[float, float, float] = (205, 160, 135)
     hair: tuple[float, float, float] = (60, 42, 30)
     iris: tuple[float, float, float] = (90, 65, 45)
     lips: tuple[float, float, float] = (170, 95, 90)
     hair_style: str = "short"  # bald, short, long
-    fringe: float = 0.0  # 0 … 1: how far hair hangs over the brow
+    fringe: float = 0.0  # 0 … 1, down to the brow
     beard: float = 0.0  # 0 … 1
     make_up: float = 0.0  # 0 … 1
     glasses: str = "none"  # none, clear, sun
     hat: tuple[float, float, float] | None = None
-    blemish: float = 0.05  # strength of the skin's texture
+    blemish: float = 0.05  # of the skin
 
 
 @dataclass(frozen=True)
@@ -48,7 +41,7 @@ class Light:
 
 
 def _fixed(points: np.ndarray) -> np.ndarray:
-    """Pixels, the corner of the first one at 0, 0, in OpenCV's fixed point, whose 0, 0 is its middle."""
+    """Pixels in OpenCV's fixed point, whose 0, 0 is the middle of the first one."""
     return np.round((points - 0.5) * (1 << _SHIFT)).astype(np.int32)
 
 
@@ -72,7 +65,6 @@ def _smooth(points: np.ndarray, closed: bool = True, rounds: int = 2) -> np.ndar
 
 
 def _circle(count: int) -> np.ndarray:
-    """(count, 2) x and y of points around the unit circle."""
     angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
     return np.column_stack([np.cos(angle), np.sin(angle)])
 
@@ -82,11 +74,8 @@ def _spot(x: np.ndarray, y: np.ndarray, middle: tuple[float, float], width: floa
 
 
 class Painter:
-    """One head on its canvas, at ``scale`` pixels a unit, seen from ``distance`` units; :meth:`paint` draws it.
-
-    colour: (h, w, 3) uint8; mask: (h, w) uint8, what the head covers; origin: (2,), the head's, and points: (98, 2), the
-    landmarks, in the canvas.
-    """
+    """One head on its canvas, at ``scale`` pixels a unit, seen from ``distance`` units. colour: (h, w, 3) uint8; mask: (h, w)
+    uint8, what the head covers; origin: (2,), the head's, and points: (98, 2), the landmarks, in the canvas."""
 
     def __init__(self, head: Head, look: Look, light: Light, scale: float, distance: float, rng: np.random.Generator) -> None:
         self.head, self.look, self.light, self.scale, self.distance, self.rng = head, look, light, scale, distance, rng
@@ -194,8 +183,8 @@ class Painter:
         return np.where(behind, np.maximum(above, temples), above)
 
     def _quads(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Visible surface quadrilaterals, the farthest first: fixed-point corners (Q, 4, 2), colours (Q, 3), depths (Q,);
-        and the colour (3,) inside the innermost ring."""
+        """Visible quadrilaterals, the farthest first: fixed-point corners (Q, 4, 2), colours (Q, 3), depths (Q,); and the
+        colour (3,) inside the innermost ring."""
         rgb, turned = self._shade()
         flat = self.place(self.head.surface.reshape(-1, 3)).reshape(*turned.shape[:2], 2)
 
@@ -260,7 +249,7 @@ class Painter:
         for number, eye in enumerate((SCHEMA.right_eye, SCHEMA.left_eye)):
             if self._turned_to(points[list(eye.lids)]):
                 self._layer(points[list(eye.lids)], lambda canvas, n=number: self._eye(canvas, n))
-        if self.rotation[2, 2] > 0:  # the face is turned to the camera
+        if self.rotation[2, 2] > 0:
             self._layer(points[list(regions["outer lips"] + regions["inner lips"])], self._mouth)
             self._layer(points[list(regions["nose"])], self._nose)
         if self.look.glasses != "none":
@@ -285,21 +274,20 @@ class Painter:
         upper, lower = (points[[eye.outer, *lid, eye.inner]] for lid in (eye.upper, eye.lower))
         gap = np.linalg.norm(points[list(eye.upper)] - points[list(eye.lower)], axis=1).mean()
         line = max(1.0, 0.022 * self.scale)
-        if self.look.make_up > 0.3:  # shadow above the eye
+        if self.look.make_up > 0.3:
             lift = (upper.mean(0) - points[list(eye.lower)].mean(0)) * 0.7
             shadow = np.asarray(self.look.skin) * [0.6, 0.5, 0.65]
             fill(canvas, _smooth(np.concatenate([upper, (upper + lift)[::-1]])), self._tone(shadow))
         if gap > 0.06 * np.linalg.norm(points[eye.outer] - points[eye.inner]):
             self._eyeball(canvas, number, _smooth(points[list(eye.lids)], rounds=1))
         _line(canvas, _smooth(upper, closed=False), self._tone((45, 28, 24)), line * (1.2 + self.look.make_up))
-        if self.scale > 50:  # finer than a pixel on smaller faces
+        if self.scale > 50:  # else under a pixel
             self._lashes(canvas, upper, lower)
         _line(canvas, _smooth(lower, closed=False), self._tone(np.asarray(self.look.skin) * 0.62), line * 0.6)
         crease = _smooth(upper + (upper.mean(0) - lower.mean(0)) * 0.25 + (points[eye.upper[1]] - lower.mean(0)) * 0.35, False)
         _line(canvas, crease, self._tone(np.asarray(self.look.skin) * 0.72), line * 0.6)
 
     def _eyeball(self, canvas: np.ndarray, number: int, outline: np.ndarray) -> None:
-        """What shows between the lids."""
         low, high = np.floor(outline.min(0) - 2).astype(int).clip(0), np.ceil(outline.max(0) + 2).astype(int)
         patch = canvas[low[1] : high[1], low[0] : high[0]]
         if not patch.size:
@@ -313,7 +301,6 @@ class Painter:
         patch[:] = patch * (1 - alpha) + ball * shade * alpha
 
     def _lashes(self, canvas: np.ndarray, upper: np.ndarray, lower: np.ndarray) -> None:
-        """Short hairs from the upper lid, away from the eye's middle; longer with make-up."""
         roots = _smooth(upper, closed=False)
         away = roots - (2 * lower.mean(0) - upper.mean(0))
         away /= np.linalg.norm(away, axis=1, keepdims=True) + 1e-9
@@ -322,7 +309,6 @@ class Painter:
             _line(canvas, np.stack([root, tip]), self._tone((40, 26, 22)), 1)
 
     def _iris(self, ball: np.ndarray, number: int, low: np.ndarray) -> None:
-        """Iris, pupil and highlight where the eyeball looks; circles on the sphere."""
         pupil = self.points[SCHEMA.pupils[number]] - low
         look, centre = self.rotation.T @ self.head.gaze[number], self.head.eyes[number]
         side = np.cross(look, [0, 1.0, 0])

@@ -1,7 +1,5 @@
 """What is around the faces of a rendered picture: background, bodies, things before faces, and the lens."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 
@@ -24,7 +22,6 @@ def _tuple(colour: np.ndarray) -> tuple[float, ...]:
 
 
 def _muted(rng: np.random.Generator) -> np.ndarray:
-    """(3,) a colour, more often greyish than bright."""
     colour = rng.uniform(10, 245, 3)
     return colour.mean() + (colour - colour.mean()) * rng.beta(1.2, 2.2)
 
@@ -50,7 +47,6 @@ def background(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _thing(picture: np.ndarray, size: int, rng: np.random.Generator) -> None:
-    """A polygon, an ellipse, a bundle of stripes or a row of dots."""
     colour, at = _tuple(_muted(rng)), rng.uniform(0, size, 2)
     extent = np.exp(rng.uniform(np.log(0.02), np.log(0.4))) * size
     kind = rng.integers(4)
@@ -74,7 +70,6 @@ def _thing(picture: np.ndarray, size: int, rng: np.random.Generator) -> None:
 
 
 def _distractor(picture: np.ndarray, size: int, rng: np.random.Generator) -> None:
-    """Skin-coloured ovals without a face in them, or two dark dots in a disc."""
     tone = rng.uniform(0, 1)
     colour = _tuple(np.array([240, 200, 175]) * tone + np.array([80, 50, 38]) * (1 - tone) + rng.normal(0, 14, 3))
     at, extent = rng.uniform(0, size, 2), rng.uniform(0.03, 0.16) * size
@@ -87,8 +82,7 @@ def _distractor(picture: np.ndarray, size: int, rng: np.random.Generator) -> Non
 
 
 def free_spot(size: int, height: float, taken: list[np.ndarray], rng: np.random.Generator) -> tuple[float, float] | None:
-    """Where a face of ``height`` pixels fits without covering the ``taken`` boxes, which it joins: the head's origin (x, y),
-    or None."""
+    """The head's origin (x, y) where a face of ``height`` pixels covers no ``taken`` box, which it joins; or None."""
     half = np.array([0.42, 0.5]) * height
     for _ in range(25):
         x, y = rng.uniform(half[0], size - half[0]), rng.uniform(half[1] * 0.9, size - half[1])

@@ -1,7 +1,5 @@
 """How far a detector agrees with itself, and each way of looking at a photo beside the truth and beside baselines."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,9 +17,9 @@ from retinalib.pupils import CLOSED, baselines, pupil_offset, readable_eyes
 class Looks:
     """The N true faces with landmarks that were found in some photos; all landmarks (N, L, 2) in pixels of their photo."""
 
-    found: list[Faces]  # everything that was found in each photo
+    found: list[Faces]  # all, in each photo
     photo: np.ndarray  # (N,) the number of the photo
-    number: np.ndarray  # (N,) the true face's number in it
+    number: np.ndarray  # (N,) of the face in it
     scores: np.ndarray  # (N,) of the detections
     predicted: np.ndarray
     true: np.ndarray
@@ -29,14 +27,13 @@ class Looks:
     first: np.ndarray | None  # without the second look; None for a network that takes none
 
     def about(self, truth: Sequence[Faces], names: Sequence[str]) -> pd.DataFrame:
-        """A row a face: its attributes, image (the photo's name) and size (pixels); truth and names are those of each photo."""
+        """A row a face: its attributes, image (the photo's name) and size (pixels); truth, names: of each photo."""
         faces = [truth[p][int(n)] for p, n in zip(self.photo, self.number, strict=True)]
         table = pd.concat([face.attributes for face in faces] or [pd.DataFrame()], ignore_index=True)
         return table.assign(image=[names[p] for p in self.photo], size=[face.size[0] for face in faces])
 
     def methods(self, schema: LandmarkSchema, mean_offset: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Pupils (N, 2, 2), right and left, by name: "network", "first look alone" where there are two looks, and those of
-        :func:`retinalib.pupils.baselines`."""
+        """Pupils (N, 2, 2) by name: "network", "first look alone" where there are two looks, and ``pupils.baselines``."""
         pupils = list(schema.pupils)
         first = {} if self.first is None else {"first look alone": self.first[:, pupils]}
         return {"network": self.predicted[:, pupils], **first, **baselines(self.predicted, schema, mean_offset)}
@@ -49,26 +46,18 @@ def look(detector: Detector, photos: Sequence[tuple[np.ndarray, Faces]], score_t
     photo, number, predicted, true = matched_landmarks(found, truth)
     partners = [match_faces(ours, theirs) for ours, theirs in zip(found, truth, strict=True)]
     scores = np.array([found[p].scores[partners[p][n]] for p, n in zip(photo, number, strict=True)])
-    back = _mirrored(detector, images, found, score_threshold)
-    mirrored = np.array([back[p][partners[p][n]] for p, n in zip(photo, number, strict=True)]).reshape(predicted.shape)
+    again = detector.detect([np.ascontiguousarray(image[:, ::-1]) for image in images], score_threshold, pyramid=True)
+    back = [faces.flipped(image.shape[1]) for image, faces in zip(images, again, strict=True)]
+    pairs = [match_faces(theirs, ours) for theirs, ours in zip(back, found, strict=True)]
+    mirrored = np.full(predicted.shape, np.nan)
+    for row, (p, n) in enumerate(zip(photo, number, strict=True)):
+        if (other := pairs[p][partners[p][n]]) >= 0:
+            mirrored[row] = back[p].landmarks[other]
     config, first = detector.model.config, None
     if config.looks:
         once = detector.detect(images, score_threshold, pyramid=True, second_look=False)  # the same faces
         first = matched_landmarks(once, truth)[2]
     return Looks(found, photo, number, scores, predicted, true, mirrored, first)
-
-
-def _mirrored(detector: Detector, images: Sequence[np.ndarray], found: Sequence[Faces], score: float) -> list[np.ndarray]:
-    """For each image's faces, the (F, L, 2) landmarks found in the mirrored photo, mirrored back; NaN where not found there."""
-    result = []
-    again = detector.detect([np.ascontiguousarray(image[:, ::-1]) for image in images], score, pyramid=True)
-    for image, faces, back in zip(images, found, again, strict=True):
-        back = back.flipped(image.shape[1])
-        partner = match_faces(back, faces)
-        landmarks = np.full(faces.landmarks.shape, np.nan)
-        landmarks[partner >= 0] = back.landmarks[partner[partner >= 0]]
-        result.append(landmarks)
-    return result
 
 
 def disagreement(
@@ -81,9 +70,8 @@ def disagreement(
     """A row per face of (N, L, 2) predicted landmarks; the larger a number, the less one may trust the pupils.
 
     Columns: "eyes disagree across" and "eyes disagree in height" (difference of the eyes' offsets, eye widths; NaN unless both
-    eyes are readable by the prediction itself), and, for the landmarks given of the same faces, "mirrored photo disagrees" and
-    "two looks disagree" (mean distance of the pupils, fractions of the distance of the outer canthi; NaN where unknown).
-    """
+    eyes are readable), and for other landmarks of the same faces "mirrored photo disagrees" and "two looks disagree" (mean
+    distance of the pupils, fractions of the distance of the outer canthi; NaN where unknown)."""
     right, left = (pupil_offset(landmarks, eye) for eye in (schema.right_eye, schema.left_eye))
     both = np.where(readable_eyes(landmarks, schema, closed).all(1), 1.0, np.nan)
     table = pd.DataFrame(

@@ -1,7 +1,5 @@
 """Which faces get which anchors, before any training: the numbers behind the choice of strides and sizes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,9 +30,8 @@ def coverage(
     """How the anchors of a square image of ``size`` pixels serve each face; the faces of one image compete for them.
 
     faces: those of each image, in pixels of that square. Returns one row per face: image, face, size (pixels), iou (with its
-    best anchor), stride (of that anchor), positives (anchors that answer for it), kind: "matched" (an anchor from
-    ``threshold`` on), "kept" (only its best anchor, at least ``minimum``), "missed" (no anchor). ValueError without a face.
-    """
+    best anchor), stride (of that anchor), positives (anchors that answer for it), kind: "matched" (from ``threshold`` on),
+    "kept" (its best anchor, from ``minimum`` on), "missed". ValueError without a face."""
     if not sum(map(len, faces)):
         raise ValueError("anchor coverage needs at least one face")
     anchors, (corners, strides) = anchor_grid(size, size, config), anchor_boxes(size, config)
@@ -53,19 +50,17 @@ def coverage(
     return table.assign(kind=kind)
 
 
-def best_iou_by_size(
-    sizes: np.ndarray, image_size: int, config: AnchorConfig, aspect: float = 1.0, positions: int = 100, seed: int = 0
-) -> pd.DataFrame:
+def best_iou_by_size(sizes: np.ndarray, image_size: int, config: AnchorConfig, aspect: float = 1.0) -> pd.DataFrame:
     """The best IoU that a lone face gets, by its size alone; a row for each size and position: size, iou, stride (of the best
     anchor). sizes: (S,) square roots of boxes' areas, pixels; one that does not fit is left out; aspect: height by width."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     corners, strides = anchor_boxes(image_size, config)
     tables = []
     for size in sizes:
         extent = np.array([size / np.sqrt(aspect), size * np.sqrt(aspect)])
         if extent.max() > image_size:
             continue
-        corner = rng.uniform(0, 1, (positions, 2)) * (image_size - extent)
+        corner = rng.uniform(0, 1, (100, 2)) * (image_size - extent)
         boxes = torch.from_numpy(np.concatenate([corner, corner + extent], 1).astype(np.float32))
         iou, best = box_iou(boxes, corners).max(1)
         tables.append(pd.DataFrame({"size": size, "iou": iou.numpy(), "stride": strides[best.numpy()]}))
@@ -73,8 +68,8 @@ def best_iou_by_size(
 
 
 def size_from_iou(curve: pd.DataFrame, iou: float, quantile: float = 0.5) -> float:
-    """The smallest face size (pixels) whose best IoU is at least ``iou``, in that ``quantile`` over places; interpolated
-    between the sizes of ``curve``, a table of :func:`best_iou_by_size`. NaN: none is."""
+    """The smallest face size (pixels) whose best IoU reaches ``iou`` in that ``quantile`` over places, interpolated between the
+    sizes of ``curve``, a table of :func:`best_iou_by_size`; NaN: none does."""
     level = curve.groupby("size")["iou"].quantile(quantile)
     first = int((level >= iou).to_numpy().argmax())
     if level.iloc[first] < iou:

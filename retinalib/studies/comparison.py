@@ -1,9 +1,8 @@
 """Arms against a baseline: what differs, with intervals, and the sentences that say so."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,16 +11,22 @@ from retinalib.evaluate import THRESHOLD, resampled_ap
 from retinalib.studies.statistics import Difference, crossed_difference, holm, paired_difference, photo_weights
 
 
+def detections_of(runs: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """What ``ablation.run`` left of detections in the run folders: arm, seed, and the columns of evaluate.precision_recall."""
+    tables = [
+        pd.read_csv(folder / row.folder / "test_detections.csv", dtype={"image": str}).assign(arm=row.arm, seed=row.seed)
+        for row in runs.itertuples()
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
 def compare(faces: pd.DataFrame, detections: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
-    """Each further arm against the first, paired by seed and photo; tables of :func:`retinalib.ablation.run` and
-    :func:`retinalib.ablation.detections_of`.
+    """Each further arm against the first, paired by seed and photo; tables of ``ablation.run`` and :func:`detections_of`.
 
     Columns: arm, measure, unit, better ("lower" or "higher"), estimate, low, high (95 %), p_value, p_holm (corrected for all
     comparisons of the table), detectable (the smallest effect found with a power of 80 % after that correction), seeds, photos.
-    A face that an arm missed has no NME, so mean NME and mean pupil error are compared over faces that both arms found; the
-    failure rate over all. A measure is left out where fewer than two photos have it in both arms for at least two seeds; with
-    one seed the table is empty.
-    """
+    Mean NME and mean pupil error are compared over faces that both arms found; the failure rate over all. A measure is left out
+    where fewer than two photos have it in both arms for at least two seeds."""
     planned: list[tuple] = []  # arm, measure, unit, better, and how the difference is found
     for arm in arms[1:]:
         pair, both = (table[table["arm"].isin([arms[0], arm])] for table in (faces, detections))
@@ -43,7 +48,6 @@ def compare(faces: pd.DataFrame, detections: pd.DataFrame, arms: Sequence[str]) 
 
 
 def _ap_difference(detections: pd.DataFrame, first: str, second: str, comparisons: int) -> Difference:
-    """The difference in AP; photos are drawn with all their detections and faces, the same ones for both arms and all seeds."""
     images = pd.Index(detections["image"].unique())
     weights = np.vstack([np.ones(len(images), int), photo_weights(len(images))])
     runs = {run: part for run, part in detections.groupby(["arm", "seed"])}
@@ -54,7 +58,6 @@ def _ap_difference(detections: pd.DataFrame, first: str, second: str, comparison
 
 
 def _comparable(pairs: pd.DataFrame) -> bool:
-    """Whether at least two photos are there for every one of at least two seeds, in both arms."""
     there = pairs.groupby(["image", "seed", "arm"]).size().unstack(["seed", "arm"])
     return there.columns.get_level_values("seed").nunique() >= 2 and len(there.dropna()) >= 2
 

@@ -1,7 +1,4 @@
-"""What Squeeze-and-Excitation does in a trained network: do the gates listen to the image, to what in it, and does it matter?
-A gate is one number a channel for a whole image, so that "face or background" has to be asked of whole crops."""
-
-from __future__ import annotations
+"""What Squeeze-and-Excitation does in a trained network: do the gates listen to the image, to what in it, does it matter?"""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -17,16 +14,15 @@ from retinalib.detect import Detector
 from retinalib.model import RetinaFace
 from retinalib.studies.network_cost import excitations
 
-SILENCED = 0.05  # a channel whose mean gate is less counts as silenced
-_AROUND = 1.6  # side of a crop in longer sides of the face's box
-_TRIES = 50  # random places at which a crop without a face is looked for
+SILENCED = 0.05  # mean gate of a channel
+_AROUND = 1.6  # longer sides of the face's box
+_TRIES = 50  # places of a background
 _AT_ONCE = 32
 
 
 def face_and_background(dataset: FaceDataset, size: int, seed: int = 0) -> tuple[np.ndarray, pd.DataFrame]:
-    """A face and as large a piece without any of each photo that has room for both: (N, size, size, 3) uint8 RGB crops, faces
-    and backgrounds in turn, and a row a crop: image, face (bool), and the face's attributes as columns of bool. Raises
-    ValueError for photos that are labelled only in part."""
+    """A face and as large a piece without any of each photo with room for both: (N, size, size, 3) uint8 RGB crops, in turn,
+    and a row a crop: image, face (bool), and its attributes (bool). Raises ValueError for photos labelled only in part."""
     if not dataset.complete:
         raise ValueError("these photos are labelled only in part: what looks like background may be an unlabelled face")
     rng = np.random.default_rng(seed)
@@ -67,8 +63,8 @@ def gates(detector: Detector, crops: np.ndarray) -> dict[int, np.ndarray]:
 
 
 def explained(values: np.ndarray, groups: np.ndarray) -> float:
-    """The share of the variance of (N, C) values within their columns that (N,) bool groups explain (η², all columns together);
-    groups of chance, 1 / (N - 1). NaN if one group is empty or nothing varies but by rounding."""
+    """The share of the variance of (N, C) values within their columns that (N,) bool groups explain (η²; by chance, 1 over N -
+    1); NaN if one group is empty or nothing varies."""
     total = values.var(axis=0).sum()
     if total < 1e-12 or groups.all() or not groups.any():
         return float("nan")
@@ -82,10 +78,8 @@ def gate_table(found: Mapping[int, Mapping[int, np.ndarray]], about: pd.DataFram
 
     found: seed -> :func:`gates` of the crops; about: a row a crop, as of :func:`face_and_background`. Columns: seed, level,
     mean, silenced (channels with a mean under SILENCED), spread (standard deviation over images, mean of the channels),
-    between_images (its share of the variance of all gates of the level, the rest is between channels; NaN where all gates are
-    the same), face_or_background (the share of the variance between images that it explains), then the same for each attribute
-    among the crops with a face.
-    """
+    between_images (its share of the variance of the level's gates, NaN where that is 0), face_or_background (the share of the
+    variance between images that it explains), then the same for each attribute among the crops with a face."""
     face = about["face"].to_numpy(bool)
     rows = []
     for seed, levels in found.items():
@@ -106,8 +100,6 @@ def gate_table(found: Mapping[int, Mapping[int, np.ndarray]], about: pd.DataFram
 
 
 class _ConstantGate(nn.Module):
-    """SE that no longer listens: each channel is scaled by a number of its own."""
-
     def __init__(self, gate: Tensor) -> None:
         super().__init__()
         self.register_buffer("gate", gate)
@@ -117,8 +109,7 @@ class _ConstantGate(nn.Module):
 
 
 def with_constant_gates(detector: Detector, dataset: FaceDataset) -> Detector:
-    """The same detector with each gate replaced by its mean over the photos of ``dataset``: by how much it is worse is what the
-    gates' answer to the image is worth."""
+    """The same detector with each gate replaced by its mean over the photos of ``dataset``."""
     photos = [gates(detector, dataset[number][0][None]) for number in range(len(dataset))]
     model: RetinaFace = deepcopy(detector.model)
     for number, stride in enumerate(model.config.anchors.strides):

@@ -1,7 +1,5 @@
 """Shapes of faces: their mean, how far two are apart, and their proportions."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 
@@ -9,8 +7,7 @@ from retinalib.landmarks import WFLW_98, LandmarkSchema
 
 
 def mean_shape(landmarks: np.ndarray, iterations: int = 10) -> np.ndarray:
-    """(L, 2) mean of (N, L, 2) shapes after generalised Procrustes alignment (Gower 1975), centred, of unit norm, upright as
-    the average of the faces."""
+    """(L, 2) mean of (N, L, 2) shapes after generalised Procrustes alignment (Gower 1975), centred, of unit norm, upright."""
     shapes = np.asarray(landmarks, float)
     shapes = shapes[np.isfinite(shapes).all((1, 2))]
     if not len(shapes):
@@ -26,8 +23,7 @@ def mean_shape(landmarks: np.ndarray, iterations: int = 10) -> np.ndarray:
 
 
 def aligned_to(shapes: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """(N, L, 2) complete shapes, shifted, scaled and turned onto (L, 2) ``mean`` with the least squared distance: orthogonal
-    Procrustes without mirroring (Kabsch 1976; Umeyama 1991, eq. 39–43)."""
+    """(N, L, 2) complete shapes, shifted, scaled and turned onto (L, 2) ``mean`` by least squares (Umeyama 1991, eq. 39–43)."""
     centre = mean.mean(0)
     target, moved = mean - centre, shapes - shapes.mean(1, keepdims=True)
     u, values, vt = np.linalg.svd(moved.transpose(0, 2, 1) @ target)
@@ -46,8 +42,7 @@ def procrustes_distance(a: np.ndarray, b: np.ndarray, schema: LandmarkSchema = W
 
 
 def proportions(landmarks: np.ndarray, schema: LandmarkSchema = WFLW_98) -> pd.DataFrame:
-    """What a face looks like at first glance, a row for each of (N, 98, 2) landmarks: mouth_opening (height by width of the
-    inner lips, the mouth's counterpart of the eye aspect ratio), aspect (height by width of all landmarks' extent)."""
+    """A row for each of (N, 98, 2) landmarks: mouth_opening (height by width of the inner lips), aspect (the same of all)."""
     lips = landmarks[:, list(schema.regions["inner lips"])]
     half = lips.shape[1] // 2
     gaps = np.linalg.norm(lips[:, 1:half] - lips[:, :half:-1], axis=-1)

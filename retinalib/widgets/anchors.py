@@ -1,7 +1,5 @@
 """The explorer of chapter 2: an anchor design, and what it does to the faces of the data."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import cv2
@@ -19,16 +17,15 @@ from retinalib.plots.anchors import KINDS, draw_coverage, draw_match
 from retinalib.studies.anchor_coverage import anchor_boxes, coverage, fitted
 from retinalib.widgets.explorer import Explorer, panels
 
-_MOST_FACES = 500  # more would make the picture lag behind the hand
-_MINIMUM = 0.2  # IoU from which a face keeps its best anchor
+_MOST_FACES = 500  # more lag behind the hand
+_MINIMUM = 0.2  # IoU of a kept anchor
 _INPUTS = (80, 160, 320, 480, 640)
 _STRIDES = {"8, 16, 32": (8, 16, 32), "4, 8, 16, 32": (4, 8, 16, 32), "8, 16, 32, 64": (8, 16, 32, 64), "16, 32": (16, 32)}
 
 
 def anchor_explorer(dataset: FaceDataset) -> Explorer:
-    """Shows what becomes of the faces under a design of anchors, whose sizes form a ladder: left, all faces by size class;
-    right, one face (by its rank in size) with the anchors that answer for it. Photos are scaled to fit the input; with more
-    than 500 faces, some stand for all. Raises ValueError without faces."""
+    """Shows what becomes of the faces under a design of anchors: left, all faces by size class; right, one face (by its rank in
+    size) with the anchors that answer for it. Of more than 500 faces, some stand for all. Raises ValueError without faces."""
     every = max(1, -(-len(dataset.table) // _MOST_FACES))
     numbers = [n for n in range(0, len(dataset), every) if len(dataset.faces(n))]
     if not numbers:
@@ -80,7 +77,6 @@ def ladder(strides: tuple[int, ...], smallest: float, per_cell: int, ratio: floa
 def _one_face(
     ax: Axes, image: np.ndarray, faces: Faces, row: pd.Series, size: int, config: AnchorConfig, threshold: float
 ) -> None:
-    """The anchors that answer for the face of ``row`` in its photo at the input's size, as training matches them."""
     face, (corners, strides) = int(row["face"]), anchor_boxes(size, config)
     scale = size / max(image.shape[:2])
     small = cv2.resize(image, [max(1, round(scale * side)) for side in image.shape[1::-1]], interpolation=cv2.INTER_AREA)

@@ -1,7 +1,5 @@
 """The explorer of chapter 1: the faces of a data set, one at a time, chosen by what they are."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from ipywidgets import Button, Checkbox, Dropdown, IntRangeSlider, IntSlider, Text, ToggleButtons
@@ -23,18 +21,13 @@ _ODD = {
 
 
 def dataset_browser(dataset: FaceDataset) -> Explorer:
-    """Shows one face after the other: its photo with all boxes, and the face with its landmarks, a colour a region.
-
-    Filters: one of WFLW's attributes, face size, a part of the photo's name, and whether anything is odd about the face (see
-    :func:`retinalib.datasets.describe.describe_faces`).
-    """
+    """Shows one face after the other, as filters choose them: its photo with all boxes, and the face with its landmarks."""
     if not len(dataset.table):
         raise ValueError("the data set holds no face to look at")
     names = [name for name in ATTRIBUTES if name in dataset.table]
     table = pd.concat([describe_faces(dataset), dataset.table[["image", *names]].reset_index(drop=True)], axis=1)
     odd_face = (table[list(_ODD)] > 0).any(axis=1)
-    flags = table[names].astype(bool)
-    flags = flags.assign(any=True, none=~flags.any(axis=1))
+    flags = table[names].astype(bool).assign(none=lambda known: ~known.any(axis=1), any=True)
     choices = [(f"{name.replace('_', '-')}: {flags[name].sum():,}", name) for name in ("any", *names, "none")]
     smallest, largest = int(np.floor(table["size"].min())), int(np.ceil(table["size"].max()))
 
@@ -90,6 +83,5 @@ def dataset_browser(dataset: FaceDataset) -> Explorer:
 
 
 def _only(face: Faces, region: str) -> Faces:
-    """The face with the landmarks of one region, or of all."""
     shown = np.array([region in ("all", name) for name in face.schema.region_of()])
     return Faces(face.boxes, np.where(shown[None, :, None], face.landmarks, np.nan), face.visible, schema=face.schema)

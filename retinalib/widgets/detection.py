@@ -1,11 +1,8 @@
 """The explorer of chapters 4 and 5: what detectors find, one beside the other."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import cv2
-import numpy as np
 from ipywidgets import Checkbox, FileUpload, FloatSlider, IntSlider
 from matplotlib.figure import Figure
 
@@ -16,31 +13,26 @@ from retinalib.plots.style import draw_faces
 from retinalib.widgets.explorer import Explorer, panels
 
 LOWEST_SCORE = 0.05  # detections from here on are kept, so that the threshold needs no detection of its own
-_LARGEST = 1280  # pixels: the longer side of an uploaded photo, which is scaled down to it
+_LARGEST = 1280  # pixels of an upload's longer side
 
 
 def detection_explorer(detectors: dict[str, Detector], dataset: FaceDataset) -> Explorer:
-    """Shows what one or two detectors (name -> detector) find in a photo: truth in green, predictions and scores in blue.
-
-    Photos come from the data set, or, without a truth, from an upload (JPEG or PNG), from which the photo slider leads back.
-    The score threshold only hides what is below it. Raises ValueError for other numbers of detectors, or no photo.
-    """
+    """Shows what one or two detectors (name -> detector) find in a photo of the data set or an uploaded one (JPEG or PNG):
+    truth in green, predictions and scores in blue. Raises ValueError for other numbers of detectors, or no photo."""
     if not 1 <= len(detectors) <= 2:
         raise ValueError(f"the explorer shows one or two detectors, got {len(detectors)}")
     if not len(dataset):
         raise ValueError("the data set holds no photo to look at")
-    uploads: list[np.ndarray] = []
-    upload = 0  # the number of the one that is shown; 0: none
+    uploads, shown = [], {"upload": 0}  # which of them; 0: none
 
     @lru_cache(maxsize=64)
     def detected(name: str, number: int, nms: float) -> Faces:
-        """``number``: of the photo in the data set; uploads count down from -1."""
-        image = dataset[number][0] if number >= 0 else uploads[-number - 1]
+        image = dataset[number][0] if number >= 0 else uploads[-number - 1]  # uploads count down from -1
         return detectors[name].detect(image, LOWEST_SCORE, nms, pyramid=True)
 
     def draw(photo: int, score: float, nms: float, landmarks: bool, truth: bool) -> tuple[Figure, str]:
-        number = -upload if upload else photo - 1
-        image, true = (uploads[-1], None) if upload else dataset[number]
+        number = -shown["upload"] if shown["upload"] else photo - 1
+        image, true = (uploads[-1], None) if shown["upload"] else dataset[number]
         height = 4.6 * min(1.4, max(0.5, image.shape[0] / image.shape[1]))
         figure, axes = panels([4.6] * len(detectors), height)
         counts = []
@@ -67,25 +59,19 @@ def detection_explorer(detectors: dict[str, Detector], dataset: FaceDataset) -> 
         "upload": FileUpload(accept=".jpg,.jpeg,.png", multiple=False, description="your photo"),
     }
 
-    def leave(_: dict) -> None:
-        nonlocal upload
-        upload = 0
-
-    controls["photo"].observe(leave, "value")  # before the picture follows
+    controls["photo"].observe(lambda _: shown.update(upload=0), "value")  # before the picture follows
     explorer = Explorer(controls, draw)
 
     def receive(change: dict) -> None:
-        nonlocal upload
         for file in change["new"]:
             try:
                 image = decode_image(bytes(file["content"]), file["name"], honour_exif=True)
             except ValueError as error:
-                explorer.say(str(error))
-                return
+                return explorer.say(str(error))
             scale = min(1, _LARGEST / max(image.shape[:2]))
             size = [max(1, round(scale * side)) for side in image.shape[1::-1]]
             uploads.append(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
-            upload = len(uploads)
+            shown["upload"] = len(uploads)
             explorer.update()
 
     controls["upload"].observe(receive, "value")

@@ -1,7 +1,5 @@
 """``Explorer``: controls over a picture that follows them; what all explorers share."""
 
-from __future__ import annotations
-
 import base64
 import html
 import inspect
@@ -22,9 +20,7 @@ class Explorer(VBox):
     """Controls, a sentence, and a picture that is drawn anew when a control changes; without a kernel, the last picture.
 
     controls: name -> widget, shown in this order; draw: takes the values of those that its parameters name and returns a figure
-    and a sentence on it. ``controls[name].value = …`` does in code what a hand does on the screen; ``picture.value`` holds
-    the PNG, ``sentence.value`` the sentence as HTML.
-    """
+    and a sentence on it. ``picture.value`` holds the PNG, ``sentence.value`` the sentence as HTML."""
 
     def __init__(self, controls: dict[str, Widget], draw: Callable[..., tuple[Figure, str]]) -> None:
         self.controls, self._draw, self._drawn = controls, draw, {}

@@ -1,7 +1,5 @@
 """The explorer of chapter 3: what a level of the network sees, and what SE makes of it."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np
@@ -18,8 +16,8 @@ from retinalib.widgets.explorer import Explorer, panels
 
 
 def feature_viewer(detector: Detector, dataset: FaceDataset) -> Explorer:
-    """Shows one level's features of a photo, before SE and after it, beside the photo and the gates of all channels, which are
-    ranked by their mean absolute activation before SE; rank 0 is the mean of all. Without SE the bars are those activations."""
+    """Shows a level's features of a photo, before and after SE, and the gates of all channels (without SE: their mean absolute
+    activations, by which channels are ranked); rank 0 is the mean of all."""
     model = detector.model.eval()
     strides = model.config.anchors.strides
 

@@ -1,7 +1,5 @@
 """The explorer of chapters 6 and 7: a rendered face that looks where it is told, and what the detector says of its eyes."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from ipywidgets import FloatSlider, IntSlider
@@ -30,11 +28,10 @@ _ROWS = {
 
 
 def pupil_explorer(detector: Detector, eyeball: Eyeball | None = None) -> Explorer:
-    """Shows a rendered face, both eyes turned level, and what was measured in them (blue) beside the truth (green). ``eyeball``
-    (by default the average one) makes gaze of the predicted landmarks. ValueError for a detector of other than 98 points."""
+    """Shows a rendered face, both eyes turned level, and what was measured in them (blue) beside the truth (green);
+    ``eyeball``: for the gaze, by default the average one. ValueError for a detector of other than 98 points."""
     if detector.model.config.schema != WFLW_98:
         raise ValueError(f"pupils need a detector of 98 landmarks, this one has {detector.model.config.schema.count}")
-
     eyeball = eyeball or Eyeball()
 
     def draw(
@@ -78,13 +75,11 @@ def pupil_explorer(detector: Detector, eyeball: Eyeball | None = None) -> Explor
 
 
 def _measure(faces: Faces, eyeball: Eyeball) -> pd.DataFrame:
-    """A row for the face, or an empty table."""
     bare = Faces(faces.boxes, faces.landmarks)  # attributes name the gaze, too, and that is not what was measured
     return pd.concat([pupil_table(bare), gaze_angles(faces.landmarks, eyeball)], axis=1)
 
 
 def _numbers(true: pd.DataFrame, measured: pd.DataFrame) -> str:
-    """Measured beside true, for both eyes."""
     cells = {
         (side, name): [table[column.format(side)].iloc[0] for column in _ROWS.values()]
         for side in _EYES

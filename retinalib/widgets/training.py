@@ -1,7 +1,5 @@
 """The explorer of chapter 4: where training runs stand, while they train and afterwards."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -24,10 +22,7 @@ _T = TypeVar("_T")
 
 def watch(folders: Iterable[str | Path], training: Callable[[], _T]) -> _T:
     """Shows the view of run folders and follows them with it while ``training()`` trains, in a thread; returns what that does.
-
-    Its "stop", and an interruption of the kernel, ask the runs to stop: :class:`retinalib.runs.Stopped` is raised, finished
-    epochs are kept, and the next call goes on from there.
-    """
+    Its "stop", and an interruption of the kernel, ask the runs to stop: :class:`retinalib.runs.Stopped` is raised."""
     runs = [Path(folder) for folder in folders]
     view = training_view(runs)
     for control in view.controls.values():
@@ -47,14 +42,13 @@ def watch(folders: Iterable[str | Path], training: Callable[[], _T]) -> _T:
                 view.controls["stop"].click()
     view.update()
     if shown:  # outside a notebook nothing is
-        shown.update(view)  # so that the picture that stays is the last one
+        shown.update(view)
     return job.result()
 
 
 def training_view(folders: str | Path | Iterable[str | Path]) -> Explorer:
-    """Shows the losses and validations of run folders so far, and the newest picture of the chosen run. "refresh", or
-    ``update()`` in code, reads their files again, and "stop" asks the runs to stop (see :func:`retinalib.runs.request_stop`).
-    Raises ValueError without a folder."""
+    """Shows the losses and validations of run folders so far, and the newest picture of the chosen run. "refresh" or
+    ``update()`` reads their files again, "stop" asks the runs to stop. Raises ValueError without a folder."""
     runs = [Path(f) for f in ([folders] if isinstance(folders, (str, Path)) else folders)]
     if not runs:
         raise ValueError("there is no run folder to look at")
@@ -105,7 +99,6 @@ def training_view(folders: str | Path | Iterable[str | Path]) -> Explorer:
 
 
 def _history(folder: Path) -> pd.DataFrame:
-    """A row for each epoch that the run has finished."""
     path = folder / "metrics.csv"
     known = pd.read_csv(path) if path.is_file() else pd.DataFrame()
     return known.reindex(columns=["epoch", *_MEASURES])
@@ -121,7 +114,6 @@ def _standing(history: pd.DataFrame) -> str:
 
 
 def _newest_picture(folder: Path) -> tuple[str, np.ndarray] | None:
-    """The epoch of the last picture that can be read, and the picture."""
     for path in sorted((folder / "pictures").glob("*.jpg"), reverse=True):
         picture = cv2.imread(str(path))
         if picture is not None:

@@ -46,7 +46,7 @@ def test_fitting_scales_by_the_longer_side():
 
 
 def test_best_iou_of_a_face_like_an_anchor_is_high_and_of_a_tiny_one_bounded_by_its_area():
-    table = best_iou_by_size(np.array([4.0, 128.0, 900.0]), 320, CONFIG, positions=40)
+    table = best_iou_by_size(np.array([4.0, 128.0, 900.0]), 320, CONFIG)
     assert sorted(table["size"].unique()) == [4, 128]  # 900 does not fit
     assert table[table["size"] == 4]["iou"].max() == pytest.approx((4 / 16) ** 2, rel=1e-3)
     # the nearest of the anchors with stride 16 is at most 8 px off each way
@@ -55,7 +55,7 @@ def test_best_iou_of_a_face_like_an_anchor_is_high_and_of_a_tiny_one_bounded_by_
 
 
 def test_the_size_from_which_faces_are_reached():
-    curve = best_iou_by_size(np.geomspace(4, 64, 60), 320, CONFIG, positions=40)
+    curve = best_iou_by_size(np.geomspace(4, 64, 60), 320, CONFIG)
     # a square within the smallest anchor, as each of up to 8 px is somewhere: its IoU is the ratio of the areas
     assert size_from_iou(curve, 0.2) == pytest.approx(16 * 0.2**0.5, rel=0.01)
     assert size_from_iou(curve, 0.2, quantile=1) == pytest.approx(16 * 0.2**0.5, rel=0.01)
