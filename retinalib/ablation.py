@@ -19,7 +19,7 @@ from retinalib.config import PROFILES, TrainConfig
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector, load_detector
 from retinalib.evaluate import detection_ap, evaluate_faces, precision_recall, summary
-from retinalib.files import end_with_parent, write_text
+from retinalib.files import end_with_parent, replacing, write_text
 from retinalib.landmarks import WFLW_98
 from retinalib.model import pick_device
 from retinalib.plots.tables import paper_form, write_table
@@ -185,6 +185,8 @@ def report(
     )
     if out:
         write_table(by_run, out / "runs", caption)
+        with replacing(out / "faces.csv.gz") as temporary:
+            faces.to_csv(temporary, index=False, compression="gzip")
     if len(arms) > 1 and len(seeds) > 1:
         differences = compare(faces, detections_of(runs, runs_at), arms)
         print(verdict(differences, arms[0]))
