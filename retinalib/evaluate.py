@@ -21,27 +21,29 @@ from retinalib.faces import Faces, box_iou
 from retinalib.landmarks import WFLW_98, LandmarkSchema
 
 THRESHOLD = 0.10  # NME of a failed face (WFLW)
-_IOU = 0.5  # least, of a face and its prediction
 
 
-def match_faces(predicted: Faces, true: Faces) -> np.ndarray:
-    """(F,) the prediction of each true face, or -1: best score first, each takes the free face it overlaps most (COCO)."""
+def match_faces(predicted: Faces, true: Faces, iou: float = 0.5) -> np.ndarray:
+    """(F,) the prediction of each true face, or -1: best score first, each takes the *free* face it overlaps most, from an IoU
+    of ``iou`` on (COCO's way; VOC and WIDER FACE let it take the best face only)."""
     matched = np.full(len(true), -1)
     if len(predicted) and len(true):
         overlap = box_iou(predicted.boxes, true.boxes)
         for row in np.argsort(-predicted.scores, kind="stable"):
             free = np.where(matched < 0, overlap[row], -1.0)
-            if free.max() >= _IOU:
+            if free.max() >= iou:
                 matched[free.argmax()] = row
     return matched
 
 
-def precision_recall(predicted: Sequence[Faces], true: Sequence[Faces], names: Sequence[str] | None = None) -> pd.DataFrame:
+def precision_recall(
+    predicted: Sequence[Faces], true: Sequence[Faces], names: Sequence[str] | None = None, iou: float = 0.5
+) -> pd.DataFrame:
     """The curve of all photos together, a row per detection, best score first; then a row for each face that none found.
     Columns: image, score (NaN for a face that none found), hit (bool: the detection belongs to a face), precision, recall."""
     parts = [pd.DataFrame({"image": pd.Series(dtype=str), "score": np.zeros(0), "hit": np.zeros(0, bool)})]
     for number, (found, faces) in enumerate(zip(predicted, true, strict=True)):
-        matched = match_faces(found, faces)
+        matched = match_faces(found, faces, iou)
         missed = int((matched < 0).sum())
         hit = np.zeros(len(found) + missed, bool)
         hit[matched[matched >= 0]] = True
@@ -53,9 +55,9 @@ def precision_recall(predicted: Sequence[Faces], true: Sequence[Faces], names: S
     return table.assign(precision=found / np.arange(1, len(table) + 1), recall=found / max(faces, 1))
 
 
-def detection_ap(predicted: Sequence[Faces], true: Sequence[Faces]) -> float:
+def detection_ap(predicted: Sequence[Faces], true: Sequence[Faces], iou: float = 0.5) -> float:
     """Average precision over photos in which every face is labelled, at all points (VOC 2010); NaN without faces."""
-    table = precision_recall(predicted, true)
+    table = precision_recall(predicted, true, iou=iou)
     images = pd.Index(table["image"].unique())
     return float(resampled_ap(table, images, np.ones((1, len(images))))[0])
 

@@ -6,6 +6,7 @@ the image plane, but with a turn of the head."""
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import pandas as pd
 
@@ -72,6 +73,16 @@ def readable_eyes(landmarks: np.ndarray, schema: LandmarkSchema, closed: float =
     """(N, 2) bool: whether the right and the left eye are open and not foreshortened, so that an offset means something."""
     lids = np.stack([openness(landmarks, eye) for eye in eyes_of(schema).values()], 1)
     return (lids > closed) & ~foreshortened(landmarks, schema)
+
+
+def between_lids(landmarks: np.ndarray, schema: LandmarkSchema) -> np.ndarray:
+    """(N, 2) bool: whether the right and the left pupil of (N, L, 2) landmarks lie within the outline of their lid points; one
+    that does not can't be seen."""
+    inside = [
+        [cv2.pointPolygonTest(face[list(eye.lids)], face[eye.pupil].tolist(), False) >= 0 for eye in eyes_of(schema).values()]
+        for face in np.asarray(landmarks, np.float32)
+    ]
+    return np.array(inside, bool).reshape(-1, 2)
 
 
 def mean_offsets(landmarks: np.ndarray, schema: LandmarkSchema, closed: float = CLOSED) -> dict[str, np.ndarray]:

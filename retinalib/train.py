@@ -219,6 +219,7 @@ def train(
                     if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
                         picture = folder / "pictures" / f"{epoch + 1:03d}.jpg"
                         rows[-1] |= _validate(training.average.module, validation_set, picture)
+                        rows[-1] |= _validation_loss(training.average.module, config, validation_set)
                     save_epoch(folder, recipe, rows, network, training.average, training.optimiser)
     return pd.DataFrame(rows)
 
@@ -291,6 +292,18 @@ def _validate(model: RetinaFace, dataset: FaceDataset, picture: Path) -> dict[st
         "nme": float(table["nme"].median()),
         "auc": auc(table["nme"].fillna(np.inf).to_numpy()),
     }
+
+
+@torch.inference_mode()
+def _validation_loss(model: RetinaFace, config: TrainConfig, dataset: FaceDataset) -> dict[str, float]:
+    """The loss and its parts, ``validation_<part>``: means over batches of crops as in training, the same in every epoch."""
+    photos = AugmentedPhotos(dataset, config.image_size, config.augment, config.seed)
+    batches = batch_keys(len(dataset), min(config.batch_size, len(dataset)), config.seed, 1)
+    learner, generator = Learner(model, config).eval(), torch.Generator().manual_seed(config.seed)
+    with reading(photos, batches, 0) as stream:
+        parts = [torch.stack(learner(images, targets, generator)).cpu() for images, targets, _ in stream]
+    names = (f"validation_{name}" for name in Parts._fields)
+    return dict(zip(names, torch.stack(parts).mean(0).tolist(), strict=True))
 
 
 def detect_all(detector: Detector, dataset: FaceDataset, score: float = 0.02) -> list[Faces]:

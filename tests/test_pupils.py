@@ -8,6 +8,7 @@ from retinalib.plots.faces import level_eye
 from retinalib.pupils import (
     JESORSKY,
     baselines,
+    between_lids,
     foreshortened,
     mean_offsets,
     openness,
@@ -43,6 +44,13 @@ def test_offsets_and_openness_are_exact_and_invariant(angle):
     for eye in (WFLW_98.right_eye, WFLW_98.left_eye):
         np.testing.assert_allclose(pupil_offset(points, eye), [[0.1, 0.05]], atol=1e-6)
         np.testing.assert_allclose(openness(points, eye), [0.3], atol=1e-6)
+
+
+def test_a_pupil_is_between_its_lids_or_not():
+    points = np.stack([face((0.1, 0.0)), face((0.1, 0.3)), face((0.0, 0.0), 0.02)])
+    points[2, WFLW_98.left_eye.pupil] = np.nan
+    assert between_lids(points, WFLW_98).tolist() == [[True, True], [False, False], [True, False]]
+    assert between_lids(points[:0], WFLW_98).shape == (0, 2)
 
 
 def test_looking_to_one_side_adds_up_and_vergence_cancels():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import iqr
+from scipy.stats import iqr, quantile_test
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -26,32 +27,44 @@ PARTS = {
 }
 
 
+_ATEN = torch.ops.aten
+_ELEMENTWISE = {
+    **dict.fromkeys((_ATEN.mul, _ATEN.add), lambda *shapes, out_shape, **_: math.prod(out_shape)),
+    _ATEN.mean: lambda shape, *_, **__: math.prod(shape),
+}
+"""What torch's counter leaves out: SE's means and scaling, FPN's sums; an operation a number. Activations count nothing, nor
+do batch norms, which detection fuses into the convolutions."""
+
+
 def cost_by_part(model: RetinaFace, height: int = 640, width: int = 640) -> pd.DataFrame:
     """A row per part: part, parameters, gflop (a multiplication and an addition are two; the landmark head at every anchor),
     for one image of ``height`` × ``width`` pixels."""
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE) as counter:
         model.eval().dense(_blank(height, width, model))
     counts = counter.get_flop_counts()  # of modules, and again of those that contain them
-    leaves = [key for key in counts if not any(other.startswith(f"{key}.") for other in counts)]
     rows = []
     for part, name in PARTS.items():
         values = sum(p.numel() for p in getattr(model, name).parameters())
-        flop = sum(sum(counts[key].values()) for key in leaves if key.startswith(f"{type(model).__name__}.{name}."))
+        own = [key for key in counts if f"{key}.".startswith(f"{type(model).__name__}.{name}.")]
+        outer = [key for key in own if not any(key.startswith(f"{other}.") for other in own)]
+        flop = sum(sum(counts[key].values()) for key in outer)
         rows.append({"part": part, "parameters": values, "gflop": flop / 1e9})
     return pd.DataFrame(rows)
 
 
-def costs_side_by_side(models: Mapping[str, RetinaFace], size: int = 640, rounds: int = 21) -> pd.DataFrame:
+def costs_side_by_side(models: Mapping[str, RetinaFace], size: int = 640, rounds: int = 25) -> pd.DataFrame:
     """What each network costs, a row per network: parameters, gflop (a multiplication and an addition are two), and latency_ms
     of finding boxes in one image of ``size`` × ``size`` pixels as detection does (:func:`retinalib.detect.for_inference`): the
-    median over ``rounds`` in which the networks take turns, and the interquartile range. Neither gflop nor latency has what
-    grows with the faces (landmark head, second looks) or NMS."""
+    median over ``rounds`` in which the networks take turns, and the interquartile range. slower_ms, its low and its high: the
+    median over the rounds of the difference from the first network, with the interval that their order gives (binomial: of 25
+    differences the 8th to the 18th, 95.7 %). Neither gflop nor latency has what grows with the faces (landmark head, second
+    looks) or NMS."""
     ready = {name: for_inference(model) for name, model in models.items()}
     rows, images, times = {}, {}, {name: [] for name in models}
     with torch.inference_mode():
         for name, network in ready.items():
             images[name] = _blank(size, size, network).contiguous(memory_format=torch.channels_last)
-            with FlopCounterMode(display=False) as counter:
+            with FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE) as counter:
                 network(images[name])
             rows[name] = [sum(p.numel() for p in models[name].parameters()), counter.get_total_flops() / 1e9]
         for _ in range(rounds):
@@ -59,8 +72,11 @@ def costs_side_by_side(models: Mapping[str, RetinaFace], size: int = 640, rounds
                 start = time.perf_counter()
                 network(images[name]).logits.cpu()  # waits for a GPU
                 times[name].append(1000 * (time.perf_counter() - start))
-    rows = [(*row, np.median(times[name]), iqr(times[name])) for name, row in rows.items()]
-    return pd.DataFrame(rows, list(models), ["parameters", "gflop", "latency_ms", "latency_iqr_ms"])
+    columns = ["parameters", "gflop", "latency_ms", "latency_iqr_ms", "slower_ms", "its low", "its high"]
+    table = [(*row, np.median(times[name]), iqr(times[name])) for name, row in rows.items()]
+    gaps = [np.subtract(taken, next(iter(times.values()))) for taken in times.values()]
+    table = [(*row, np.median(gap), *quantile_test(gap).confidence_interval()) for row, gap in zip(table, gaps, strict=True)]
+    return pd.DataFrame(table, list(models), columns)
 
 
 def _blank(height: int, width: int, model: RetinaFace) -> Tensor:

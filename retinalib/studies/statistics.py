@@ -158,10 +158,19 @@ def spread(values: np.ndarray) -> float:
 
 
 def explained_share(values: np.ndarray) -> float:
-    """1 − (spread of the errors / spread of the truth)² of (N, 2) predicted and true values, see :func:`spread`: 1 is perfect,
-    0 what the mean of the truth reaches. Bias does not count."""
-    signal = spread(values[:, 1])
-    return float(1 - (spread(values[:, 0] - values[:, 1]) / signal) ** 2) if signal > 0 else float("nan")
+    """1 − variance of the errors / variance of the truth, of (N, 2) predicted and true values. 1 is perfect, 0 what the mean of
+    the truth, said of everybody, reaches. Bias does not count. NaN where the truth does not vary."""
+    signal = values[:, 1].var() if len(values) else 0.0
+    return float(1 - (values[:, 0] - values[:, 1]).var() / signal) if signal > 0 else float("nan")
+
+
+def faces_needed(values: np.ndarray, difference: float, power: float = 0.8) -> float:
+    """How many faces each of two groups needs so that Student's t (5 %, two-sided) sees a ``difference`` of their true means
+    with this power, measured as in (N, 2) predicted and true values. Predictions show slope × difference, spread as they are:
+    that is a perfect measure's difference times their correlation with the truth. Normal approximation, Guenther (1981)."""
+    seen = difference * np.corrcoef(values.T)[0, 1] / values[:, 1].std(ddof=1)
+    sure = stats.norm.isf(_TAIL)
+    return float(2 * ((sure + stats.norm.ppf(power)) / seen) ** 2 + sure**2 / 4)
 
 
 def rank_correlation(values: np.ndarray) -> float:
@@ -169,6 +178,15 @@ def rank_correlation(values: np.ndarray) -> float:
     if len(values) < 3 or (np.ptp(values, axis=0) == 0).any():
         return float("nan")
     return float(stats.spearmanr(values).statistic)
+
+
+def partial_rank_correlation(values: np.ndarray) -> float:
+    """Spearman's ρ of the first two of (N, 3) values with the third held fixed: the partial correlation of their ranks. NaN
+    under four rows or for constants."""
+    if len(values) < 4 or (np.ptp(values, axis=0) == 0).any():
+        return float("nan")
+    (_, ab, ac), (_, _, bc), _ = np.corrcoef(stats.rankdata(values, axis=0).T)
+    return float((ab - ac * bc) / np.sqrt((1 - ac**2) * (1 - bc**2)))
 
 
 def side_by_side(tables: dict[str, pd.DataFrame], labels: dict[str, str]) -> pd.DataFrame:

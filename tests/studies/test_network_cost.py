@@ -25,7 +25,8 @@ def test_parts_add_up(se_reduction):
     cells = len(anchor_grid(320, 320)) // 2
     assert heads["gflop"] == pytest.approx(2 * cells * 64 * 392 / 1e9)  # a 1×1 convolution, by hand
     se = table.set_index("part").loc["SE"]
-    assert (se["parameters"], se["gflop"]) == ((0, 0) if se_reduction is None else (1536, pytest.approx(2 * 1536 / 1e9)))
+    gates = 2 * 1536 + 2 * 64 * cells  # two layers a level; a mean over each channel's cells, and their scaling
+    assert (se["parameters"], se["gflop"]) == ((0, 0) if se_reduction is None else (1536, pytest.approx(gates / 1e9)))
 
 
 def test_shapes_follow_the_strides():
@@ -69,9 +70,11 @@ def test_levels_without_se_are_left_out():
 
 def test_costs_side_by_side():
     models = {"plain": build(), "se": build(16)}
-    table = costs_side_by_side(models, 96, rounds=3)
+    table = costs_side_by_side(models, 96, rounds=7)
     assert table["parameters"].tolist() == [sum(p.numel() for p in m.parameters()) for m in models.values()]
-    assert table.loc["se", "gflop"] - table.loc["plain", "gflop"] == pytest.approx(2 * 1536 / 1e9)
+    cells = len(anchor_grid(96, 96)) // 2
+    assert table.loc["se", "gflop"] - table.loc["plain", "gflop"] == pytest.approx((2 * 1536 + 2 * 64 * cells) / 1e9)
+    assert table.loc["plain", ["slower_ms", "its low", "its high"]].tolist() == [0, 0, 0]
     dense = cost_by_part(models["plain"], 96, 96).set_index("part")["gflop"]
     assert table.loc["plain", "gflop"] == pytest.approx(dense.sum() - dense["landmark head"])
     assert (table["latency_ms"] > 0).all() and (table["latency_iqr_ms"] >= 0).all() and costs_side_by_side({}, 96).empty
