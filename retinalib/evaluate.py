@@ -25,7 +25,8 @@ _IOU = 0.5  # least, of a face and its prediction
 
 
 def match_faces(predicted: Faces, true: Faces) -> np.ndarray:
-    """(F,) the prediction of each true face, or -1: best score first, each takes the free face it overlaps most (COCO)."""
+    """(F,) the number of each true face's prediction, -1 for none: best score first, each takes the free face it overlaps most,
+    from an IoU of 0.5 on (COCO's way)."""
     matched = np.full(len(true), -1)
     if len(predicted) and len(true):
         overlap = box_iou(predicted.boxes, true.boxes)
