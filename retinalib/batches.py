@@ -100,7 +100,8 @@ def reading(
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
-        said = "what it said stands above: mend that, then start again to go on, with fewer workers if memory ran out"
-        raise ChildProcessError(f"a process that makes crops died ({str(error).strip()}); {said}") from None
+        said = "mend that, then start again to go on after the last epoch, with fewer workers if memory ran out"
+        died = f"a process that makes crops died ({str(error).strip()}); what it said stands above"
+        raise ChildProcessError(f"{died}: {said}") from None
     finally:
         stream.close()

@@ -115,7 +115,8 @@ def _matches(predictions: dict[str, np.ndarray], faces: pd.DataFrame) -> tuple[n
 
 
 def read_truth(folder: str | Path) -> pd.DataFrame:
-    """The official truth, a row per face: image ("event/name"), x1 y1 x2 y2 (pixels), easy, medium, hard (bool: it counts)."""
+    """The official truth, a row per face: image ("event/name"), x1 y1 x2 y2 (pixels), easy, medium, hard (bool: whether it
+    counts there). Raises FileNotFoundError."""
     folder = Path(folder)
     missing = [p for s in (*SUBSETS, "face") if not (p := folder / f"wider_{s}_val.mat").is_file()]
     if missing:
