@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -238,8 +239,8 @@ def detect(photos: tuple[Path, ...], out: Path, checkpoint: str | None, score_th
 @click.option("--checkpoint", help="A shipped name, a run folder or a file; by default the first of retinalib checkpoints.")
 @click.option("--every", default=10, type=_COUNT, help="Frames from one detection to the next; second looks follow in between.")
 @click.option("--gap", default=1.0, type=click.FloatRange(min=0), help="Seconds for which a lost face keeps its number.")
-@click.option("--min-cutoff", default=2.0, type=_POSITIVE, help="One-Euro filter: Hz, of a face at rest.")
-@click.option("--beta", default=8.0, type=click.FloatRange(min=0), help="One-Euro filter: Hz for each face size a second.")
+@click.option("--min-cutoff", default=0.5, type=_POSITIVE, help="One-Euro filter: Hz, of a face at rest.")
+@click.option("--beta", default=64.0, type=click.FloatRange(min=0), help="One-Euro filter: Hz for each face size a second.")
 @click.option("--annotated", is_flag=True, help="Write annotated.mp4, too.")
 @_DEVICE
 def track(video: str, out: Path, checkpoint: str | None, device: str | None, annotated: bool, **options: Any) -> None:
@@ -247,6 +248,7 @@ def track(video: str, out: Path, checkpoint: str | None, device: str | None, ann
 
     trace.csv has a row per frame and face. Interrupted, it goes on where it was; of a camera, Ctrl-C ends the recording.
     """
+    from retinalib.datasets.video import Video
     from retinalib.detect import load_detector
     from retinalib.tracking import write_trace
     from retinalib.tracking.one_euro import OneEuro
@@ -254,7 +256,10 @@ def track(video: str, out: Path, checkpoint: str | None, device: str | None, ann
 
     smoothing = OneEuro(options["min_cutoff"], options["beta"])
     tracker = Tracker(load_detector(checkpoint, device), options["every"], options["gap"], smoothing)
-    done = write_trace(video, tracker, out, annotated)
+    source = Video(video)
+    if source.camera:
+        signal.signal(signal.SIGINT, lambda *_: source.close())
+    done = write_trace(source, tracker, out, annotated)
     said = ", ".join(f"{name} {value:g}" for name, value in done["parameters"].items())
     click.echo(f"frames: {done['frames']}, faces: {done['faces']}, blinks: {done['blinks']}, written to {out} ({said})")
 

@@ -42,6 +42,10 @@ class Video:
         if width * height > _MOST_PIXELS:
             raise ValueError(f"{source} has frames of {width:.0f} × {height:.0f} pixels, more than 8K: scale it down first")
 
+    def close(self) -> None:
+        """Ends :meth:`read` before the next frame."""
+        self._capture.release()
+
     def read(self, start: int = 0) -> Iterator[tuple[float, np.ndarray]]:
         """Seconds and (H, W, 3) uint8 RGB of each frame from number ``start`` on, once.
 

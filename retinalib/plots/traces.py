@@ -17,8 +17,8 @@ PANELS = {
 
 
 def trace_figure(trace: pd.DataFrame, blinks: pd.DataFrame, face: int | None = None) -> Figure:
-    """Offsets and openness of both eyes (smoothed; raw ones pale) and the head's pose over time, blinks shaded. trace and blinks:
-    as of :func:`retinalib.track` and :func:`retinalib.tracking.blinks`; face: by default the one that is seen longest."""
+    """Offsets and openness of both eyes (smoothed; raw ones pale) and the head's pose over time, blinks shaded. trace and
+    blinks: as of :func:`retinalib.track` and :func:`retinalib.tracking.blinks`; face: by default the one seen longest."""
     face = trace["face"].mode()[0] if face is None else face
     part = trace[trace["face"] == face]
     part = part[:: -(-len(part) // _MOST_POINTS)]

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -24,11 +23,12 @@ from retinalib.tracking.track import Track, Tracker
 
 _USUAL = "8s"  # window of the eye's usual openness, which is the upper quartile in it
 _SHUT = 0.5  # of the usual openness, that a blink takes away at least
+_SHOWN = ("time", "face", "offset", "openness", "foreshortened", "yaw", "pitch", "roll")  # how columns of figures begin
 _BLUE, _YELLOW = (31, 95, 224), (240, 228, 66)
 
 
 def blinks(trace: pd.DataFrame) -> pd.DataFrame:
-    """The blinks in a trace, a row each: ``face``, ``start`` and ``end`` (s, where the lids are half way) and ``depth`` (share of
+    """The blinks in a trace, a row each: ``face``, ``start`` and ``end`` (s, where the lids are half way), ``depth`` (share of
     the usual openness that goes, 1: shut). trace: time, face, openness_<side>, foreshortened_<side>. The mean openness of the
     eyes that are not foreshortened falls to half of what is usual around that time, or less (peaks by scipy)."""
     rows = []
@@ -40,39 +40,38 @@ def blinks(trace: pd.DataFrame) -> pd.DataFrame:
         peaks, found = find_peaks(closed, height=_SHUT, prominence=_SHUT / 2)
         _, _, left, right = peak_widths(closed, peaks, rel_height=0.5)
         times = (np.interp(ends - 1, np.arange(len(part)), part["time"]) for ends in (left, right))
-        rows.append(pd.DataFrame(dict(zip(("face", "start", "end", "depth"), (face, *times, found["peak_heights"]), strict=True))))
+        rows.append(
+            pd.DataFrame(dict(zip(("face", "start", "end", "depth"), (face, *times, found["peak_heights"]), strict=True)))
+        )
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["face", "start", "end", "depth"], dtype=float)
 
 
-def write_trace(video: str | Path | int, tracker: Tracker, out: Path, annotated: bool = False) -> dict:
-    """Tracks ``video`` into the folder ``out``: ``trace.csv``, ``blinks.csv``, ``trace.png``, ``trace.json`` (what was measured
-    with which parameters, returned as well) and, on demand, ``annotated.mp4``.
+def write_trace(source: Video, tracker: Tracker, out: Path, annotated: bool = False) -> dict:
+    """Tracks ``source`` into the folder ``out``: ``trace.csv``, ``blinks.csv``, ``trace.png``, ``trace.json`` (counts
+    and parameters, returned as well) and, on demand, ``annotated.mp4``.
 
-    An interrupted call goes on where it was, with the same result; of a camera, Ctrl-C ends the recording. Memory does not
-    grow with the video. Raises ValueError where no frame has a face, and what :class:`Video` raises.
+    An interrupted call goes on where it was, with the same result; memory does not grow with the video. Raises ValueError where
+    no frame has a face, or another process is at work in ``out``.
     """
     with only_process(out):
-        source = Video(video)
         parameters = {"every": tracker.every, "gap": tracker.gap, **asdict(tracker.smoothing)}
         size = None if source.camera else [source.frames, *source.size]
-        about = {"video": str(video), "size": size, "parameters": parameters}
+        about = {"video": str(source.source), "size": size, "parameters": parameters}
         part, state = out / "trace.csv.part", out / "state.json"
         _resume(tracker, part, state, about)
-        try:
-            for table in tracker.table(_shown(source, tracker.frames)):
-                with open(part, "a") as file:
-                    table.round(5).to_csv(file, index=False, header=not file.tell())
-                now = {"tracks": [vars(track) for track in tracker.tracks], "length": part.stat().st_size}
-                now |= {name: getattr(tracker, name) for name in ("frames", "faces", "time")}
-                write_text(state, json.dumps({"about": about, **now}, default=np.ndarray.tolist))
-        except KeyboardInterrupt:
-            if not source.camera:
-                raise
+        begin, frames = tracker.frames, source.read(tracker.frames)
+        shown = tqdm(frames, "tracking", source.frames, initial=begin, unit="frame", disable=None)
+        for table in tracker.table(shown):
+            with open(part, "a") as file:
+                table.round(5).to_csv(file, index=False, header=not file.tell())
+            now = {"tracks": [vars(track) for track in tracker.tracks], "length": part.stat().st_size}
+            now |= {name: getattr(tracker, name) for name in ("frames", "faces", "time")}
+            write_text(state, json.dumps({"about": about, **now}, default=np.ndarray.tolist))
         if not tracker.faces:
             part.unlink()
             state.unlink()
-            raise ValueError(f"no face was found in the {tracker.frames} frames of {video}")
-        trace = pd.read_csv(part, usecols=lambda name: not name.startswith(("outer", "inner", *BOX)))
+            raise ValueError(f"no face was found in the {tracker.frames} frames of {source.source}")
+        trace = pd.read_csv(part, usecols=lambda name: name.startswith(_SHOWN))
         events = blinks(trace)
         write_text(out / "blinks.csv", events.round(4).to_csv(index=False))
         (out / "trace.png").write_bytes(png(trace_figure(trace, events), 130))
@@ -81,12 +80,8 @@ def write_trace(video: str | Path | int, tracker: Tracker, out: Path, annotated:
         os.replace(part, out / "trace.csv")
         state.unlink()
         if annotated and not source.camera:
-            write_video(out / "annotated.mp4", draw_trace(video, pd.read_csv(out / "trace.csv")), source.fps)
+            write_video(out / "annotated.mp4", draw_trace(source.source, pd.read_csv(out / "trace.csv")), source.fps)
         return result
-
-
-def _shown(source: Video, start: int) -> Iterator[tuple[float, np.ndarray]]:
-    return iter(tqdm(source.read(start), "tracking", source.frames, initial=start, unit="frame", disable=None))
 
 
 def _resume(tracker: Tracker, part: Path, state: Path, about: dict) -> None:
@@ -102,8 +97,8 @@ def _resume(tracker: Tracker, part: Path, state: Path, about: dict) -> None:
 
 
 def draw_trace(video: str | Path, trace: pd.DataFrame) -> Iterator[np.ndarray]:
-    """The frames of ``video``, (H, W, 3) uint8 RGB, with each face's box and number, its eyes from canthus to canthus, and the
-    pupils of eyes that are open. trace: as of :func:`retinalib.track`."""
+    """The frames of ``video``, (H, W, 3) uint8 RGB, with each face's box and number, and a circle around the pupils of
+    eyes that are open. trace: as of :func:`retinalib.track`."""
     of_frame = dict(list(trace.groupby("frame")))
     for number, (_, image) in enumerate(Video(video).read()):
         for row in of_frame.get(number, trace[:0]).to_dict("records"):
@@ -111,9 +106,8 @@ def draw_trace(video: str | Path, trace: pd.DataFrame) -> Iterator[np.ndarray]:
             cv2.rectangle(image, corners[:2], corners[2:], _BLUE, 1, cv2.LINE_AA)
             cv2.putText(image, str(row["face"]), corners[:2], cv2.FONT_HERSHEY_SIMPLEX, 0.6, _BLUE, 2, cv2.LINE_AA)
             for side in ("right", "left"):
-                outer, inner, pupil = ([row[f"{p}_{axis}_{side}"] for axis in "xy"] for p in ("outer", "inner", "pupil"))
-                outer, inner, pupil = (np.round(np.multiply(point, 16)).astype(int) - 8 for point in (outer, inner, pupil))
-                cv2.line(image, outer, inner, _BLUE, 1, cv2.LINE_AA, 4)
                 if not row[f"closed_{side}"]:
-                    cv2.circle(image, pupil, round(16 * 0.1 * row[f"eye_width_{side}"]), _YELLOW, 1, cv2.LINE_AA, 4)
+                    x, y, radius = row[f"pupil_x_{side}"] - 0.5, row[f"pupil_y_{side}"] - 0.5, 0.15 * row[f"eye_width_{side}"]
+                    x, y, radius = (round(16 * value) for value in (x, y, radius))  # sixteenths of a pixel
+                    cv2.circle(image, (x, y), radius, _YELLOW, 1, cv2.LINE_AA, 4)
         yield image

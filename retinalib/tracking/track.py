@@ -24,9 +24,10 @@ from retinalib.tracking.one_euro import OneEuro
 _FIRST, _AGAIN = 0.5, 0.3  # least scores: of a new face, and of one that is known already
 _REACH = 1.0  # face sizes: landmarks this far from where they were expected are another face's
 _CROWDED = 0.1  # IoU from which on faces are near each other, and a look might take one for the other
-_DOUBT = 0.04  # face sizes: points of a followed face that leave their common movement by more (root mean square)
+_DOUBT = 0.012  # face sizes (root mean square): points of a followed face that leave their common movement by more
+_SMOOTHING = OneEuro()
 _TABLED = 300  # frames that a table is made of at a time
-SMOOTHED = ("offset_x", "offset_y", "pupil_x", "pupil_y", "openness")  # columns with a twin, <name>_<side>_smooth
+_SMOOTHED = ("offset_x", "offset_y", "pupil_x", "pupil_y", "openness")  # columns with a twin, <name>_<side>_smooth
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Tracker:
     98 landmarks, or options that are none.
     """
 
-    def __init__(self, detector: Detector, every: int = 10, gap: float = 1.0, smoothing: OneEuro = OneEuro()) -> None:
+    def __init__(self, detector: Detector, every: int = 10, gap: float = 1.0, smoothing: OneEuro = _SMOOTHING) -> None:
         eyes_of(detector.model.config.schema)
         if every < 1 or not gap >= 0:
             raise ValueError(f"every must be a whole number from 1 on and gap seconds from 0 on, got {every} and {gap}")
@@ -65,7 +66,7 @@ class Tracker:
         self.frames, self.faces, self.time = 0, 0, -np.inf  # frames and faces so far, and when the last frame was
 
     def update(self, image: np.ndarray, time: float) -> tuple[list[Track], bool]:
-        """The faces in the next frame, (H, W, 3) uint8 RGB at ``time`` (s, later than the last), and whether it was detected in."""
+        """The faces in the next frame, (H, W, 3) uint8 RGB at ``time`` (s, later than the last), and whether by detection."""
         live = [track for track in self.tracks if track.seen == self.time]
         followed = self._follow(image, live) if live and self.frames % self.every else None
         if followed is None:
@@ -133,23 +134,15 @@ class Tracker:
 
 
 def trace_table(rows: list[tuple], schema: LandmarkSchema) -> pd.DataFrame:
-    """Rows of frame, time, face, detected, score, box (4,), raw and smoothed landmarks (L, 2) to the columns of :func:`track`."""
+    """Rows of frame, time, face, detected, score, box (4,), raw and smoothed landmarks (L, 2) to what :func:`track` gives."""
     about = pd.DataFrame([row[:4] for row in rows], columns=["frame", "time", "face", "detected"])
     boxes = np.array([row[5] for row in rows]).reshape(-1, 4)
     raw, smooth = (np.array([row[n] for row in rows]).reshape(-1, schema.count, 2) for n in (6, 7))
     faces = Faces(boxes, raw, scores=np.array([row[4] for row in rows]), schema=schema)
     smoothed = pupil_table(replace(faces, landmarks=smooth))
-    smoothed = smoothed[[name for name in smoothed if name.startswith(SMOOTHED)]].add_suffix("_smooth")
-    ends = pd.DataFrame(
-        {
-            f"{end}_{axis}_{side}": raw[:, getattr(eye, end), number]
-            for side, eye in eyes_of(schema).items()
-            for end in ("outer", "inner")
-            for number, axis in enumerate("xy")
-        }
-    )
+    smoothed = smoothed[[name for name in smoothed if name.startswith(_SMOOTHED)]].add_suffix("_smooth")
     pose, gaze = head_pose(smooth).angles()[["yaw", "pitch", "roll"]], gaze_angles(smooth)[["gaze_yaw", "gaze_pitch"]]
-    return pd.concat([about, pd.DataFrame(boxes, columns=BOX), pupil_table(faces), smoothed, ends, pose, gaze], axis=1)
+    return pd.concat([about, pd.DataFrame(boxes, columns=BOX), pupil_table(faces), smoothed, pose, gaze], axis=1)
 
 
 def track(video: str | Path | int | Iterable[tuple[float, np.ndarray]], detector: Detector, **options: Any) -> pd.DataFrame:
@@ -158,9 +151,9 @@ def track(video: str | Path | int | Iterable[tuple[float, np.ndarray]], detector
     video: a file, a stream's address, the number of a camera, or (seconds, (H, W, 3) uint8 RGB) pairs. options: those of
     :class:`Tracker`. Columns: ``frame`` (from 0), ``time`` (s, as the file states it), ``face`` (its number, the same in all
     frames), ``detected`` (whether by detection, or by the second looks alone), x1 y1 x2 y2, the columns of
-    :func:`retinalib.pupils.pupil_table` from the raw landmarks, those of ``SMOOTHED`` from the filtered ones, as well, with
-    the end ``_smooth``, ``outer_x_<side>`` … ``inner_y_<side>`` (the canthi, pixels), and from the filtered landmarks yaw, pitch,
-    roll (the head's) and gaze_yaw, gaze_pitch (°, against the camera's axis). Raises what :class:`Video` and Tracker raise.
+    :func:`retinalib.pupils.pupil_table` from the raw landmarks, offsets, pupils and openness also from
+    the filtered ones (``offset_x_right_smooth`` …), and from those yaw, pitch, roll (the head's) and gaze_yaw, gaze_pitch (°,
+    against the camera's axis). Raises what :class:`Video` and Tracker raise.
     """
     frames = Video(video).read() if isinstance(video, (str, Path, int)) else video
     return pd.concat(list(Tracker(detector, **options).table(frames)), ignore_index=True)
