@@ -252,7 +252,7 @@ def track(video: str, out: Path, checkpoint: str | None, device: str | None, ann
     from retinalib.detect import load_detector
     from retinalib.tracking import write_trace
     from retinalib.tracking.one_euro import OneEuro
-    from retinalib.tracking.track import Tracker
+    from retinalib.tracking.tracker import Tracker
 
     smoothing = OneEuro(options["min_cutoff"], options["beta"])
     tracker = Tracker(load_detector(checkpoint, device), options["every"], options["gap"], smoothing)

@@ -56,7 +56,7 @@ def script(seed: int, seconds: float = 10.0) -> pd.DataFrame:
         rate, phase = rng.uniform(0.08, 0.45, 2), rng.uniform(0, 2 * np.pi, 2)
         waves = np.sin(2 * np.pi * rate * time[:, None] + phase).mean(1)
         table[name] = reach * np.clip((time - STILL) / 0.5, 0, 1) * waves + (name in ("near", "light"))
-    table["light"] -= rng.uniform(0, 0.35) * (time > rng.uniform(STILL, seconds))  # somebody switches a lamp off
+    table["light"] -= rng.uniform(0, 0.35) * (time > max(STILL, rng.uniform(0, seconds)))  # somebody switches a lamp off
     return table.assign(gaze_yaw=gaze[:, 0], gaze_pitch=gaze[:, 1])
 
 

@@ -19,7 +19,7 @@ from retinalib.datasets.video import Video, write_video
 from retinalib.files import only_process, write_text
 from retinalib.plots.style import png
 from retinalib.plots.traces import trace_figure
-from retinalib.tracking.track import Track, Tracker
+from retinalib.tracking.tracker import Track, Tracker
 
 _USUAL = "8s"  # window of the eye's usual openness, which is the upper quartile in it
 _SHUT = 0.5  # of the usual openness, that a blink takes away at least
@@ -91,8 +91,9 @@ def _resume(tracker: Tracker, part: Path, state: Path, about: dict) -> None:
         part.unlink(missing_ok=True)
         return
     os.truncate(part, then["length"])
-    arrays = ("box", "points", "smooth", "speed")
-    tracker.tracks = [Track(**track | {name: np.array(track[name]) for name in arrays}) for track in then["tracks"]]
+    for track in then["tracks"]:
+        arrays = {name: np.array(track[name]) for name in ("box", "points", "smooth", "speed")}
+        tracker.tracks.append(Track(**track | arrays | {"picture": np.array(track["picture"], np.uint8)}))
     tracker.frames, tracker.faces, tracker.time = then["frames"], then["faces"], then["time"]
 
 

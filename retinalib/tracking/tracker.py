@@ -24,7 +24,9 @@ from retinalib.tracking.one_euro import OneEuro
 _FIRST, _AGAIN = 0.5, 0.3  # least scores: of a new face, and of one that is known already
 _REACH = 1.0  # face sizes: landmarks this far from where they were expected are another face's
 _CROWDED = 0.1  # IoU from which on faces are near each other, and a look might take one for the other
-_DOUBT = 0.012  # face sizes (root mean square): points of a followed face that leave their common movement by more
+_ANOTHER = 0.3  # IoU with a known face from which on a detection is no new one
+_ALIKE = 0.7  # correlation with the face as last detected, under which it is doubted that this is still the face
+_SIDE = 24  # pixels a side of the grey picture that is compared
 _SMOOTHING = OneEuro()
 _TABLED = 300  # frames that a table is made of at a time
 _SMOOTHED = ("offset_x", "offset_y", "pupil_x", "pupil_y", "openness")  # columns with a twin, <name>_<side>_smooth
@@ -41,6 +43,7 @@ class Track:
     points: np.ndarray  # (L, 2) landmarks as found
     smooth: np.ndarray  # (L, 2) filtered
     speed: np.ndarray  # (L, 2) the filter's, pixels a second
+    picture: np.ndarray  # (24, 24) uint8 grey, the face as last detected
 
     @property
     def size(self) -> float:
@@ -52,9 +55,9 @@ class Tracker:
     """Faces over frames, in the order of time.
 
     every: frames from one detection to the next; 1: detection in each. Between them the second looks alone follow the faces,
-    from where the points were; where they leave a rigid movement of the face, or faces come near each other, a detection is
-    made at once. gap: seconds for which a face that is lost keeps its number. Raises ValueError for a detector without WFLW's
-    98 landmarks, or options that are none.
+    from where the points were; where what they arrive at does not look like the face, or faces come near each other, a
+    detection is made at once. gap: seconds for which a face that is lost keeps its number. Raises ValueError for a detector
+    without canthi and pupils, or options that are none.
     """
 
     def __init__(self, detector: Detector, every: int = 10, gap: float = 1.0, smoothing: OneEuro = _SMOOTHING) -> None:
@@ -70,7 +73,7 @@ class Tracker:
         live = [track for track in self.tracks if track.seen == self.time]
         followed = self._follow(image, live) if live and self.frames % self.every else None
         if followed is None:
-            self._match(self.detector.detect(image, _AGAIN), time)
+            self._match(image, self.detector.detect(image, _AGAIN), time)
         for track, box, points in followed or ():
             self._move(track, time, box, points)
         self.frames, self.time = self.frames + 1, time
@@ -88,16 +91,15 @@ class Tracker:
             change = cv2.estimateAffinePartial2D(old[moved], new[moved], method=cv2.LMEDS)[0] if moved.sum() > 3 else None
             if change is None:
                 return None
-            rigid = old @ change[:, :2].T + change[:, 2]
-            doubt = np.sqrt(((new - rigid)[moved] ** 2).sum(1).mean()) / track.size
             middle = change[:, :2] @ (track.box[:2] + track.box[2:]) / 2 + change[:, 2]
-            if doubt > _DOUBT or not ((middle > 0) & (middle < image.shape[1::-1])).all():
-                return None
             half = np.sqrt(np.linalg.det(change[:, :2])) * (track.box[2:] - track.box[:2]) / 2
-            result.append((track, np.concatenate([middle - half, middle + half]), np.where(moved[:, None], new, rigid)))
+            box = np.concatenate([middle - half, middle + half])
+            if cv2.matchTemplate(_picture(image, box), track.picture, cv2.TM_CCOEFF_NORMED)[0, 0] < _ALIKE:
+                return None
+            result.append((track, box, np.where(moved[:, None], new, old @ change[:, :2].T + change[:, 2])))
         return result
 
-    def _match(self, found: Faces, time: float) -> None:
+    def _match(self, image: np.ndarray, found: Faces, time: float) -> None:
         """Gives each detected face to the track that it belongs to, or to a new one."""
         cost = np.full((len(self.tracks), len(found)), np.inf)
         for row, track in enumerate(self.tracks):
@@ -108,13 +110,14 @@ class Tracker:
         pairs = [(row, column) for row, column in zip(*linear_sum_assignment(cost), strict=True) if cost[row, column] < 1e3]
         for row, column in pairs:
             self.tracks[row].score = float(found.scores[column])
+            self.tracks[row].picture = _picture(image, found.boxes[column])
             self._move(self.tracks[row], time, found.boxes[column], found.landmarks[column])
-        for column in set(range(len(found))) - {column for _, column in pairs}:
-            if found.scores[column] >= _FIRST:
-                box, points = found.boxes[column].astype(float), found.landmarks[column].astype(float)
-                track = Track(self.faces, time, float(found.scores[column]), box, points, points, np.zeros_like(points))
-                self.tracks.append(track)
-                self.faces += 1
+        boxes = np.array([track.box for track in self.tracks if track.seen == time]).reshape(-1, 4)
+        for column in np.flatnonzero((found.scores >= _FIRST) & (box_iou(found.boxes, boxes) < _ANOTHER).all(1)):
+            box, points, score = found.boxes[column], found.landmarks[column], float(found.scores[column])
+            rest, picture = np.zeros_like(points), _picture(image, box)
+            self.tracks.append(Track(self.faces, time, score, box, points, points, rest, picture))
+            self.faces += 1
 
     def _move(self, track: Track, time: float, box: np.ndarray, points: np.ndarray) -> None:
         track.smooth, track.speed = self.smoothing(points, track.smooth, track.speed, time - track.seen, track.size)
@@ -131,6 +134,15 @@ class Tracker:
                 yield trace_table(rows, self.detector.model.config.schema)
                 rows, begin = [], self.frames
         yield trace_table(rows, self.detector.model.config.schema)
+
+
+def _picture(image: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """(24, 24) uint8: what lies in a box (4,), grey and small; zeros where it is outside the image."""
+    x1, y1, x2, y2 = np.clip(box, 0, np.tile(image.shape[1::-1], 2)).astype(int)
+    if x1 == x2 or y1 == y2:
+        return np.zeros((_SIDE, _SIDE), np.uint8)
+    small = cv2.resize(image[y1:y2, x1:x2], (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
 
 
 def trace_table(rows: list[tuple], schema: LandmarkSchema) -> pd.DataFrame:
