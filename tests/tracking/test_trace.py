@@ -18,7 +18,7 @@ from retinalib.tracking.one_euro import OneEuro
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    return make_clip(tmp_path_factory.mktemp("clips"), 6, 3.4, (240, 180))
+    return make_clip(tmp_path_factory.mktemp("clips"), 7, 3.4, (240, 180))
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +72,14 @@ def test_the_truth_of_a_clip_has_its_own_blinks(clip):
 def test_the_command_writes_what_track_gives(clip, detector, tmp_path):
     result = call(clip[0], "--out", tmp_path / "out", "--checkpoint", "rendered98", "--annotated", "--device", "cpu")
     assert result.exit_code == 0, result.output
-    assert "frames: 102, faces: 1, blinks: 1" in result.output and "min_cutoff 0.5, beta 64" in result.output
+    assert "frames: 102, faces: " in result.output and "min_cutoff 0.5, beta 64" in result.output
     names = {"trace.csv", "blinks.csv", "trace.png", "trace.json", "annotated.mp4"}
     assert {p.name for p in (tmp_path / "out").iterdir()} - {".lock"} == names
     trace = pd.read_csv(tmp_path / "out" / "trace.csv")
     pd.testing.assert_frame_equal(trace, track(clip[0], detector).round(5), check_dtype=False, rtol=1e-4)
+    assert len(pd.read_csv(tmp_path / "out" / "blinks.csv").query("face == 0")) == 1
     known = json.loads((tmp_path / "out" / "trace.json").read_text())
+    assert (known["frames"], known["faces"]) == (102, trace["face"].nunique())
     assert known["parameters"] == {"every": 10, "gap": 1.0, "min_cutoff": 0.5, "beta": 64.0, "speed_cutoff": 1.0}
     drawn = list(Video(tmp_path / "out" / "annotated.mp4").read())
     assert len(drawn) == 102
@@ -136,7 +138,7 @@ def test_another_video_or_other_parameters_begin_anew(clip, detector, tmp_path, 
     with pytest.raises(KeyboardInterrupt):
         write_trace(Video(clip[0]), Interrupted(detector), tmp_path)
     write_trace(Video(clip[0]), Tracker(detector, every=5), tmp_path)
-    assert pd.read_csv(tmp_path / "trace.csv")["frame"].tolist() == list(range(102))
+    assert pd.read_csv(tmp_path / "trace.csv")["frame"].unique().tolist() == list(range(102))
 
 
 def test_one_sentence_for_what_does_not_work(tmp_path):
