@@ -249,17 +249,16 @@ def track(video: str, out: Path, checkpoint: str | None, device: str | None, ann
     trace.csv has a row per frame and face. Interrupted, it goes on where it was; of a camera, Ctrl-C ends the recording.
     """
     from retinalib.datasets.video import Video
-    from retinalib.detect import load_detector
-    from retinalib.tracking import write_trace
+    from retinalib.detect import find_checkpoint, load_detector
+    from retinalib.tracking import Tracker, write_trace
     from retinalib.tracking.one_euro import OneEuro
-    from retinalib.tracking.tracker import Tracker
 
-    smoothing = OneEuro(options["min_cutoff"], options["beta"])
-    tracker = Tracker(load_detector(checkpoint, device), options["every"], options["gap"], smoothing)
+    smoothing, name = OneEuro(options["min_cutoff"], options["beta"]), checkpoint or find_checkpoint().stem
+    tracker = Tracker(load_detector(name, device), options["every"], options["gap"], smoothing)
     source = Video(video)
     if source.camera:
         signal.signal(signal.SIGINT, lambda *_: source.close())
-    done = write_trace(source, tracker, out, annotated)
+    done = write_trace(source, tracker, out, annotated, name)
     said = ", ".join(f"{name} {value:g}" for name, value in done["parameters"].items())
     click.echo(f"frames: {done['frames']}, faces: {done['faces']}, blinks: {done['blinks']}, written to {out} ({said})")
 

@@ -40,23 +40,21 @@ def blinks(trace: pd.DataFrame) -> pd.DataFrame:
         peaks, found = find_peaks(closed, height=_SHUT, prominence=_SHUT / 2)
         _, _, left, right = peak_widths(closed, peaks, rel_height=0.5)
         times = (np.interp(ends - 1, np.arange(len(part)), part["time"]) for ends in (left, right))
-        rows.append(
-            pd.DataFrame(dict(zip(("face", "start", "end", "depth"), (face, *times, found["peak_heights"]), strict=True)))
-        )
-    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["face", "start", "end", "depth"], dtype=float)
+        rows += zip([face] * len(peaks), *times, found["peak_heights"], strict=True)
+    return pd.DataFrame(rows, columns=["face", "start", "end", "depth"])
 
 
-def write_trace(source: Video, tracker: Tracker, out: Path, annotated: bool = False) -> dict:
+def write_trace(source: Video, tracker: Tracker, out: Path, annotated: bool = False, detector: str = "") -> dict:
     """Tracks ``source`` into the folder ``out``: ``trace.csv``, ``blinks.csv``, ``trace.png``, ``trace.json`` (counts
-    and parameters, returned as well) and, on demand, ``annotated.mp4``.
+    and parameters, returned as well) and, on demand, ``annotated.mp4``. detector: its name.
 
-    An interrupted call goes on where it was, with the same result; memory does not grow with the video. Raises ValueError where
-    no frame has a face, or another process is at work in ``out``.
+    An interrupted call goes on where it was, with the same result. Raises ValueError where no frame has a face, or another
+    process is at work in ``out``.
     """
     with only_process(out):
         parameters = {"every": tracker.every, "gap": tracker.gap, **asdict(tracker.smoothing)}
         size = None if source.camera else [source.frames, *source.size]
-        about = {"video": str(source.source), "size": size, "parameters": parameters}
+        about = {"video": str(source.source), "size": size, "detector": detector, "parameters": parameters}
         part, state = out / "trace.csv.part", out / "state.json"
         _resume(tracker, part, state, about)
         begin, frames = tracker.frames, source.read(tracker.frames)

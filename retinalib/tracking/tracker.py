@@ -160,12 +160,12 @@ def trace_table(rows: list[tuple], schema: LandmarkSchema) -> pd.DataFrame:
 def track(video: str | Path | int | Iterable[tuple[float, np.ndarray]], detector: Detector, **options: Any) -> pd.DataFrame:
     """The trace of a video: a row for each face in each frame.
 
-    video: a file, a stream's address, the number of a camera, or (seconds, (H, W, 3) uint8 RGB) pairs. options: those of
-    :class:`Tracker`. Columns: ``frame`` (from 0), ``time`` (s, as the file states it), ``face`` (its number, the same in all
-    frames), ``detected`` (whether by detection, or by the second looks alone), x1 y1 x2 y2, the columns of
-    :func:`retinalib.pupils.pupil_table` from the raw landmarks, offsets, pupils and openness also from
-    the filtered ones (``offset_x_right_smooth`` …), and from those yaw, pitch, roll (the head's) and gaze_yaw, gaze_pitch (°,
-    against the camera's axis). Raises what :class:`Video` and Tracker raise.
+    video: a file, a stream's address, or (seconds, (H, W, 3) uint8 RGB) pairs, as ``islice(Video(0).read(), 300)`` of a camera.
+    options: those of :class:`Tracker`. Columns: ``frame`` (from 0), ``time`` (s, as the file states it), ``face`` (its number,
+    the same in all frames), ``detected`` (or followed by the second looks alone), x1 y1 x2 y2, the columns of
+    :func:`retinalib.pupils.pupil_table` from the raw landmarks, offsets, pupils and openness also from the filtered ones
+    (``offset_x_right_smooth`` …), and from those yaw, pitch, roll (the head's) and gaze_yaw, gaze_pitch (°, against the
+    camera's axis). Raises what :class:`Video` and Tracker raise.
     """
     frames = Video(video).read() if isinstance(video, (str, Path, int)) else video
     return pd.concat(list(Tracker(detector, **options).table(frames)), ignore_index=True)

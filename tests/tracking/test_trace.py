@@ -79,7 +79,7 @@ def test_the_command_writes_what_track_gives(clip, detector, tmp_path):
     pd.testing.assert_frame_equal(trace, track(clip[0], detector).round(5), check_dtype=False, rtol=1e-4)
     assert len(pd.read_csv(tmp_path / "out" / "blinks.csv").query("face == 0")) == 1
     known = json.loads((tmp_path / "out" / "trace.json").read_text())
-    assert (known["frames"], known["faces"]) == (102, trace["face"].nunique())
+    assert known["detector"] == "rendered98" and (known["frames"], known["faces"]) == (102, trace["face"].nunique())
     assert known["parameters"] == {"every": 10, "gap": 1.0, "min_cutoff": 0.5, "beta": 64.0, "speed_cutoff": 1.0}
     drawn = list(Video(tmp_path / "out" / "annotated.mp4").read())
     assert len(drawn) == 102
