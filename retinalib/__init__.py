@@ -13,6 +13,7 @@ _PUBLIC = {
     "available_detectors": "detect",
     "load_detector": "detect",
     "setup": "workspace",
+    "track": "tracking",
 }
 __all__ = sorted(_PUBLIC)
 

@@ -4,6 +4,7 @@ What goes wrong is said in one sentence, with exit code 2 if nothing was done, a
 
 import json
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ _CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # of operat
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _COUNT, _FROM_ZERO, _SHARE = click.IntRange(min=1), click.IntRange(min=0), click.FloatRange(0, 1)
+_POSITIVE = click.FloatRange(min=0, min_open=True)
 _DEVICE = click.option("--device", help="cpu, cuda or mps; by default a GPU if there is one.")
 _NORMALISATION = click.option(
     "--normalisation", type=click.Choice(["imagenet", "reference"]), help="Of weights that do not say what they learned with."
@@ -220,6 +222,36 @@ def detect(photos: tuple[Path, ...], out: Path, checkpoint: str | None, score_th
     if failed := len(paths) - len(records):
         click.echo(f"photos left out: {failed} of {len(paths)}", err=True)
         sys.exit(1)
+
+
+@main.command()
+@click.argument("video")
+@click.option("--out", required=True, type=_FOLDER, help="Folder for trace.csv, blinks.csv, trace.png and trace.json.")
+@click.option("--checkpoint", help="A shipped name, a run folder or a file; by default the first of retinalib checkpoints.")
+@click.option("--every", default=10, type=_COUNT, help="Frames from one detection to the next; second looks follow in between.")
+@click.option("--gap", default=1.0, type=click.FloatRange(min=0), help="Seconds for which a lost face keeps its number.")
+@click.option("--min-cutoff", default=0.5, type=_POSITIVE, help="One-Euro filter: Hz, of a face at rest.")
+@click.option("--beta", default=64.0, type=click.FloatRange(min=0), help="One-Euro filter: Hz for each face size a second.")
+@click.option("--annotated", is_flag=True, help="Write annotated.mp4, too.")
+@_DEVICE
+def track(video: str, out: Path, checkpoint: str | None, device: str | None, annotated: bool, **options: Any) -> None:
+    """Follows the faces of VIDEO, a file or a camera's number, and measures their pupils in each frame.
+
+    trace.csv has a row per frame and face. Interrupted, it goes on where it was; of a camera, Ctrl-C ends the recording.
+    """
+    from retinalib.datasets.video import Video
+    from retinalib.detect import find_checkpoint, load_detector
+    from retinalib.tracking import Tracker, write_trace
+    from retinalib.tracking.one_euro import OneEuro
+
+    smoothing, name = OneEuro(options["min_cutoff"], options["beta"]), checkpoint or find_checkpoint().stem
+    tracker = Tracker(load_detector(name, device), options["every"], options["gap"], smoothing)
+    source = Video(video)
+    if source.camera:
+        signal.signal(signal.SIGINT, lambda *_: source.close())
+    done = write_trace(source, tracker, out, annotated, name)
+    said = ", ".join(f"{name} {value:g}" for name, value in done["parameters"].items())
+    click.echo(f"frames: {done['frames']}, faces: {done['faces']}, blinks: {done['blinks']}, written to {out} ({said})")
 
 
 @main.command()

@@ -193,6 +193,11 @@ class Detector:
             found += self._looked_again(pictures, faces) if second_look else faces
         return found
 
+    def look_again(self, image: np.ndarray, faces: Faces) -> Faces:
+        """``faces`` of an RGB image, (H, W, 3) uint8, their landmarks moved by the second looks from where they are, as to
+        follow a face through a video. Without second looks, or where a face is too small for them, they stay."""
+        return self._looked_again([_checked(image, 0)], [faces])[0]
+
     @property
     def _network(self) -> RetinaFace:
         if self._copy is None:

@@ -24,7 +24,7 @@ def parameters(path):
 
 
 def test_the_chapters_are_numbered():
-    assert [int(path.name[:2]) for path in NOTEBOOKS] == list(range(1, 8))
+    assert [int(path.name[:2]) for path in NOTEBOOKS] == list(range(1, 9))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

@@ -18,13 +18,16 @@ from retinalib.detect import Detector, load_detector
 from retinalib.faces import Faces
 from retinalib.landmarks import WIDER_5
 from retinalib.model import ModelConfig, RetinaFace
+from retinalib.rendered.clip import make_clip
 from retinalib.runs import Stopped
 from retinalib.studies.anchor_coverage import coverage, fitted
+from retinalib.tracking import track
 from retinalib.widgets.anchors import anchor_explorer, ladder
 from retinalib.widgets.dataset import dataset_browser
 from retinalib.widgets.detection import detection_explorer
 from retinalib.widgets.features import feature_viewer
 from retinalib.widgets.pupils import pupil_explorer
+from retinalib.widgets.traces import trace_explorer
 from retinalib.widgets.training import training_view, watch
 
 
@@ -263,3 +266,16 @@ def test_watching_a_training(tmp_path, monkeypatch):
         watch([run], training)
     assert shown[0].sentence.value == "no-se-0: epoch 1, loss 9.00"
     assert watch([run], lambda: 3) == 3
+
+
+def test_trace_explorer(detector, tmp_path):
+    path, _ = make_clip(tmp_path, 5, 0.5, (320, 240))
+    trace = track(path, detector)
+    explorer = trace_explorer(path, trace[trace["frame"] != 7])
+    assert "frame 0, 0.00 s, detected: gaze" in explorer.sentence.value
+    changes(explorer, frame=5)
+    assert "frame 5, 0.17 s, followed by the second looks" in explorer.sentence.value
+    changes(explorer, frame=7)
+    assert "the face is not seen" in explorer.sentence.value
+    with pytest.raises(ValueError, match="no face in the trace"):
+        trace_explorer(path, trace[:0])
