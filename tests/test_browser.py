@@ -141,7 +141,7 @@ def control(explorer, label):
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory, workbook):
-    """The notebooks' copies with the tests' knobs; what is watched in training has a folder of its own, all else is shared."""
+    """The notebooks' copies with the tests' knobs; what is watched in training has a folder of its own."""
     root = tmp_path_factory.mktemp("lab")
     for number, name in enumerate(NOTEBOOKS, 1):
         knobs = workbook | {"FIGURES": str(root / "figures")}
