@@ -127,8 +127,8 @@ def measure(detector: Detector, dataset: FaceDataset) -> tuple[pd.DataFrame, pd.
     table = evaluate_faces([f[f.scores >= SCORE_THRESHOLD] for f in found], truth, dataset.names)
     detections = precision_recall(found, truth, dataset.names) if dataset.complete else precision_recall([], [])
     aps = [detection_ap(found, truth, iou) if dataset.complete else float("nan") for iou in np.arange(0.5, 1, 0.05)]
-    numbers = {"ap": aps[0], "ap75": aps[5], "ap50_95": float(np.mean(aps))}
-    return table, detections, {**numbers, "photos": len(dataset), "faces": len(table)}
+    numbers = {"ap": aps[0], "ap75": aps[5], "ap50_95": float(np.mean(aps)), "photos": len(dataset), "faces": len(table)}
+    return table, detections, numbers
 
 
 def run(

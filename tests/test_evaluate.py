@@ -121,6 +121,8 @@ def test_ap_by_hand():
         assert detection_ap([ranked], [true]) == pytest.approx(ap)
     assert detection_ap([true], [true]) == 1 and detection_ap([Faces.empty(WIDER_5)], [true]) == 0
     assert np.isnan(detection_ap([found], [Faces.empty(WIDER_5)])) and np.isnan(detection_ap([], []))
+    low = Faces(box * [1, 1, 1, 0.8], points, schema=WIDER_5)  # an IoU of 0.8 with each
+    assert detection_ap([low], [true], 0.75) == 1 and detection_ap([low], [true], 0.85) == 0
 
 
 def test_a_second_detection_of_a_face_is_a_mistake():

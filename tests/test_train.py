@@ -68,6 +68,10 @@ def test_a_run_is_a_folder(finished, sets):
     assert history["epoch"].tolist() == [1, 2]
     pd.testing.assert_frame_equal(pd.read_csv(folder / "metrics.csv"), history)
     assert {"total", "box", "classification", "landmark", "ap", "nme", "auc"} <= set(history)
+    loss = CONFIG.loss
+    parts = (("box", loss.box_weight), ("classification", loss.class_weight), ("landmark", loss.landmark_weight))
+    total = sum(weight * history[f"validation_{part}"] for part, weight in (*parts, ("pupil", loss.pupil_weight)))
+    np.testing.assert_allclose(history["validation_total"].dropna(), total.dropna(), rtol=1e-4)
     assert len(list((folder / "pictures").iterdir())) == 2
     assert json.loads((folder / "config.json").read_text())["config"] == json.loads(json.dumps(CONFIG.to_dict()))
 

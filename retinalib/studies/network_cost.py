@@ -41,8 +41,7 @@ def cost_by_part(model: RetinaFace, height: int = 640, width: int = 640) -> pd.D
     for one image of ``height`` × ``width`` pixels."""
     with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE) as counter:
         model.eval().dense(_blank(height, width, model))
-    counts = counter.get_flop_counts()  # of modules, and again of those that contain them
-    rows = []
+    counts, rows = counter.get_flop_counts(), []  # of modules, and again of those that contain them
     for part, name in PARTS.items():
         values = sum(p.numel() for p in getattr(model, name).parameters())
         own = [key for key in counts if f"{key}.".startswith(f"{type(model).__name__}.{name}.")]
