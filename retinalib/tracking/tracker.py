@@ -22,9 +22,8 @@ from retinalib.pupils import eyes_of, pupil_table
 from retinalib.tracking.one_euro import OneEuro
 
 _FIRST, _AGAIN = 0.5, 0.3  # least scores: of a new face, and of one that is known already
-_REACH = 1.0  # face sizes: landmarks this far from where they were expected are another face's
+_REACH = 1.0  # face sizes: landmarks this far from where they were expected are another face's, as is one of twice the size
 _CROWDED = 0.1  # IoU from which on faces are near each other, and a look might take one for the other
-_ANOTHER = 0.3  # IoU with a known face from which on a detection is no new one
 _ALIKE = 0.7  # correlation with the face as last detected, under which it is doubted that this is still the face
 _SIDE = 24  # pixels a side of the grey picture that is compared
 _SMOOTHING = OneEuro()
@@ -106,15 +105,19 @@ class Tracker:
             shift = track.speed.mean(0) * (time - track.seen)  # it went on as it moved
             apart = np.linalg.norm(found.landmarks - (track.points + shift), axis=-1).mean(1) / track.size
             overlap = box_iou((track.box + np.tile(shift, 2))[None], found.boxes)[0]
-            cost[row] = np.where(apart < _REACH, apart + 1 - overlap, 1e3)
+            alike = (apart < _REACH) & (np.abs(np.log2(found.size / track.size)) < 1)
+            cost[row] = np.where(alike, apart + 1 - overlap, 1e3)
         pairs = [(row, column) for row, column in zip(*linear_sum_assignment(cost), strict=True) if cost[row, column] < 1e3]
         for row, column in pairs:
             self.tracks[row].score = float(found.scores[column])
             self.tracks[row].picture = _picture(image, found.boxes[column])
             self._move(self.tracks[row], time, found.boxes[column], found.landmarks[column])
-        boxes = np.array([track.box for track in self.tracks if track.seen == time]).reshape(-1, 4)
-        for column in np.flatnonzero((found.scores >= _FIRST) & (box_iou(found.boxes, boxes) < _ANOTHER).all(1)):
+        for column in np.flatnonzero(found.scores >= _FIRST):
+            known = np.array([track.box for track in self.tracks if track.seen == time]).reshape(-1, 4)
             box, points, score = found.boxes[column], found.landmarks[column], float(found.scores[column])
+            middle = (box[:2] + box[2:]) / 2
+            if ((middle > known[:, :2]) & (middle < known[:, 2:])).all(1).any():
+                continue  # a known face, or what looks like one over a part of it
             rest, picture = np.zeros_like(points), _picture(image, box)
             self.tracks.append(Track(self.faces, time, score, box, points, points, rest, picture))
             self.faces += 1

@@ -97,6 +97,28 @@ def test_faces_that_cross_keep_their_numbers(detector):
         assert own.sum() >= (38, 48)[person]
 
 
+class Told:
+    """A detector that answers what it is told, frame by frame."""
+
+    def __init__(self, detector, answers):
+        self.model, self.answers = detector.model, iter(answers)
+
+    def detect(self, image, score):
+        return next(self.answers)
+
+
+def test_ghosts_neither_begin_on_a_face_nor_take_its_number(detector):
+    image, truth = render_face(size=200)
+    low = truth.transformed()
+    small = truth.transformed((0.1, 0.1), tuple(truth.boxes[0, :2] - 20))
+    beside = truth.transformed(shift=(40, -30))
+    weak = Faces(beside.boxes, beside.landmarks, scores=[0.6])
+    both = Faces(*(np.concatenate([getattr(a, n) for a in (low, weak)]) for n in ("boxes", "landmarks", "visible", "scores")))
+    tracker = Tracker(Told(detector, [both, both, small, low]), every=1)
+    faces = [[t.face for t in tracker.update(image, time)[0]] for time, _ in still(4, image)]
+    assert faces == [[0], [0], [1], [0]]  # the small one is somebody else, and nobody's number is taken
+
+
 def test_gaps_are_bridged_up_to_a_time(detector):
     image, _ = render_face(size=200)
     empty = np.full_like(image, 128)
