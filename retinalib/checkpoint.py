@@ -30,11 +30,15 @@ _RENAMED = (
     (r"^fpn\.merge(\d)\.", lambda m: f"fpn.merge.{int(m[1]) - 1}."),
     (r"^ssh(\d)\.", lambda m: f"ssh.{int(m[1]) - 1}."),
     (r"\.conv3X3\.", ".conv3."),
-    (r"\.conv([57])[xX]\d_(\d)\.", lambda m: f".conv{m[1]}_{('first', 'second', 'third')[int(m[2]) - 1]}."),
+    (r"\.conv5X5_1\.", ".conv5_first."),
+    (r"\.conv5X5_2\.", ".conv5_second."),
+    (r"\.conv7X7_2\.", ".conv7_second."),
+    (r"\.conv7x7_3\.", ".conv7_third."),
     (r"^se_attn(\d)\.fc\.0\.", lambda m: f"excitation.{int(m[1]) - 1}.squeeze."),
     (r"^se_attn(\d)\.fc\.2\.", lambda m: f"excitation.{int(m[1]) - 1}.expand."),
-    (r"^(Class|Landmark)Head\.(\d)\.conv1x1\.", lambda m: f"{m[1].lower()}_head.{m[2]}."),
+    (r"^ClassHead\.(\d)\.conv1x1\.", r"class_head.\1."),
     (r"^BboxHead\.(\d)\.conv1x1\.", r"box_head.\1."),
+    (r"^LandmarkHead\.(\d)\.conv1x1\.", r"landmark_head.\1."),
 )
 
 

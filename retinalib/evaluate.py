@@ -10,7 +10,6 @@
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -127,10 +126,16 @@ def _row_means(errors: np.ndarray) -> np.ndarray:
     return np.ma.masked_invalid(errors).mean(1).filled(np.nan)
 
 
-def nme(predicted: np.ndarray, true: np.ndarray, **measured: Any) -> np.ndarray:
-    """(N,) normalised mean error, a fraction (0.05 = 5 %): the mean of :func:`point_errors`, whose options it takes
-    (normaliser, schema, boxes), over a face's known landmarks."""
-    return _row_means(point_errors(predicted, true, **measured))
+def nme(
+    predicted: np.ndarray,
+    true: np.ndarray,
+    *,
+    normaliser: str | np.ndarray,
+    schema: LandmarkSchema = WFLW_98,
+    boxes: np.ndarray | None = None,
+) -> np.ndarray:
+    """(N,) normalised mean error: the mean of :func:`point_errors` over a face's known landmarks, a fraction (0.05 = 5 %)."""
+    return _row_means(point_errors(predicted, true, normaliser=normaliser, schema=schema, boxes=boxes))
 
 
 def failure_rate(errors: np.ndarray, threshold: float = THRESHOLD) -> float:
