@@ -21,7 +21,7 @@ from retinalib.evaluate import detection_ap, nme
 from retinalib.faces import Faces, box_iou
 from retinalib.landmarks import WFLW_98, WIDER_5
 from retinalib.model import ModelConfig, RetinaFace, TrainedOn
-from retinalib.rendered.dataset import render_face
+from retinalib.rendered.dataset import load, make, render_face
 from retinalib.second_look import eye_look
 from retinalib.workspace import PROJECT
 from tests.shared import SHARED, needs_shared
@@ -204,6 +204,32 @@ def test_limits_count_for_each_image(detector, images):
 
 
 @pytest.mark.filterwarnings("ignore:this cpu has no bfloat16")
+def test_given_boxes(rendered, tmp_path):
+    """Every box gets its face, in order: near the truth where there is one, whatever the box's margin, and also where detection
+    finds nothing."""
+    dataset = load(make(tmp_path / "faces", 6, seed=3), "train")
+    rng = np.random.default_rng(0)
+    errors = []
+    for image, faces in dataset:
+        order = rng.permutation(len(faces))
+        sides = np.tile(faces.boxes[:, 2:] - faces.boxes[:, :2], 2)
+        boxes = (faces.boxes + rng.uniform(-0.05, 0.05, sides.shape) * sides)[order]
+        given = rendered.detect_in_boxes(image, boxes)
+        np.testing.assert_allclose(given.boxes, boxes, rtol=1e-6)
+        errors += nme(given.landmarks, faces.landmarks[order], normaliser="box", boxes=faces.boxes[order]).tolist()
+    assert len(errors) > 6 and np.median(errors) < 0.05
+    grey = np.full((200, 300, 3), 128, np.uint8)
+    box = np.array([[10, 20, 90, 110], [280, 150, 340, 230.0]])
+    nothing = rendered.detect_in_boxes(grey, box)
+    assert not len(rendered.detect(grey)) and len(nothing) == 2 and np.isfinite(nothing.landmarks).all()
+    middle = (box[:, :2] + box[:, 2:]) / 2
+    assert (np.abs(nothing.landmarks.mean(1) - middle) < 80).all() and not nothing.visible[1].all()
+    assert rendered.detect_in_boxes(grey, np.zeros((0, 4))).landmarks.shape == (0, 98, 2)
+    for wrong in (box[:, :3], box[:, ::-1], np.full((1, 4), np.nan)):
+        with pytest.raises(ValueError, match="finite boxes"):
+            rendered.detect_in_boxes(grey, wrong)
+
+
 def test_bfloat16_stays_near(rendered):
     image, truth = render_face(size=256)
     exact, brief = rendered.detect(image), Detector(rendered.model, "cpu", bfloat16=True).detect(image)
