@@ -208,7 +208,7 @@ class Detector:
         The network sees a window of twice the box's longer side, scaled so that the face has a size that it knows. Of its
         anchors the one with the highest product of score and IoU with the box answers. Raises ValueError for other boxes.
         """
-        pixels, given = self._tensor([_checked(image, 0)]).float(), torch.tensor(np.asarray(boxes), dtype=torch.float32)
+        pixels, given = self._tensor([_checked(image, 0)]).float(), torch.from_numpy(np.array(boxes, np.float32, order="C"))
         if given.shape[1:] != (4,) or not (given.isfinite().all() and (given[:, 2:] > given[:, :2]).all()):
             raise ValueError("detect_in_boxes takes (F, 4) finite boxes x1 y1 x2 y2 with x2 over x1 and y2 over y1")
         schema, image_of_all = self.model.config.schema, torch.zeros(len(given), dtype=torch.long, device=self.device)
