@@ -86,3 +86,35 @@ def test_nothing_at_all():
     assert len(looks.photo) == 0 and looks.mirrored.shape == (0, 98, 2)
     usual = {"right": np.zeros(2), "left": np.zeros(2)}
     assert looks.methods(WFLW_98, usual)["mean offset"].shape == (0, 2, 2) and looks.about([empty[0][1]], ["a.png"]).empty
+
+
+def test_repeatability_of_known_noise():
+    """Offsets of known spread, seen with known noise: the intraclass correlation is the share of the first variance."""
+    rng = np.random.default_rng(0)
+    people = []
+    for look in rng.normal(0, 0.06, 150):  # eye widths, of both eyes to the same side
+        points = face()
+        for eye, noise in zip((WFLW_98.right_eye, WFLW_98.left_eye), rng.normal(0, 0.02, 2), strict=True):
+            width = np.linalg.norm(points[eye.outer] - points[eye.inner])
+            points[eye.pupil, 0] += (look + noise) * width
+        people.append(points)
+    widths = [np.linalg.norm(people[0][eye.outer] - people[0][eye.inner]) for eye in (WFLW_98.right_eye, WFLW_98.left_eye)]
+
+    class Noisy:
+        def __init__(self):
+            self.seen = 0
+
+        def detect_in_boxes(self, image, boxes):
+            points = people[self.seen // 6].copy()
+            points[PUPILS, 0] += rng.normal(0, 0.03, 2) * widths
+            there = Faces(boxes, points[None])
+            mirrored, self.seen = self.seen % 2, self.seen + 1
+            return Faces(boxes, there.flipped(image.shape[1]).landmarks) if mirrored else there
+
+    image = np.zeros((400, 400, 3), np.uint8)
+    table = agreement.repeatability(Noisy(), [(image, Faces([[0, 0, 200, 200]], p[None])) for p in people], looks=6)
+    across = table.loc["across"]
+    assert across["eyes"] == 300 and across["sd of repeats"] == pytest.approx(0.03, rel=0.1)
+    assert across["ICC"] == pytest.approx(0.004 / (0.004 + 0.0009), abs=0.05)
+    assert across["label floor"] == pytest.approx(0.02, rel=0.15) and across["r, true"] == pytest.approx(0.9, abs=0.05)
+    assert table.loc["in height", "sd of repeats"] == pytest.approx(0, abs=1e-6)
