@@ -15,8 +15,8 @@ import retinalib
 from retinalib.ablation import measure, train_all
 from retinalib.config import PROFILES
 from retinalib.files import write_text
-from retinalib.train import run_folder
 from retinalib.studies.statistics import cluster_interval
+from retinalib.train import run_folder
 from retinalib.workspace import open_dataset, runs_folder
 
 OUT = Path(__file__).with_name("learning.csv")

@@ -116,6 +116,7 @@ def repeatability(
         readable.append(readable_eyes(faces.landmarks, faces.schema, closed))
     seen, true, readable = np.concatenate(seen), np.concatenate(true), np.concatenate(readable)
     readable &= np.isfinite(true).all(-1) & np.isfinite(seen).all((1, 3))
+    seen = seen - np.nanmean(np.where(readable[:, None, :, None], seen, np.nan), axis=(0, 1))  # sides differ: not by person
     table, both = {}, readable.all(1)
     for axis, name in enumerate(("across", "in height")):
         repeats = seen[..., axis].swapaxes(1, 2)[readable]  # (eyes, looks)
