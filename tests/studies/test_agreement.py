@@ -96,7 +96,7 @@ def test_repeatability_of_known_noise():
         points = face()
         for eye, noise in zip((WFLW_98.right_eye, WFLW_98.left_eye), rng.normal(0, 0.02, 2), strict=True):
             width = np.linalg.norm(points[eye.outer] - points[eye.inner])
-            points[eye.pupil, 0] += (look + noise) * width
+            points[eye.pupil] += np.array([look + noise, look]) * width
         people.append(points)
     widths = [np.linalg.norm(people[0][eye.outer] - people[0][eye.inner]) for eye in (WFLW_98.right_eye, WFLW_98.left_eye)]
 
@@ -118,3 +118,4 @@ def test_repeatability_of_known_noise():
     assert across["ICC"] == pytest.approx(0.004 / (0.004 + 0.0009), abs=0.05)
     assert across["label floor"] == pytest.approx(0.02, rel=0.15) and across["r, true"] == pytest.approx(0.9, abs=0.05)
     assert table.loc["in height", "sd of repeats"] == pytest.approx(0, abs=1e-6)
+    assert table.loc["in height", ["ICC", "r, true"]].tolist() == pytest.approx([1, 1])
