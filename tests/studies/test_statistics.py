@@ -54,6 +54,19 @@ def test_intervals_hold_the_true_effect_on_faces_like_the_workbooks(seeds):
     assert 0.92 <= np.mean(held) <= 0.98
 
 
+def test_equivalence_is_seldom_claimed_at_the_bound():
+    """Chapter 5's rule: no effect if the interval of 95 % lies within ±0.5. Two tests of 2.5 % (Schuirmann 1987), so that a
+    true effect of 0.5 passes for none in about 2.5 of 100 studies, and none at all mostly does; spreads as in the long study."""
+    rng = np.random.default_rng(7)
+    claimed = {}
+    for effect in (0.0, 0.5):
+        studies = [
+            paired_difference(experiment(effect, 5, 60, rng, 0.15, 0.5), "value", "a", "b", rounds=200) for _ in range(200)
+        ]
+        claimed[effect] = np.mean([-0.5 < found.low and found.high < 0.5 for found in studies])
+    assert claimed[0.0] > 0.8 and claimed[0.5] <= 0.06
+
+
 def test_paired_difference_by_loops():
     faces, _, _ = study(np.random.default_rng(2), seeds=3, photos=8, miss=0.05)
     faces = faces[faces.groupby(["seed", "image", "face"])["matched"].transform("all")]
