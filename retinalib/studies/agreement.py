@@ -33,9 +33,12 @@ class Looks:
         return table.assign(image=[names[p] for p in self.photo], size=[face.size[0] for face in faces])
 
     def methods(self, schema: LandmarkSchema, mean_offset: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Pupils (N, 2, 2) by name: "network", "first look alone" where there are two looks, and ``pupils.baselines``."""
-        pupils = list(schema.pupils)
-        first = {} if self.first is None else {"first look alone": self.first[:, pupils]}
+        """Pupils (N, 2, 2) by name: "network"; where there are two looks, "first look alone" and "first look's lid centroid", its
+        own baseline; and ``pupils.baselines`` of the network's lids and canthi."""
+        pupils, first = list(schema.pupils), {}
+        if self.first is not None:
+            lids = baselines(self.first, schema, mean_offset)["lid centroid"]
+            first = {"first look alone": self.first[:, pupils], "first look's lid centroid": lids}
         return {"network": self.predicted[:, pupils], **first, **baselines(self.predicted, schema, mean_offset)}
 
 
