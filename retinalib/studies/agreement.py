@@ -33,8 +33,8 @@ class Looks:
         return table.assign(image=[names[p] for p in self.photo], size=[face.size[0] for face in faces])
 
     def methods(self, schema: LandmarkSchema, mean_offset: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Pupils (N, 2, 2) by name: "network"; where there are two looks, "first look alone" and "first look's lid centroid", its
-        own baseline; and ``pupils.baselines`` of the network's lids and canthi."""
+        """Pupils (N, 2, 2) by name: "network"; with two looks, "first look alone" and its own baseline,
+        "first look's lid centroid"; and ``pupils.baselines`` of the network's lids and canthi."""
         pupils, first = list(schema.pupils), {}
         if self.first is not None:
             lids = baselines(self.first, schema, mean_offset)["lid centroid"]

@@ -62,11 +62,12 @@ def test_a_mirrored_photo_is_mirrored_back(photos):
 def test_methods_by_name(photos):
     usual = mean_offsets(face()[None], WFLW_98)
     found = agreement.look(Painted(face(), 100), photos, 0.5).methods(WFLW_98, usual)
-    assert list(found) == ["network", "first look alone", "canthus midpoint", "lid centroid", "mean offset"]
+    first = ["first look alone", "first look's lid centroid"]
+    assert list(found) == ["network", *first, "canthus midpoint", "lid centroid", "mean offset"]
     assert {points.shape for points in found.values()} == {(1, 2, 2)}
     np.testing.assert_allclose(found["mean offset"], found["network"], atol=1e-4)
     once = agreement.look(Painted(face(), 100, second=False), photos, 0.5)
-    assert once.first is None and "first look alone" not in once.methods(WFLW_98, usual)
+    assert once.first is None and not set(first) & set(once.methods(WFLW_98, usual))
 
 
 def test_eyes_that_disagree():

@@ -56,7 +56,7 @@ def test_intervals_hold_the_true_effect_on_faces_like_the_workbooks(seeds):
 
 def test_equivalence_is_seldom_claimed_at_the_bound():
     """Chapter 5's rule: no effect if the interval of 95 % lies within ±0.5. Two tests of 2.5 % (Schuirmann 1987), so that a
-    true effect of 0.5 passes for none in about 2.5 of 100 studies, and none at all mostly does; spreads as in the long study."""
+    true effect of 0.5 passes for none in about 2.5 of 100 studies, and none at all mostly does."""
     rng = np.random.default_rng(7)
     claimed = {}
     for effect in (0.0, 0.5):
