@@ -153,8 +153,11 @@ def lab(tmp_path_factory, workbook):
         notebook.cells = needed(notebook.cells)
         for knob, value in knobs.items():
             notebook.cells[1].source = re.sub(rf"(?m)^{knob} = [^#]*", f"{knob} = {value!r}  ", notebook.cells[1].source)
-        if number == 4:
-            notebook.cells[1].source += f"\nPROFILES[PROFILE] = replace(PROFILES[PROFILE], epochs={EPOCHS})"
+        if number in (4, 5):
+            less = f"epochs={EPOCHS}, seeds=1"
+            notebook.cells[
+                1
+            ].source += f"\nimport dataclasses\nPROFILES[PROFILE] = dataclasses.replace(PROFILES[PROFILE], {less})"
         nbformat.write(notebook, root / f"{name}.ipynb")
     token, home = secrets.token_hex(16), tmp_path_factory.mktemp("jupyter")
     places = {f"JUPYTER_{kind}_DIR": str(home / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}
