@@ -7,7 +7,7 @@ from retinalib.datasets import wflw
 from retinalib.datasets.table import ATTRIBUTES
 from retinalib.detect import load_detector
 from retinalib.evaluate import auc, failure_rate, nme
-from retinalib.studies.wflw_protocol import PUBLISHED, SUBSETS, by_subset, in_given_boxes
+from retinalib.studies.protocols import PUBLISHED, SUBSETS, by_subset, in_given_boxes
 from tests.shared import SHARED, needs_shared
 
 

@@ -1,0 +1,64 @@
+"""A detector measured on a data set: from the photos alone, and in given boxes, as WFLW's published figures are."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from retinalib.ablation import measure
+from retinalib.datasets.table import ATTRIBUTES, FaceDataset
+from retinalib.detect import Detector
+from retinalib.evaluate import THRESHOLD, evaluate_faces, resampled_ap, summary
+from retinalib.faces import Faces
+from retinalib.studies.statistics import cluster_bootstrap, photo_weights
+
+SUBSETS = ("test", *ATTRIBUTES)
+
+PUBLISHED = pd.DataFrame(
+    {
+        "SDM (Xiong, De la Torre 2013)": (10.29, 24.10, 11.45, 9.32, 9.38, 13.03, 11.28),
+        "LAB (Wu et al. 2018)": (5.27, 10.24, 5.51, 5.23, 5.15, 6.79, 6.32),
+        "Wing, ResNet-50 (Feng et al. 2018)": (5.11, 8.75, 5.36, 4.93, 5.41, 6.37, 5.81),
+        "HRNetV2-W18 (Sun et al. 2019)": (4.60, 7.94, 4.85, 4.55, 4.29, 5.44, 5.42),
+    },
+    index=SUBSETS,
+).T
+"""Mean NME (%), inter-ocular, on the 2,500 official test faces, as Sun et al. (arXiv:1904.04514) list them."""
+
+
+def end_to_end(detector: Detector, dataset: FaceDataset) -> pd.DataFrame:
+    """What is found in the photos alone, a row per measure: value, and low and high of its 95 % interval (photos drawn again).
+
+    AP at IoU 0.5, where the photos are labelled completely; at a score of at least 0.5 the share of labelled faces found, the
+    medians of NME and pupil error (fractions) over those, and the share of failures over 10 %, with a miss as one."""
+    faces, detections, _ = measure(detector, dataset)
+    rows = {}
+    if dataset.complete:
+        weights = np.vstack([np.ones(len(dataset), int), photo_weights(len(dataset))])
+        value, *again = resampled_ap(detections, pd.Index(dataset.names), weights)
+        rows["AP"] = (value, *np.nanquantile(again, [0.025, 0.975]))
+    faces = faces.assign(failed=~(faces["nme"] <= THRESHOLD))
+    columns = {"found": ("matched", np.mean), "median NME": ("nme", np.median), "failure rate": ("failed", np.mean)}
+    columns |= {"median pupil error": ("nme_pupils", np.median)} if "nme_pupils" in faces else {}
+    rows |= {name: cluster_bootstrap(faces, [column], statistic) for name, (column, statistic) in columns.items()}
+    return pd.DataFrame(rows, index=["value", "low", "high"]).T
+
+
+def in_given_boxes(detector: Detector, dataset: FaceDataset, second_look: bool = True) -> pd.DataFrame:
+    """The landmarks in every labelled box of a data set, as a table of :func:`retinalib.evaluate.evaluate_faces`."""
+
+    def found() -> Iterator[Faces]:
+        for image, faces in tqdm(dataset, desc="given boxes", unit="photo", leave=False, disable=None):
+            yield detector.detect_in_boxes(image, faces.boxes, second_look)
+
+    truth = [dataset.faces(number) for number in range(len(dataset))]
+    return evaluate_faces(list(found()), truth, dataset.names)
+
+
+def by_subset(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of :func:`in_given_boxes`, the whole and a row per subset that has faces: faces, mean_nme, failure_rate and auc
+    at 10 %, fractions."""
+    parts = {"test": table} | {name: table[table[name].astype(bool)] for name in ATTRIBUTES if name in table}
+    rows = pd.concat({name: summary(part) for name, part in parts.items() if name == "test" or len(part)}).droplevel(1)
+    return rows[["faces", "mean_nme", "failure_rate", "auc"]]
