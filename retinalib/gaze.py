@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.spatial.transform import Rotation
 
 from retinalib.landmarks import WFLW_98, Eye
-from retinalib.pupils import CLOSED, eye_frame, eyes_of, openness, to_eye_frame
+from retinalib.pupils import CLOSED, eye_frame, eyes_of, openness
 from retinalib.rendered.head import average_landmarks, gaze_vector
 
 _ROUNDS = 60  # the last ten change under 0.01°
@@ -137,30 +136,3 @@ def gaze_error(predicted: pd.DataFrame, true: pd.DataFrame, side: str) -> np.nda
     columns = [f"gaze_yaw_{side}", f"gaze_pitch_{side}"]
     a, b = (gaze_vector(*table[columns].to_numpy(float).T) for table in (predicted, true))
     return np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b), axis=1), (a * b).sum(1)))
-
-
-def gaze_baselines(landmarks: np.ndarray) -> dict[str, pd.DataFrame]:
-    """Baselines that ignore the pupil, as of :func:`gaze_angles`, of (N, 98, 2) landmarks: the camera, and the head's pose."""
-    head = head_pose(landmarks).angles()
-    looks = {"into the camera": 0 * head[["yaw", "pitch"]].fillna(0), "where the head points": head[["yaw", "pitch"]]}
-    names = [f"gaze_{angle}{side}" for side in ("_right", "_left", "") for angle in ("yaw", "pitch")]
-    return {name: pd.DataFrame(np.tile(look.to_numpy(), 3), columns=names).assign(vergence=0.0) for name, look in looks.items()}
-
-
-def gaze_in_head(table: pd.DataFrame, side: str) -> np.ndarray:
-    """(N, 2) yaw and pitch of an eye's gaze seen from its own head, degrees. table: yaw, pitch, roll, gaze_yaw_<side> and
-    gaze_pitch_<side> against the camera."""
-    head = Rotation.from_euler("ZXY", table[["roll", "pitch", "yaw"]], degrees=True)
-    look = gaze_vector(*table[[f"gaze_yaw_{side}", f"gaze_pitch_{side}"]].to_numpy(float).T)
-    return np.column_stack(_angles(head.inv().apply(look)))
-
-
-def compensated_offset(landmarks: np.ndarray, eyeball: Eyeball, side: str) -> np.ndarray:
-    """(N, 2) the pupil's offset in the eye frame minus that of a pupil which looks where the head points, in eye widths; side:
-    "right" or "left"."""
-    landmarks = np.asarray(landmarks, float)
-    eye = eyes_of(WFLW_98)[side]
-    pose = head_pose(landmarks)
-    ahead = eyeball.towards(pose, eye) + eyeball.radius * pose.rotation[:, :2, 2]
-    straight = eye_frame(landmarks, eye)[0] + pose.scale[:, None] * ahead
-    return to_eye_frame(landmarks[:, eye.pupil], landmarks, eye) - to_eye_frame(straight, landmarks, eye)

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import cv2
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -97,20 +95,4 @@ def eye_sheet(
         ax.plot(*shown, marker, color=PREDICTION, ms=10 if inside else 7, mew=1.8, clip_on=False)
         ax.set(xlim=(0, size[0]), ylim=(size[1], 0))
         ax.set_title(title if inside else f"{title}, outside", fontsize=8, loc="center", weight="normal")
-    return fig
-
-
-def distributions_figure(table: pd.DataFrame, labels: dict[str, str], ks: dict[str, float]) -> Figure:
-    """A panel per column of ``labels`` (column -> label with unit), the distributions by the column ``source`` of the table;
-    ks: label -> Kolmogorov–Smirnov statistic."""
-    fig, axes = plt.subplots(2, -(-len(labels) // 2), figsize=(10.5, 5.4), squeeze=False, layout="constrained")
-    for ax in axes.flat[len(labels) :]:
-        ax.axis("off")
-    for ax, (column, label) in zip(axes.flat, labels.items(), strict=False):
-        span = tuple(table[column].quantile([0.005, 0.995]))
-        options = {"bins": 24, "stat": "density", "element": "step", "alpha": 0.25, "common_norm": False}
-        sns.histplot(table, x=column, hue="source", binrange=span, ax=ax, legend=ax is axes.flat[0], **options)
-        ax.set(xlabel=label, ylabel="density")
-        ax.set_title(f"KS {ks[label]:.2f}", fontsize=9)
-    axes.flat[0].get_legend().set_title("")
     return fig

@@ -100,37 +100,6 @@ def shapes(model: RetinaFace, height: int = 640, width: int = 640) -> pd.DataFra
     )
 
 
-def receptive_field(model: RetinaFace, size: int = 640) -> dict[int, np.ndarray]:
-    """How much each input pixel moves one cell's features: stride -> (size - stride, size - stride) float32, the largest at 1.
-    The cell is the one at the image's middle, right and below; its own middle is the array's.
-
-    The effective receptive field (Luo et al., NeurIPS 2016): the gradient of the cell's features before SE, with random signs
-    over channels, with respect to a mid-grey image with noise, absolute values averaged over 8 draws.
-    """
-    model, device = model.eval(), next(model.parameters()).device
-    generator = torch.Generator().manual_seed(0)
-    fields = {stride: np.zeros((size, size), np.float32) for stride in model.config.anchors.strides}
-    for _ in range(8):
-        image = torch.randn(1, 3, size, size, generator=generator).to(device).requires_grad_()
-        pyramid = model.fpn(model.backbone(image).values())
-        for stride, ssh, level in zip(model.config.anchors.strides, model.ssh, pyramid, strict=True):
-            output = ssh(level)
-            centre = output[0, :, output.shape[2] // 2, output.shape[3] // 2]
-            signs = (torch.randint(0, 2, centre.shape, generator=generator) * 2.0 - 1).to(device)
-            (gradient,) = torch.autograd.grad((centre * signs).sum(), image, retain_graph=True)
-            fields[stride] += gradient.abs().sum(1)[0].cpu().numpy()
-    return {stride: field[stride:, stride:] / field.max() for stride, field in fields.items()}
-
-
-def field_width(field: np.ndarray, share: float = 0.95) -> int:
-    """The side, in pixels, of the smallest centred square that holds ``share`` of a receptive field's sum."""
-    centre = np.array(field.shape) // 2
-    rows, columns = np.indices(field.shape)
-    distance = np.maximum(abs(rows - centre[0]), abs(columns - centre[1]))
-    held = np.bincount(distance.ravel(), field.ravel()).cumsum()
-    return 2 * int(np.searchsorted(held, share * held[-1])) + 1
-
-
 @torch.inference_mode()
 def excitations(model: RetinaFace, images: Tensor) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
     """What SE does at each level that has it: stride -> (features before (B, C, h, w), gate (B, C), features after). images:

@@ -34,13 +34,6 @@ def aligned_to(shapes: np.ndarray, mean: np.ndarray) -> np.ndarray:
     return scale[:, None, None] * (moved @ turn) + centre
 
 
-def procrustes_distance(a: np.ndarray, b: np.ndarray, schema: LandmarkSchema = WFLW_98) -> float:
-    """Mean distance of two (L, 2) shapes after the best shift, scale and rotation, a fraction of the inter-ocular distance."""
-    right, left = schema.inter_ocular
-    gap = np.linalg.norm(aligned_to(b[None], a)[0] - a, axis=1).mean()
-    return float(gap / np.linalg.norm(a[right] - a[left]))
-
-
 def proportions(landmarks: np.ndarray, schema: LandmarkSchema = WFLW_98) -> pd.DataFrame:
     """A row for each of (N, 98, 2) landmarks: mouth_opening (height by width of the inner lips), aspect (the same of all)."""
     lips = landmarks[:, list(schema.regions["inner lips"])]

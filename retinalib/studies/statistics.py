@@ -189,19 +189,6 @@ def partial_rank_correlation(values: np.ndarray) -> float:
     return float((ab - ac * bc) / np.sqrt((1 - ac**2) * (1 - bc**2)))
 
 
-def side_by_side(tables: dict[str, pd.DataFrame], labels: dict[str, str]) -> pd.DataFrame:
-    """Whether two tables' columns are distributed alike; a row per label: for each table n, median and :func:`spread`, then KS,
-    the Kolmogorov–Smirnov statistic, and what it would exceed by chance in 5 %. labels: column -> label with unit."""
-    rows = {}
-    for column, label in labels.items():
-        pair = [table[column].dropna().to_numpy() for table in tables.values()]
-        numbers = [number for values in pair for number in (len(values), np.median(values), spread(values))]
-        chance = stats.kstwobign.isf(0.05) * np.sqrt(sum(1 / len(values) for values in pair))
-        rows[label] = (*numbers, stats.ks_2samp(*pair).statistic, chance)
-    columns = [f"{name}: {what}" for name in tables for what in ("n", "median", "spread")]
-    return pd.DataFrame(rows, index=[*columns, "KS", "by chance (95 %)"]).T
-
-
 def holm(p_values: np.ndarray) -> np.ndarray:
     """Adjusted p-values for several comparisons (Holm 1979)."""
     ordered = pd.Series(np.asarray(p_values, float)).sort_values()

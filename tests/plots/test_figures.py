@@ -47,13 +47,6 @@ def test_level_eyes_and_pupils_outside_of_them():
     faces.eye_sheet([], true[:0], true[:0], eye, [])
 
 
-def test_distributions_beside_each_other():
-    table = pd.DataFrame({"source": ["a", "a", "b", "b"], "x": [0.0, 1, 5, 6], "y": 1.0})
-    fig = faces.distributions_figure(table, {"x": "x (px)", "y": "y"}, {"x (px)": 1.0, "y": 0.0})
-    assert [ax.get_title(loc="left") for ax in fig.axes] == ["KS 1.00", "KS 0.00"]
-    assert [text.get_text() for text in fig.axes[0].get_legend().get_texts()] == ["a", "b"]
-
-
 def test_size_classes_hold_every_size():
     classes = anchors.size_classes(pd.Series([8.0, 11.3, 11.4, 16.0, 500.0]))
     assert classes.notna().all() and classes.tolist()[:4] == ["8–11", "8–11", "11–16", "16–23"]
