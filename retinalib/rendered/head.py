@@ -18,7 +18,7 @@ _CENTRE = np.array([0.0, 0.32])  # of the surface
 
 # The outline beyond the contour, over the forehead: half width and depth at heights above the ears.
 _FOREHEAD = [(0.0, -0.80, 0.0), (0.21, -0.78, -0.04), (0.46, -0.70, -0.20), (0.71, -0.50, -0.45), (0.80, -0.30, -0.64)]
-_AVERAGE = np.genfromtxt(Path(__file__).with_name("average_face.csv"), delimiter=",", skip_header=3)  # (98, 3); its head says what
+_AVERAGE = np.genfromtxt(Path(__file__).with_name("average_face.csv"), delimiter=",", skip_header=3)  # (98, 3) x, y, depth
 _HALF_WIDTH, _Y, _EDGE = np.concatenate([_FOREHEAD, _AVERAGE[:17] * [-1, 1, 1]]).T
 
 
@@ -169,19 +169,6 @@ def _expression_field(points: np.ndarray, expression: Expression) -> np.ndarray:
     return moved
 
 
-def _lips_met(landmarks: np.ndarray) -> np.ndarray:
-    """(98, 3) a copy in which inner lips that crossed touch instead, halfway."""
-    landmarks = landmarks.copy()
-    inner = list(SCHEMA.regions["inner lips"])
-    half = len(inner) // 2
-    upper, lower = inner[1:half], inner[:half:-1]
-    crossed = landmarks[upper, 1] > landmarks[lower, 1]
-    middle = (landmarks[upper, 1] + landmarks[lower, 1]) / 2
-    for lips in (upper, lower):
-        landmarks[lips, 1] = np.where(crossed, middle, landmarks[lips, 1])
-    return landmarks
-
-
 @dataclass(frozen=True)
 class Head:
     """One head with its expression and gaze, in its own frame."""
@@ -209,7 +196,13 @@ def build(shape: tuple[float, ...], expression: Expression, pose: Pose, gaze: tu
     rest, surface = average_landmarks(), _surface_at_rest()
     everything = _shape_field(np.concatenate([rest, surface.reshape(-1, 3)]), shape)
     everything = everything + _expression_field(everything, expression)
-    landmarks = _lips_met(everything[: SCHEMA.count])
+    landmarks = everything[: SCHEMA.count].copy()
+    inner = list(SCHEMA.regions["inner lips"])
+    upper, lower = inner[1 : len(inner) // 2], inner[: len(inner) // 2 : -1]
+    crossed = landmarks[upper, 1] > landmarks[lower, 1]  # then they touch instead, halfway
+    middle = (landmarks[upper, 1] + landmarks[lower, 1]) / 2
+    for lips in (upper, lower):
+        landmarks[lips, 1] = np.where(crossed, middle, landmarks[lips, 1])
     rotation, eyes = pose.matrix(), []
     for eye, opening, direction in zip((SCHEMA.right_eye, SCHEMA.left_eye), expression.lids, gaze, strict=True):
         outer, inner = landmarks[eye.outer], landmarks[eye.inner]

@@ -12,11 +12,6 @@ def _line(picture: np.ndarray, start: np.ndarray, end: np.ndarray, colour: objec
     cv2.line(picture, *ends, colour, max(1, round(width)), cv2.LINE_AA)
 
 
-def _noise(size: int, cells: int, rng: np.random.Generator) -> np.ndarray:
-    """(size, size) float32 smooth noise, about standard normal, with ``cells`` cells a side."""
-    return cv2.resize(rng.standard_normal((cells, cells)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
-
-
 def _tuple(colour: np.ndarray) -> tuple[float, ...]:
     return tuple(float(v) for v in np.clip(colour, 0, 255))
 
@@ -35,7 +30,8 @@ def background(size: int, rng: np.random.Generator) -> np.ndarray:
     picture = low + (high - low) * np.broadcast_to(ramp, (size, size))[..., None]
     for cells in (4, 14, 50):
         strength = (rng.uniform(3, 16) * rng.uniform(0.5, 1.2, 3)).astype(np.float32)
-        picture += _noise(size, cells, rng)[..., None] * strength
+        noise = rng.standard_normal((cells, cells)).astype(np.float32)
+        picture += cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)[..., None] * strength
     picture = np.clip(picture, 0, 255).astype(np.uint8)
     for _ in range(int(rng.integers(4, 26))):
         _thing(picture, size, rng)
