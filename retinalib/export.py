@@ -6,8 +6,7 @@ The file takes photos as they come, ``images`` (B, H, W, 3) uint8 RGB, for any B
   number of each face's photo; of one look at the photo's own size, without second looks; best first, without a limit.
 - "network": ``logits`` (B, A, 2), ``boxes`` (B, A, 4) offsets and ``landmarks`` (B, A, 2L) shifts at every anchor.
 - "looks": beside the file, one for each second look, ``OUT-look1.onnx``, …: ``patches`` (N, rows, columns, 3) uint8 RGB to
-  ``points`` (N, K, 2), pixels of the patch; `tests/test_export.py` shows in NumPy where patches are cut.
-"""
+  ``points`` (N, K, 2), pixels of the patch; `tests/test_export.py` shows in NumPy where patches are cut."""
 
 import warnings
 from inspect import unwrap

@@ -12,8 +12,6 @@ from retinalib.landmarks import WFLW_98, Eye
 from retinalib.pupils import CLOSED, eye_frame, eyes_of, openness
 from retinalib.rendered.head import average_landmarks, gaze_vector
 
-_ROUNDS = 60  # the last ten change under 0.01°
-
 
 @dataclass(frozen=True)
 class HeadPose:
@@ -26,14 +24,9 @@ class HeadPose:
     def angles(self) -> pd.DataFrame:
         """Columns yaw, pitch, roll (degrees) and residual."""
         r = self.rotation
-        return pd.DataFrame(
-            {
-                "yaw": np.degrees(np.arctan2(-r[:, 2, 0], r[:, 2, 2])),
-                "pitch": np.degrees(np.arcsin(r[:, 2, 1].clip(-1, 1))),
-                "roll": np.degrees(np.arctan2(-r[:, 0, 1], r[:, 1, 1])),
-                "residual": self.residual,
-            }
-        )
+        yaw, roll = np.arctan2(-r[:, 2, 0], r[:, 2, 2]), np.arctan2(-r[:, 0, 1], r[:, 1, 1])
+        turns = {"yaw": yaw, "pitch": np.arcsin(r[:, 2, 1].clip(-1, 1)), "roll": roll}
+        return np.degrees(pd.DataFrame(turns)).assign(residual=self.residual)
 
 
 def head_pose(landmarks: np.ndarray) -> HeadPose:
@@ -51,7 +44,7 @@ def head_pose(landmarks: np.ndarray) -> HeadPose:
     points = np.where(known[:, None, None], points, model[None, :, :2])
     points = points - points.mean(1, keepdims=True)
     depth = np.zeros(points.shape[:2])
-    for _ in range(_ROUNDS):
+    for _ in range(60):  # the last ten change under 0.01°
         seen = np.concatenate([points, depth[..., None]], -1)
         u, _, vt = np.linalg.svd(np.einsum("npi,pj->nij", seen, model))
         sign = np.ones((len(points), 3))

@@ -22,8 +22,7 @@ class Video:
 
     ``size``: width and height, pixels; ``fps``: frames a second as the file states them; ``frames``: how many it promises, None
     where it doesn't; ``camera``: whether it is one. Raises FileNotFoundError where there is no such file, and ValueError for a
-    camera that isn't there, a file without a picture track (damaged, or audio alone), or frames over 8K.
-    """
+    camera that isn't there, a file without a picture track (damaged, or audio alone), or frames over 8K."""
 
     def __init__(self, source: str | Path | int) -> None:
         self.source, self.camera = source, str(source).isdecimal() and not Path(str(source)).exists()
@@ -51,8 +50,7 @@ class Video:
 
         The time is the one stated in the file, so that rates that vary and frames that were dropped show; where a file states
         none it follows from ``fps``, and with a camera it is the clock's. Warns of a file that ends early; ValueError where no
-        frame can be decoded.
-        """
+        frame can be decoded."""
         begin, before = time.monotonic(), -1.0
         for number in count():
             if not self._capture.grab():

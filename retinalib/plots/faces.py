@@ -73,13 +73,11 @@ def draw_level_eye(
     ax.grid(False)
 
 
-def eye_sheet(
-    photos: Sequence[np.ndarray], true: np.ndarray, predicted: np.ndarray, eye: Eye, titles: Sequence[str], columns: int = 6
-) -> Figure:
+def eye_sheet(photos: Sequence[np.ndarray], true: np.ndarray, predicted: np.ndarray, eye: Eye, titles: Sequence[str]) -> Figure:
     """Level eyes with the true (green circle) and the predicted pupil (blue cross; a triangle at the border: outside). photos:
     one for each of (N, L, 2) true and predicted landmarks."""
-    rows = max(1, -(-len(true) // columns))
-    fig, axes = plt.subplots(rows, columns, figsize=(1.7 * columns, 1.25 * rows), squeeze=False, layout="constrained")
+    rows = max(1, -(-len(true) // 6))
+    fig, axes = plt.subplots(rows, 6, figsize=(1.7 * 6, 1.25 * rows), squeeze=False, layout="constrained")
     for ax in axes.flat:
         ax.axis("off")
     for ax, photo, *points, title in zip(axes.flat, photos, true, predicted, titles, strict=False):

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.collections import EllipseCollection, LineCollection
+from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
@@ -121,16 +121,8 @@ def _draw_landmarks(ax: Axes, face: Faces, colour: str, regions: bool, numbers: 
         ax.add_collection(LineCollection(list(lines.values()), colors=shades, linewidths=0.9, alpha=0.9))
     size = (0.02 if schema.count > 20 else 0.05) * float(face.size[0])
     for chosen, filled in ((known & visible, True), (known & ~visible, False)):
-        count = int(chosen.sum())
-        if not count:  # matplotlib 3.10 draws something
-            continue
-        dots = EllipseCollection(
-            np.full(count, size),
-            np.full(count, size),
-            np.zeros(count),
-            units="xy",
-            offsets=points[chosen],
-            offset_transform=ax.transData,
+        dots = PatchCollection(
+            [plt.Circle(point, size / 2) for point in points[chosen]],
             facecolors=colours[chosen] if filled else "none",
             edgecolors="white" if filled and numbers else colours[chosen],
             linewidths=0.3 if filled else 0.8,

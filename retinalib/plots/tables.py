@@ -41,15 +41,11 @@ def show_table(
 
 def paper_form(differences: pd.DataFrame) -> pd.DataFrame:
     """A table of :func:`retinalib.ablation.compare` as a paper prints it, a row per arm and measure."""
-    return pd.DataFrame(
-        {
-            "arm": differences["arm"],
-            "measure": [f"{r.measure} ({r.unit.split()[0]})" if r.unit else r.measure for r in differences.itertuples()],
-            "difference [95\u00a0%]": [_with_interval(r.estimate, r.low, r.high) for r in differences.itertuples()],
-            "p (Holm)": ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in differences["p_holm"]],
-            "detectable": differences["detectable"],
-        }
-    ).set_index(["arm", "measure"])
+    table = differences.rename(columns={"estimate": "difference", "p_holm": "p (Holm)"})
+    table["measure"] += [f" ({unit.split()[0]})" if unit else "" for unit in table["unit"]]
+    table["p (Holm)"] = ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in table["p (Holm)"]]
+    table = with_intervals(table.set_index(["arm", "measure"]), {"difference": ("low", "high")})
+    return table[["difference [95\u00a0%]", "p (Holm)", "detectable"]]
 
 
 def with_intervals(table: pd.DataFrame, intervals: dict[str, tuple[str, str]]) -> pd.DataFrame:

@@ -16,10 +16,10 @@ PANELS = {
 }
 
 
-def trace_figure(trace: pd.DataFrame, blinks: pd.DataFrame, face: int | None = None) -> Figure:
-    """Offsets and openness of both eyes (smoothed; raw ones pale) and the head's pose over time, blinks shaded. trace and
-    blinks: as of :func:`retinalib.track` and :func:`retinalib.tracking.blinks`; face: by default the one seen longest."""
-    face = trace["face"].mode()[0] if face is None else face
+def trace_figure(trace: pd.DataFrame, blinks: pd.DataFrame) -> Figure:
+    """Offsets and openness of both eyes (smoothed; raw ones pale) and the head's pose of the face seen longest, blinks shaded.
+    trace and blinks: as of :func:`retinalib.track` and :func:`retinalib.tracking.blinks`."""
+    face = trace["face"].mode()[0]
     part = trace[trace["face"] == face]
     part = part[:: -(-len(part) // _MOST_POINTS)]
     fig, axes = plt.subplots(len(PANELS), figsize=(9, 6.4), sharex=True, layout="constrained")

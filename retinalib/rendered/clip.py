@@ -1,8 +1,7 @@
 """Rendered clips with truth: one person who moves the head, looks around, follows something and blinks, in changing light.
 
 The first two seconds are still: a trace that moves there is noise. Then fixations change with saccades (minimum jerk, as long
-as the main sequence says: 21 ms and 2.2 ms a degree, Carpenter 1988) and smooth pursuits of 6 to 20° a second.
-"""
+as the main sequence says: 21 ms and 2.2 ms a degree, Carpenter 1988) and smooth pursuits of 6 to 20° a second."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Intervals for differences between arms that were trained with several seeds and measured on the same photos."""
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -81,23 +80,16 @@ def crossed_difference(by_seed: np.ndarray, resampled: np.ndarray, photos: int, 
     size, least = abs(estimate) / error, -300.0  # log p
     beyond = quantile(np.exp(least) / 2) <= size
     p_value = float(np.exp(least if beyond else brentq(lambda log: quantile(np.exp(log) / 2) - size, least, 0.0)))
-    needed = quantile(_TAIL / comparisons)
+    needed, quantiles = quantile(_TAIL / comparisons), (np.arange(2000) + 0.5) / 2000
+    # how often a non-central t is over that is the mean over quantiles of the error: scipy's own fails far out
+    errors = [np.sqrt(stats.chi2.ppf(quantiles, freedom) / freedom) for freedom in (seeds - 1, max(photos - 1, 1))]
 
     def power(shift: float) -> float:
-        return share * _beyond(needed, seeds - 1, shift) + (1 - share) * _beyond(needed, max(photos - 1, 1), shift)
+        beyond = [stats.norm.cdf(shift - needed * error).mean() for error in errors]
+        return share * beyond[0] + (1 - share) * beyond[1]
 
     detectable = float(brentq(lambda shift: power(shift) - 0.8, 0.0, 10 + 10 * needed)) * error
     return Difference(estimate, estimate - half, estimate + half, p_value, detectable, seeds, photos)
-
-
-def _beyond(size: float, freedom: int, shift: float) -> float:
-    """How often a non-central t is over ``size``: the mean over 2,000 quantiles of the error, since scipy's fails far out."""
-    return float(stats.norm.cdf(shift - size * _estimated_errors(freedom)).mean())
-
-
-@lru_cache
-def _estimated_errors(freedom: int) -> np.ndarray:
-    return np.sqrt(stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, freedom) / freedom)
 
 
 def cluster_interval(table: pd.DataFrame, value: str) -> tuple[float, float, float]:

@@ -49,8 +49,7 @@ def write_trace(source: Video, tracker: Tracker, out: Path, annotated: bool = Fa
     and parameters, returned as well) and, on demand, ``annotated.mp4``. detector: its name.
 
     An interrupted call goes on where it was, with the same result. Raises ValueError where no frame has a face, or another
-    process is at work in ``out``.
-    """
+    process is at work in ``out``."""
     with only_process(out):
         parameters = {"every": tracker.every, "gap": tracker.gap, **asdict(tracker.smoothing)}
         size = None if source.camera else [source.frames, *source.size]
