@@ -48,7 +48,7 @@ class TrainConfig:
 
 
 _AUGMENT = AugmentConfig(near=_NEAR)  # rendered faces are turned, blurred and grey already
-_OF_PHOTOS = AugmentConfig(near=_NEAR, turn=30.0, blur=0.1, grey=0.1, jpeg=0.2)
+_PHOTOS = AugmentConfig(near=_NEAR, turn=30.0, blur=0.1, grey=0.1, jpeg=0.2)
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,6 @@ PROFILES = {
     "standard": Profile(images=2500, epochs=10, seeds=3, image_size=160, batch_size=16, learning_rate=6e-3),
     "shipped": Profile(images=8000, epochs=36, seeds=1, image_size=160, batch_size=16, learning_rate=6e-3, second_look=True),
     "full": Profile(
-        images=12000,
-        epochs=60,
-        seeds=5,
-        image_size=320,
-        batch_size=32,
-        learning_rate=6e-3,
-        second_look=True,
-        augment=_OF_PHOTOS,
+        12000, epochs=60, seeds=5, image_size=320, batch_size=32, learning_rate=6e-3, second_look=True, augment=_PHOTOS
     ),
 }

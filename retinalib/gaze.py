@@ -63,8 +63,7 @@ def head_pose(landmarks: np.ndarray) -> HeadPose:
 
 @dataclass(frozen=True)
 class Eyeball:
-    """The right eye's ball in head units (the distance of the outer canthi is 1); the left eye is its mirror image. By default
-    what :func:`calibrate` gives for rendered faces."""
+    """The right eye's ball in head units; the left is its mirror image. By default what :func:`calibrate` gives for rendering."""
 
     centre: tuple[float, float, float] = (-0.002, -0.004, -0.080)  # from the middle of the canthi: x, y, z of the head
     radius: float = 0.130  # to the pupil
@@ -78,8 +77,7 @@ def calibrate(landmarks: np.ndarray, gaze: dict[str, np.ndarray], closed: float 
     """The eyeball that explains known gaze best, by least squares over all open eyes, from (N, 98, 2) landmarks and ``{"right":
     (N, 2), "left": (N, 2)}`` yaw and pitch in degrees. Raises ValueError for fewer than two open eyes.
 
-    A pupil lies at ``scale · (rotation @ centre + radius · gaze)`` from the middle of its canthi: linear in centre and radius.
-    """
+    A pupil lies at ``scale · (rotation @ centre + radius · gaze)`` from the middle of its canthi: linear in both."""
     landmarks = np.asarray(landmarks, float)
     pose = head_pose(landmarks)
     rows, wanted = [], []

@@ -2,8 +2,7 @@
 
 A run folder holds ``config.json``, ``metrics.csv`` (a row per epoch), ``best.pt`` (to use: the averaged weights of the epoch
 with the best validation), ``last.pt`` (to go on: the last averaged weights and the training's state) and ``pictures/``
-(predictions in blue over truth in green). Of several processes that torchrun started, each takes an equal part of every batch.
-"""
+(predictions in blue over truth in green). Of several processes that torchrun started, each takes an equal part of a batch."""
 
 import hashlib
 import json
@@ -66,8 +65,7 @@ def learning_rate_factor(step: int, steps: int, config: TrainConfig) -> float:
 
 @contextmanager
 def process_group(device: str | None = None) -> Iterator[bool]:
-    """Joins the processes that torchrun started, a GPU each if ``device`` says so or if there are any. Gives whether this is
-    the first process; without torchrun it is the only one."""
+    """Joins the processes that torchrun started, a GPU each if ``device`` says so or there are any; gives whether it is the first."""
     if not dist.is_torchelastic_launched():
         yield True
         return
@@ -178,8 +176,7 @@ def train(
     A finished run is only read, unless ``config.epochs`` is now larger: it goes on with the rates of the longer schedule.
     Within :func:`process_group` the processes share the work; the metrics of the first are complete. Raises ValueError if the
     folder holds another run or another process works in it, or if images, batches and processes don't fit; FloatingPointError
-    if the loss is not finite; OSError if a file can't be written; ChildProcessError if a data worker died; Stopped after
-    :func:`retinalib.runs.request_stop`."""
+    if the loss is not finite; OSError for files not written; ChildProcessError if a data worker died; ``runs.Stopped``."""
     folder, device = Path(folder), pick_device(device)
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     _check(config, train_set, validation_set, processes)
@@ -277,8 +274,7 @@ def _learned(targets: list[Target], config: TrainConfig) -> TrainedOn | None:
 
 
 def _validate(model: RetinaFace, dataset: FaceDataset, picture: Path) -> dict[str, float]:
-    """AP at IoU 0.5 (NaN where photos are labelled only in part), median NME of the faces found, and AUC at 10 % with a miss as
-    a failure (both NaN where no face has landmarks); draws a picture."""
+    """AP at IoU 0.5 (NaN for photos labelled in part), median NME of found faces, AUC at 10 %, misses as failures; draws."""
     found = detect_all(Detector(model, next(model.parameters()).device), dataset, 0.05)
     truth = [dataset.faces(number) for number in range(len(dataset))]
     drawn = [_draw(*dataset[number], found[number]) for number in range(min(_PICTURES, len(dataset)))]

@@ -1,7 +1,5 @@
 """Videos: frames with their times, of any file or camera that OpenCV reads, and a writer that leaves no half file."""
 
-from __future__ import annotations
-
 import os
 import time
 import warnings

@@ -8,39 +8,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from retinalib.faces import Faces
 from retinalib.landmarks import Eye
-from retinalib.plots.style import PREDICTION, TRUTH, draw_faces
-
-
-def plate(
-    pictures: Sequence[tuple[np.ndarray, Faces]],
-    titles: Sequence[str] | None = None,
-    columns: int = 6,
-    width: float = 1.5,
-    **drawn: bool,
-) -> Figure:
-    """A contact sheet of pictures, (H, W, 3) uint8, with their true faces; width: inches per picture; drawn: options of
-    :func:`retinalib.plots.style.draw_faces` (regions unless said otherwise, no boxes)."""
-    columns = min(columns, max(1, len(pictures)))
-    rows = max(1, -(-len(pictures) // columns))
-    height = width + (0.22 if titles is not None else 0.04)
-    fig, axes = plt.subplots(rows, columns, figsize=(columns * width, rows * height), layout="constrained", squeeze=False)
-    fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
-    for ax in axes.flat[len(pictures) :]:
-        ax.axis("off")
-    for number, (ax, (image, faces)) in enumerate(zip(axes.flat, pictures, strict=False)):
-        draw_faces(ax, image, faces, **{"boxes": False, "regions": True} | drawn)
-        if titles is not None:
-            ax.set_title(titles[number], fontsize=7, weight="normal", pad=2)
-    return fig
+from retinalib.plots.style import PREDICTION, TRUTH
 
 
 def level_eye(
     image: np.ndarray, landmarks: np.ndarray, eye: Eye, size: tuple[int, int] = (120, 72)
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One eye of (L, 2) landmarks turned level, the canthi 60 % of the width apart: (h, w, 3) uint8, and the 2×3 matrix from
-    photo to crop pixels."""
+    """One eye of (L, 2) landmarks turned level, canthi 60 % of the width apart: (h, w, 3) uint8, and the 2×3 matrix to it."""
     ends = landmarks[[eye.outer, eye.inner]]
     ends = ends[np.argsort(ends[:, 0])]
     across = ends[1] - ends[0]

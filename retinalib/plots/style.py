@@ -46,9 +46,6 @@ def region_colours(schema: LandmarkSchema) -> dict[str, str]:
     return {name: REGION_COLOURS[name] if name in REGION_COLOURS else next(others) for name in schema.regions}
 
 
-_OUTLINE = [withStroke(linewidth=1.2, foreground="black")]
-
-
 def use_style() -> None:
     """Sets the house style for all figures drawn from now on."""
     sns.set_theme(context="notebook", style="whitegrid", palette=PALETTE, font_scale=0.8)
@@ -137,7 +134,7 @@ def _draw_landmarks(ax: Axes, face: Faces, colour: str, regions: bool, numbers: 
                 unit = direction / max(float(np.linalg.norm(direction)), 1e-6)
                 at = points[i] + (-1.6 if region == "inner lips" else 1.6) * size * unit  # the outer lips' are outside
                 text = ax.annotate(str(i), at, color="white", fontsize=7, zorder=4, ha="center", va="center")
-                text.set_path_effects(_OUTLINE)
+                text.set_path_effects([withStroke(linewidth=1.2, foreground="black")])
 
 
 def region_lines(points: np.ndarray, schema: LandmarkSchema) -> dict[str, np.ndarray]:

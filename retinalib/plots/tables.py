@@ -3,6 +3,7 @@
 import re
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +69,9 @@ def write_table(table: pd.DataFrame, path: Path, caption: str, printed: pd.DataF
     cells = printed.rename_axis(index=lambda name: name and name.replace("_", " "))
     cells.columns = [name.replace("_", " ") for name in cells]
     styled = cells.style.format(lambda v: _number(v) if isinstance(v, float) else v, escape="latex")
-    for axis, form in ((0, None), (1, _stacked)):
-        styled.format_index(form, axis=axis, escape="latex")
+    styled.format_index(None, axis=0, escape="latex")
+    lines = partial(textwrap.wrap, width=10, break_long_words=False)
+    styled.format_index(lambda name: r"\shortstack[r]{" + r"\\{}".join(lines(name)) + "}", axis=1, escape="latex")
     latex = styled.to_latex(
         hrules=True,
         caption=re.sub(r"([%&#$_])", r"\\\1", caption),
@@ -80,10 +82,6 @@ def write_table(table: pd.DataFrame, path: Path, caption: str, printed: pd.DataF
     ).translate(str.maketrans(_SIGNS))
     small = "\\footnotesize\\centering\\setlength{\\tabcolsep}{3pt}\n"
     write_text(path.with_suffix(".tex"), latex.replace("\\caption", small + "\\caption", 1))
-
-
-def _stacked(heading: str) -> str:
-    return r"\shortstack[r]{" + r"\\{}".join(textwrap.wrap(heading, 10, break_long_words=False)) + "}"
 
 
 def _with_interval(middle: float, low: float, high: float) -> str:

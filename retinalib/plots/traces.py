@@ -1,13 +1,10 @@
 """Traces: what the eyes and the head did, over time."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-_MOST_POINTS = 5000  # of a line: of longer traces, every so many
 PANELS = {
     "offset across\n(eye widths)": ("offset_x_right", "offset_x_left"),
     "offset up\n(eye widths)": ("offset_y_right", "offset_y_left"),
@@ -21,7 +18,7 @@ def trace_figure(trace: pd.DataFrame, blinks: pd.DataFrame) -> Figure:
     trace and blinks: as of :func:`retinalib.track` and :func:`retinalib.tracking.blinks`."""
     face = trace["face"].mode()[0]
     part = trace[trace["face"] == face]
-    part = part[:: -(-len(part) // _MOST_POINTS)]
+    part = part[:: -(-len(part) // 5000)]  # of longer traces, every so many
     fig, axes = plt.subplots(len(PANELS), figsize=(9, 6.4), sharex=True, layout="constrained")
     for ax, (label, names) in zip(axes, PANELS.items(), strict=True):
         for colour, name in zip(sns.color_palette(), names, strict=False):

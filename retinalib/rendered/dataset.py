@@ -32,7 +32,6 @@ from retinalib.rendered.render import Light, Look, Painter
 
 _VERSION = 2  # of the renderer
 _EVENTS = {1: "0--Portrait", 2: "1--Couple", 3: "2--Group"}
-_HEIGHT = 2.0  # of a face's box, head units
 _TEST_SHARE = 0.2  # of the pictures, the last ones
 TRUTH = [
     "identity", "yaw", "pitch", "roll", "gaze_yaw_right", "gaze_pitch_right", "gaze_yaw_left", "gaze_pitch_left",
@@ -191,7 +190,7 @@ def draw_picture(seed: int, index: int, size: int, people: tuple[int, int]) -> t
     spots = [(spot, height) for height in heights if (spot := scene.free_spot(size, height, taken, rng)) is not None]
     for spot, height in sorted(spots, key=lambda s: s[0][1]):  # who stands lower stands before the others
         person = draw_person(seed, int(rng.integers(*people)), rng)
-        scale = height / _HEIGHT
+        scale = height / 2  # the units of a face's box
         scene.body(picture, spot, scale, person.look, person.light, rng)
         landmarks, box = place_head(picture, person, scale, spot, rng)
         covered = rng.random() < 0.18
@@ -273,26 +272,23 @@ def make(
     configuration = {"version": _VERSION, "images": images, "seed": seed, "size": size, "test_share": _TEST_SHARE}
     name = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()[:8]
     folder = Path(root) / f"{images}-pictures-{name}"
-    if not (folder / "config.json").is_file():  # written last
-        with only_process(folder, wait=True):
-            if not (folder / "config.json").is_file():
-                _render(folder, configuration, train, workers, progress)
+    if (folder / "config.json").is_file():  # written last
+        return folder
+    with only_process(folder, wait=True):
+        if (folder / "config.json").is_file():
+            return folder
+        missing = [index for index in range(images) if _rows(folder, index) is None]
+        with ProcessPoolExecutor(min(workers or os.cpu_count() or 1, len(missing) or 1), initializer=end_with_parent) as pool:
+            done = pool.map(partial(_draw, folder, configuration, train), missing, chunksize=8)
+            for _ in tqdm(done, total=images, initial=images - len(missing), desc="rendering", disable=not progress):
+                pass
+        table = pd.DataFrame([row for index in range(images) for row in _rows(folder, index)])
+        for part in ("train", "test"):
+            wflw.write_annotations(table[table["split"] == part], folder / wflw.LISTS.format(split=part))
+        write_text(folder / "truth.csv", table[["image", "face", "split", *TRUTH]].to_csv(index=False))
+        write_text(folder / "config.json", json.dumps(configuration, indent=1))
+        shutil.rmtree(folder / "drawn")
     return folder
-
-
-def _render(folder: Path, configuration: dict, train: int, workers: int | None, progress: bool) -> None:
-    images = configuration["images"]
-    missing = [index for index in range(images) if _rows(folder, index) is None]
-    with ProcessPoolExecutor(min(workers or os.cpu_count() or 1, len(missing) or 1), initializer=end_with_parent) as pool:
-        done = pool.map(partial(_draw, folder, configuration, train), missing, chunksize=8)
-        for _ in tqdm(done, total=images, initial=images - len(missing), desc="rendering", disable=not progress):
-            pass
-    table = pd.DataFrame([row for index in range(images) for row in _rows(folder, index)])
-    for split in ("train", "test"):
-        wflw.write_annotations(table[table["split"] == split], folder / wflw.LISTS.format(split=split))
-    write_text(folder / "truth.csv", table[["image", "face", "split", *TRUTH]].to_csv(index=False))
-    write_text(folder / "config.json", json.dumps(configuration, indent=1))
-    shutil.rmtree(folder / "drawn")
 
 
 def load(root: str | Path, split: str) -> FaceDataset:

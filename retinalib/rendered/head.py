@@ -116,7 +116,6 @@ def average_landmarks() -> np.ndarray:
 
 
 RINGS = 11  # of the face's surface
-_SPOKES = 60
 
 
 @cache
@@ -127,7 +126,7 @@ def _surface_at_rest() -> np.ndarray:
     arc = np.column_stack([0.83 * np.cos(top), -0.06 - 0.74 * np.sin(top) ** 0.8])
     outline = np.concatenate([contour, arc])  # from the right ear down to the chin, up to the left ear, over the forehead
     length = np.concatenate([[0], np.linalg.norm(np.diff(outline, axis=0, append=outline[:1]), axis=1).cumsum()])
-    at = np.linspace(0, length[-1], _SPOKES, endpoint=False)
+    at = np.linspace(0, length[-1], 60, endpoint=False)
     closed = np.concatenate([outline, outline[:1]])
     outline = np.column_stack([np.interp(at, length, closed[:, i]) for i in range(2)])
     radii = np.linspace(0.0, 1.0, RINGS + 1)[1:]
@@ -226,8 +225,7 @@ def build(shape: tuple[float, ...], expression: Expression, pose: Pose, gaze: tu
 
 
 def landmarks_2d(head: Head, scale: float, distance: float) -> np.ndarray:
-    """(98, 2) landmarks as WFLW's annotators place them, in the pixels of :meth:`Head.project`: hidden contour points move
-    along their height to the visible outline."""
+    """(98, 2) landmarks in pixels as WFLW's annotators place them: hidden contour points move to the visible outline."""
     contour, steps = list(SCHEMA.regions["contour"]), 14
     points = head.landmarks[contour]
     inward = np.linspace(0, 0.78, steps)[:, None, None]  # from the contour towards the middle, the nose left out

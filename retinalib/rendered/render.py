@@ -10,8 +10,6 @@ from retinalib.landmarks import WFLW_98 as SCHEMA
 from retinalib.rendered.head import EYE_RADIUS, IRIS_RADIUS, RINGS, Head, height, landmarks_2d
 
 _SHIFT = 4  # fractional bits of OpenCV's drawing
-_INNER_RINGS = 5  # rings of the surface around the middle of the face, which tell outside from inside
-_INNER_QUADS = 240
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ class Painter:
         out = np.gradient(turned, axis=0)
         normals = np.cross(along, out)
         normals /= np.linalg.norm(normals, axis=-1, keepdims=True) + 1e-9
-        if (self.rotation @ [0, 0, 1.0]) @ normals[:_INNER_RINGS].mean((0, 1)) < 0:
+        if (self.rotation @ [0, 0, 1.0]) @ normals[:5].mean((0, 1)) < 0:  # the middle of the face tells outside from inside
             normals = -normals
         light = np.asarray(self.light.direction) / np.linalg.norm(self.light.direction)
         half = light + [0, 0, 1]
@@ -188,7 +186,7 @@ class Painter:
         quads, colours, depth = corners_of(flat), corners_of(rgb).mean(1), corners_of(turned[..., 2:]).mean((1, 2))
         a, b = quads[:, 2] - quads[:, 0], quads[:, 3] - quads[:, 1]
         area = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
-        facing = np.flatnonzero(area * np.median(np.sign(area[:_INNER_QUADS])) > 0)
+        facing = np.flatnonzero(area * np.median(np.sign(area[:240])) > 0)  # as in the middle of the face
         order = facing[np.argsort(depth[facing])]
         self.fixed, self.depth = _fixed(quads[order]), depth[order]  # what hides features that lie behind
         skin, cover = np.zeros_like(self.colour), np.zeros_like(self.mask)

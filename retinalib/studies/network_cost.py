@@ -1,7 +1,5 @@
 """What a network is made of and how far it sees: parameters, operations, shapes, receptive fields, excitations."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping
@@ -52,12 +50,11 @@ def cost_by_part(model: RetinaFace, height: int = 640, width: int = 640) -> pd.D
 
 
 def costs_side_by_side(models: Mapping[str, RetinaFace], size: int = 640, rounds: int = 25) -> pd.DataFrame:
-    """What each network costs, a row per network: parameters, gflop (a multiplication and an addition are two), and latency_ms
-    of finding boxes in one image of ``size`` × ``size`` pixels as detection does (:func:`retinalib.detect.for_inference`): the
-    median over ``rounds`` in which the networks take turns, and the interquartile range. slower_ms, its low and its high: the
-    median over the rounds of the difference from the first network, with the interval that their order gives (binomial: of 25
-    differences the 8th to the 18th, 95.7 %). Neither gflop nor latency has what grows with the faces (landmark head, second
-    looks) or NMS."""
+    """A row per network: parameters, gflop (a multiplication and an addition are two), and latency_ms of finding boxes in one
+    image of ``size`` × ``size`` pixels as detection does: the median over ``rounds`` in which the networks take turns, and the
+    interquartile range. slower_ms, its low and its high: the median difference from the first network, with the interval that
+    the order of the differences gives (binomial: of 25 the 8th to the 18th, 95.7 %). Landmark head, second looks and NMS, which
+    grow with the faces, are in neither."""
     ready = {name: for_inference(model) for name, model in models.items()}
     rows, images, times = {}, {}, {name: [] for name in models}
     with torch.inference_mode():
@@ -81,23 +78,6 @@ def costs_side_by_side(models: Mapping[str, RetinaFace], size: int = 640, rounds
 def _blank(height: int, width: int, model: RetinaFace) -> Tensor:
     """(1, 3, height, width) zeros where the model is."""
     return torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
-
-
-@torch.inference_mode()
-def shapes(model: RetinaFace, height: int = 640, width: int = 640) -> pd.DataFrame:
-    """What comes out of the parts for one image, a row per part and level: part, level, shape (channels × rows × columns)."""
-    model.eval()
-    levels = {"backbone": list(model.backbone(_blank(height, width, model)).values())}
-    levels["FPN"] = model.fpn(levels["backbone"])
-    levels["SSH"] = [module(level) for module, level in zip(model.ssh, levels["FPN"], strict=True)]
-    levels["SE"] = [module(level) for module, level in zip(model.excitation, levels["SSH"], strict=True)]
-    for head in ("class head", "box head", "landmark head"):
-        levels[head] = [module(level) for module, level in zip(getattr(model, PARTS[head]), levels["SE"], strict=True)]
-    return pd.DataFrame(
-        {"part": part, "level": f"1/{stride}", "shape": "×".join(map(str, value.shape[1:]))}
-        for part, values in levels.items()
-        for stride, value in zip(model.config.anchors.strides, values, strict=True)
-    )
 
 
 @torch.inference_mode()

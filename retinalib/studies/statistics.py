@@ -173,8 +173,7 @@ def rank_correlation(values: np.ndarray) -> float:
 
 
 def partial_rank_correlation(values: np.ndarray) -> float:
-    """Spearman's ρ of the first two of (N, 3) values with the third held fixed: the partial correlation of their ranks. NaN
-    under four rows or for constants."""
+    """Spearman's ρ of the first two of (N, 3) values, the third held fixed (partial, of ranks); NaN under four or constant."""
     if len(values) < 4 or (np.ptp(values, axis=0) == 0).any():
         return float("nan")
     (_, ab, ac), (_, _, bc), _ = np.corrcoef(stats.rankdata(values, axis=0).T)

@@ -1,7 +1,5 @@
 """The One-Euro filter (Casiez, Roussel and Vogel, CHI 2012): smooth while a point rests, quick while it moves."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What is made of a trace: blinks, files that an interruption does not lose, an annotated video."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Follows faces over the frames of a video: detection now and then, the network's second looks in between."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -23,14 +23,6 @@ def drawn():
     plt.close("all")
 
 
-def test_plates():
-    image = np.zeros((50, 50, 3), np.uint8)
-    one = Faces([[5, 5, 45, 45]], np.random.default_rng(0).uniform(5, 45, (1, 98, 2)))
-    fig = faces.plate([(image, one)] * 5, list("abcde"), columns=3, landmarks=False)
-    assert [ax.get_title(loc="left") for ax in fig.axes] == ["a", "b", "c", "d", "e", ""]
-    faces.plate([(image, Faces.empty())])
-
-
 def test_level_eyes_and_pupils_outside_of_them():
     image, truth = render_face(size=160)
     true, eye = truth.landmarks, WFLW_98.right_eye
