@@ -63,7 +63,7 @@ def head_pose(landmarks: np.ndarray) -> HeadPose:
 
 @dataclass(frozen=True)
 class Eyeball:
-    """The right eye's ball in head units; the left is its mirror image. By default what :func:`calibrate` gives for rendering."""
+    """The right eye's ball in head units; the left one is its mirror image. By default that of rendered faces."""
 
     centre: tuple[float, float, float] = (-0.002, -0.004, -0.080)  # from the middle of the canthi: x, y, z of the head
     radius: float = 0.130  # to the pupil

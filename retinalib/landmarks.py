@@ -91,8 +91,7 @@ class LandmarkSchema:
     @property
     def has_pupils(self) -> bool:
         """Whether both eyes have canthi, lids and a pupil: what is said about pupils needs them."""
-        eyes = () if self.right_eye is None else (self.right_eye, self.left_eye)
-        return bool(eyes) and all(eye.lids and eye.pupil is not None for eye in eyes)
+        return self.right_eye is not None and bool(self.right_eye.lids) and self.right_eye.pupil is not None  # and so the left
 
     @property
     def pupils(self) -> tuple[int, int]:

@@ -65,7 +65,8 @@ def learning_rate_factor(step: int, steps: int, config: TrainConfig) -> float:
 
 @contextmanager
 def process_group(device: str | None = None) -> Iterator[bool]:
-    """Joins the processes that torchrun started, a GPU each if ``device`` says so or there are any; gives whether it is the first."""
+    """Joins the processes that torchrun started, a GPU each if ``device`` says so or if there are any. Gives whether this is
+    the first process; without torchrun it is the only one."""
     if not dist.is_torchelastic_launched():
         yield True
         return

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 
 _MOST_PIXELS = 7680 * 4320  # of a frame: 8K
-_MISSING = 0.02  # share of the promised frames from which on a file counts as cut off
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a file is said once, by us
 
 
@@ -47,8 +46,7 @@ class Video:
         """Seconds and (H, W, 3) uint8 RGB of each frame from number ``start`` on, once.
 
         The time is the one stated in the file, so that rates that vary and frames that were dropped show; where a file states
-        none it follows from ``fps``, and with a camera it is the clock's. Warns of a file that ends early; ValueError where no
-        frame can be decoded."""
+        none it follows from ``fps``, and with a camera it is the clock's. Warns of an early end; ValueError without a frame."""
         begin, before = time.monotonic(), -1.0
         for number in count():
             if not self._capture.grab():
@@ -62,7 +60,7 @@ class Video:
                 yield before, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         if before < 0:
             raise ValueError(f"{self.source} holds no frame that can be decoded")
-        if self.frames and number < (1 - _MISSING) * self.frames:
+        if self.frames and number < 0.98 * self.frames:  # files promise a little too much
             warnings.warn(f"{self.source} ends early: {number} of {self.frames} frames can be read", stacklevel=2)
 
 

@@ -49,8 +49,7 @@ def draw_level_eye(
 
 
 def eye_sheet(photos: Sequence[np.ndarray], true: np.ndarray, predicted: np.ndarray, eye: Eye, titles: Sequence[str]) -> Figure:
-    """Level eyes with the true (green circle) and the predicted pupil (blue cross; a triangle at the border: outside). photos:
-    one for each of (N, L, 2) true and predicted landmarks."""
+    """Level eyes of N photos with the true pupil (green circle) and the predicted one (blue cross; outside: a triangle)."""
     rows = max(1, -(-len(true) // 6))
     fig, axes = plt.subplots(rows, 6, figsize=(1.7 * 6, 1.25 * rows), squeeze=False, layout="constrained")
     for ax in axes.flat:

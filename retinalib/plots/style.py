@@ -148,8 +148,7 @@ def region_lines(points: np.ndarray, schema: LandmarkSchema) -> dict[str, np.nda
 
 
 def crop_face(image: np.ndarray, faces: Faces, number: int, size: int = 160, margin: float = 0.15) -> tuple[np.ndarray, Faces]:
-    """A square around one face: (size, size, 3) uint8, grey where there is no photo, and the face in its pixels. margin: what
-    is left free on each side, as a share of the box's longer side."""
+    """One face in a square, (size, size, 3) uint8, grey beyond the photo, and the face in it; margin: of its longer side."""
     box = faces.boxes[number]
     scale = size / max((1 + 2 * margin) * (box[2:] - box[:2]).max(), 1.0)
     if scale < 0.5:  # a warp does not average

@@ -98,12 +98,9 @@ def _number(value: float) -> str:
 
 def face_table(faces: Faces) -> pd.DataFrame:
     """A row per face: number, box and score, and the columns of :func:`retinalib.pupils.pupil_table` where there are pupils."""
-    table = pd.DataFrame({"face": np.arange(len(faces))})
-    table[BOX] = faces.boxes
-    table["score"] = faces.scores
-    if not faces.schema.has_pupils:
-        return table
-    return pd.concat([table, pupil_table(faces).drop(columns="score")], axis=1)
+    table = pd.DataFrame(faces.boxes, columns=BOX).assign(score=faces.scores)
+    table.insert(0, "face", np.arange(len(faces)))
+    return table.join(pupil_table(faces).drop(columns="score")) if faces.schema.has_pupils else table
 
 
 def face_records(faces: Faces) -> list[dict]:

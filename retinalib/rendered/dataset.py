@@ -196,8 +196,8 @@ def draw_picture(seed: int, index: int, size: int, people: tuple[int, int]) -> t
         covered = rng.random() < 0.18
         if covered:
             scene.cover(picture, landmarks, scale, person.look.skin, rng)
-        row = _row(person, landmarks, box)
-        rows.append({**row, **_attributes(person, covered, blur, float(np.sqrt(np.prod(box[2:] - box[:2]))))})
+        size_of_face = float(np.sqrt(np.prod(box[2:] - box[:2])))
+        rows.append(_row(person, landmarks, box) | _attributes(person, covered, blur, size_of_face))
     return scene.lens(picture, blur, rng), rows
 
 
@@ -243,17 +243,13 @@ def _draw(folder: Path, configuration: dict, train: int, index: int) -> None:
     write_bytes(folder / wflw.IMAGES / name, coded.tobytes())
     about = [{"image": name, "face": n, "split": split} for n in range(len(faces))]
     rows = [{**row, **face, "landmarks": face["landmarks"].tolist()} for row, face in zip(about, faces, strict=True)]
-    write_text(_part(folder, index), json.dumps(rows, default=bool))
-
-
-def _part(folder: Path, index: int) -> Path:
-    return folder / "drawn" / f"{index:06d}.json"
+    write_text(folder / "drawn" / f"{index:06d}.json", json.dumps(rows, default=bool))
 
 
 def _rows(folder: Path, index: int) -> list[dict] | None:
     """The faces of a finished picture; None for another, or where a power cut left a damaged file."""
     try:
-        return json.loads(_part(folder, index).read_text())
+        return json.loads((folder / "drawn" / f"{index:06d}.json").read_text())
     except (FileNotFoundError, ValueError):
         return None
 

@@ -35,10 +35,9 @@ do batch norms, which detection fuses into the convolutions."""
 
 
 def cost_by_part(model: RetinaFace, height: int = 640, width: int = 640) -> pd.DataFrame:
-    """A row per part: part, parameters, gflop (a multiplication and an addition are two; the landmark head at every anchor),
-    for one image of ``height`` × ``width`` pixels."""
+    """A row per part: part, parameters, gflop of one image (a multiplication and an addition are two; heads at all anchors)."""
     with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE) as counter:
-        model.eval().dense(_blank(height, width, model))
+        model.eval().dense(torch.zeros(1, 3, height, width, device=next(model.parameters()).device))
     counts, rows = counter.get_flop_counts(), []  # of modules, and again of those that contain them
     for part, name in PARTS.items():
         values = sum(p.numel() for p in getattr(model, name).parameters())
@@ -59,7 +58,8 @@ def costs_side_by_side(models: Mapping[str, RetinaFace], size: int = 640, rounds
     rows, images, times = {}, {}, {name: [] for name in models}
     with torch.inference_mode():
         for name, network in ready.items():
-            images[name] = _blank(size, size, network).contiguous(memory_format=torch.channels_last)
+            blank = torch.zeros(1, 3, size, size, device=next(network.parameters()).device)
+            images[name] = blank.contiguous(memory_format=torch.channels_last)
             with FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE) as counter:
                 network(images[name])
             rows[name] = [sum(p.numel() for p in models[name].parameters()), counter.get_total_flops() / 1e9]
@@ -73,11 +73,6 @@ def costs_side_by_side(models: Mapping[str, RetinaFace], size: int = 640, rounds
     gaps = [np.subtract(taken, next(iter(times.values()))) for taken in times.values()]
     table = [(*row, np.median(gap), *quantile_test(gap).confidence_interval()) for row, gap in zip(table, gaps, strict=True)]
     return pd.DataFrame(table, list(models), columns)
-
-
-def _blank(height: int, width: int, model: RetinaFace) -> Tensor:
-    """(1, 3, height, width) zeros where the model is."""
-    return torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
 
 
 @torch.inference_mode()

@@ -36,8 +36,7 @@ def paired_difference(
     table: a row per face, with the columns arm, seed, image and ``value``, as far as both arms have them. The interval is that
     of :func:`crossed_difference`, with a bootstrap over photos. ValueError for fewer than two seeds."""
     pairs = table[table["arm"].isin([first, second])]
-    cells = pairs.groupby(["seed", "image", "arm"])[value].agg(["sum", "count"]).unstack("arm")
-    cells = cells.dropna()
+    cells = pairs.groupby(["seed", "image", "arm"])[value].agg(["sum", "count"]).unstack("arm").dropna()
     sums = (cells["sum"][second] - cells["sum"][first]).unstack("seed").fillna(0.0).to_numpy()
     counts = cells["count"][first].unstack("seed").fillna(0.0).to_numpy()
     photos, seeds = sums.shape

@@ -93,8 +93,7 @@ def _resume(tracker: Tracker, part: Path, state: Path, about: dict) -> None:
 
 
 def draw_trace(video: str | Path, trace: pd.DataFrame) -> Iterator[np.ndarray]:
-    """The frames of ``video``, (H, W, 3) uint8 RGB, with each face's box and number, and a circle around the pupils of
-    eyes that are open. trace: as of :func:`retinalib.track`."""
+    """The frames of ``video``, (H, W, 3) uint8 RGB, with the trace's boxes, numbers, and circles around open eyes' pupils."""
     of_frame = dict(list(trace.groupby("frame")))
     for number, (_, image) in enumerate(Video(video).read()):
         for row in of_frame.get(number, trace[:0]).to_dict("records"):
