@@ -17,11 +17,13 @@ from retinalib.files import write_text
 from retinalib.pupils import pupil_table
 
 _SIGNS = {"≥": r"$\ge$", "≤": r"$\le$", "−": "$-$", "ρ": r"$\rho$", "\u00a0": "~"}  # those that LaTeX does not know
+_ESCAPED = {sign: "\\" + sign for sign in "%&#$_{}"} | {"^": r"\^{}", "~": r"\~{}", "\\": r"\textbackslash{}"}
+_FITTING = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{\begin{tabular}"  # no wider than the text
 
 
 def say(*lines: str) -> None:
     """Shows Markdown in a notebook, a line below the other."""
-    display(Markdown("\n".join(lines)))
+    display(Markdown(re.sub(r"(?<=\d)%(?!\w)", "\u00a0%", "\n".join(lines))))
 
 
 def show_table(
@@ -58,7 +60,8 @@ def with_intervals(table: pd.DataFrame, intervals: dict[str, tuple[str, str]]) -
 
 
 def write_table(table: pd.DataFrame, path: Path, caption: str, printed: pd.DataFrame | None = None) -> None:
-    """``path`` with .csv (all digits), .md and .tex (booktabs, label ``tab:<folder>-<name>``); ``printed``: for these two."""
+    """``path`` with .csv (all digits), .md and .tex (label ``tab:<folder>-<name>``; a paper needs the packages booktabs and
+    graphicx); ``printed``: for these two."""
     write_text(path.with_suffix(".csv"), table.to_csv())
     printed = table if printed is None else printed
     several = isinstance(printed.index, pd.MultiIndex)
@@ -69,18 +72,19 @@ def write_table(table: pd.DataFrame, path: Path, caption: str, printed: pd.DataF
     cells = printed.rename_axis(index=lambda name: name and name.replace("_", " "))
     cells.columns = [name.replace("_", " ") for name in cells]
     styled = cells.style.format(lambda v: _number(v) if isinstance(v, float) else v, escape="latex")
-    styled.format_index(None, axis=0, escape="latex")
+    styled.format_index(lambda name: f"{name:g}" if isinstance(name, float) else name, axis=0, escape="latex")
     lines = partial(textwrap.wrap, width=10, break_long_words=False)
     styled.format_index(lambda name: r"\shortstack[r]{" + r"\\{}".join(lines(name)) + "}", axis=1, escape="latex")
     latex = styled.to_latex(
         hrules=True,
-        caption=re.sub(r"([%&#$_])", r"\\\1", caption),
+        caption=caption.replace(" %", "\u00a0%").translate(str.maketrans(_ESCAPED)),
         label=f"tab:{path.parent.name}-{path.name}",
         position="htbp",
         column_format="l" * cells.index.nlevels + "r" * cells.shape[1],
         multirow_align="naive",
     ).translate(str.maketrans(_SIGNS))
-    small = "\\footnotesize\\centering\\setlength{\\tabcolsep}{3pt}\n"
+    latex = latex.replace(r"\begin{tabular}", _FITTING).replace(r"\end{tabular}", r"\end{tabular}}")
+    small = "\\footnotesize\\centering\\setlength{\\tabcolsep}{3pt}\\setlength{\\belowcaptionskip}{4pt}\n"
     write_text(path.with_suffix(".tex"), latex.replace("\\caption", small + "\\caption", 1))
 
 

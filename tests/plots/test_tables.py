@@ -26,7 +26,7 @@ def test_tables_are_written_for_paper_page_and_machine(tmp_path):
     assert "50 % of 3 photos" in page and "| no_se" in page and "0.05123" in page and "100300" in page
     assert "–" in page and "nan" not in page
     latex = (tmp_path / "tables/t.tex").read_text()
-    assert r"\toprule" in latex and r"50 \% of 3 photos, IoU $\ge$ 0.5" in latex and r"\shortstack[r]{median nme}" in latex
+    assert r"\toprule" in latex and r"50~\% of 3 photos, IoU $\ge$ 0.5" in latex and r"\shortstack[r]{median nme}" in latex
     assert r"no\_se & 0.0512 & 100300" in latex and "b & – & 7" in latex and r"\label{tab:tables-t}" in latex
 
 
@@ -71,11 +71,15 @@ def test_tables_compile_in_an_article(tmp_path):
     signs = "a_b 5 % & # $ {} ~ ^ \\ ≥ ≤ × ± − ° – < é ρ"
     write_table(pd.DataFrame({signs: [signs], "v": [1.5]}, index=[signs]), tmp_path / "signs", signs)
     write_table(differences(), tmp_path / "differences", "the protocol", paper_form(differences()))
+    write_table(pd.DataFrame(np.ones((1, 40)), pd.Index([0.01])).add_prefix("measure "), tmp_path / "wide", "40 measures")
     shutil.copytree(PROJECT / "figures/tables", tmp_path / "report")
     inputs = [rf"\input{{{path.relative_to(tmp_path).as_posix()}}}" for path in sorted(tmp_path.rglob("*.tex"))]
-    article = "\n".join([r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}", *inputs, r"\end{document}"])
+    article = "\n".join(
+        [r"\documentclass{article}", r"\usepackage{booktabs,graphicx}", r"\begin{document}", *inputs, r"\end{document}"]
+    )
     (tmp_path / "article.tex").write_text(article)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "article.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
     assert done.returncode == 0, "\n".join(line for line in done.stdout.splitlines() if line.startswith(("!", "l.")))
     assert (tmp_path / "article.pdf").stat().st_size > 10_000
+    assert "Overfull" not in done.stdout.split("wide.tex")[1].split(")")[0]
