@@ -62,16 +62,16 @@ def test_rendered_beside_real():
     both = pd.concat([one.assign(source="one"), other.assign(source="other")], ignore_index=True)
     fig = names["distributions_figure"](both, labels, table["KS"])
     assert [(ax.get_title("left") or ax.get_title())[:3] for ax in fig.axes[:3]] == ["KS ", "KS ", ""]
-    assert [text.get_text() for text in fig.axes[0].get_legend().get_texts()] == ["one", "other"]
+    assert [text.get_text() for text in fig.axes[5].get_legend().get_texts()] == ["one", "other"]
 
 
 def test_plates():
     image = np.zeros((50, 50, 3), np.uint8)
     one = Faces([[5, 5, 45, 45]], np.random.default_rng(0).uniform(5, 45, (1, 98, 2)))
     plate = defined("01", "plates")["plate"]
-    fig = plate([(image, one)] * 5, list("abcde"), columns=3, width=1.5, landmarks=False)
+    fig = plate("heading", [(image, one)] * 5, list("abcde"), columns=3, width=1.5, landmarks=False)
     assert [ax.get_title(loc="left") or ax.get_title() for ax in fig.axes] == ["a", "b", "c", "d", "e", ""]
-    plate([(image, Faces.empty())], [""], columns=6, width=1.5)
+    plate("heading", [(image, Faces.empty())], [""], columns=6, width=1.5)
 
 
 def test_proportions_of_a_drawn_mouth():

@@ -11,7 +11,7 @@ from matplotlib.collections import PatchCollection
 from retinalib.faces import Faces
 from retinalib.plots.style import PALETTE, TRUTH, draw_faces
 
-KINDS = {"matched": PALETTE[0], "kept": PALETTE[1], "missed": PALETTE[7]}  # blue, amber, dark grey
+KINDS = {"matched": PALETTE[0], "kept": PALETTE[1], "missed": "#1A1A1A"}  # blue, amber, nearly black
 """What can become of a face, and its colour: see :func:`retinalib.studies.anchor_coverage.coverage`."""
 
 LABELS = {"matched": "matched from the threshold on", "kept": "keeps its one best anchor", "missed": "missed: background"}
@@ -30,9 +30,10 @@ def draw_coverage(ax: Axes, table: pd.DataFrame) -> None:
     classes = size_classes(table["size"])
     shares = pd.crosstab(classes, table["kind"], normalize="index").reindex(columns=list(KINDS), fill_value=0)
     shares.rename(columns=LABELS).plot.bar(stacked=True, width=0.85, color=list(KINDS.values()), legend=False, ax=ax)
+    plt.setp(ax.containers[2], hatch="///", edgecolor="white", linewidth=0)
     for x, n in enumerate(classes.value_counts().reindex(shares.index)):
-        ax.annotate(str(n), (x, 1.01), ha="center", fontsize=7)
-    ax.tick_params(axis="x", rotation=60, labelsize=7)
+        ax.annotate(str(n), (x, 1.01), ha="center", fontsize=8)
+    plt.setp(ax.get_xticklabels(), rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
     ax.set(xlabel="face size (pixels of the input)", ylim=(0, 1.07))
     ax.grid(axis="x", visible=False)
 

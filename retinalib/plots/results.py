@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from retinalib.plots.style import PALETTE
 
 
-def difference_figure(differences: pd.DataFrame) -> Figure:
-    """A forest plot of ``comparison.compare``, a panel per measure, a row per arm; orange and filled where p_holm < 0.05."""
+def difference_figure(differences: pd.DataFrame, title: str) -> Figure:
+    """A forest plot of ``comparison.compare``, a panel per measure, a row per arm; filled where p_holm < 0.05."""
     measures, arms = list(differences["measure"].unique()), list(differences["arm"].unique())
     rows = -(-len(measures) // 2)
-    size = (7.2, rows * (1.0 + 0.35 * len(arms)))
+    size = (7.2, 0.7 + rows * (1.0 + 0.35 * len(arms)))
     fig, axes = plt.subplots(rows, 2, figsize=size, layout="constrained", sharey=True, squeeze=False)
     for ax in axes.flat[len(measures) :]:
         ax.set_axis_off()
@@ -30,6 +30,10 @@ def difference_figure(differences: pd.DataFrame) -> Figure:
         ax.set(xlim=(-reach, reach), ylim=(len(arms) - 0.5, -0.5), yticks=range(len(arms)), yticklabels=arms)
         ax.set(title=measure, xlabel=f"difference{unit} ({part['better'].iloc[0]} is better)")
         ax.locator_params(axis="x", nbins=5)
+    for label, colour, fill in (("p < 0.05 (Holm)", PALETTE[5], PALETTE[5]), ("p ≥ 0.05", PALETTE[0], "white")):
+        axes[0, 0].plot([], [], "o-", color=colour, mfc=fill, ms=7, mew=1.6, label=label)
+    fig.legend(loc="outside lower center", ncols=2)
+    fig.suptitle(title, x=0.01, ha="left", weight="bold", fontsize="medium")
     return fig
 
 

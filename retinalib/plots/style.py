@@ -122,7 +122,8 @@ def _draw_landmarks(ax: Axes, face: Faces, colour: str, regions: bool, numbers: 
             [plt.Circle(point, size / 2) for point in points[chosen]],
             facecolors=colours[chosen] if filled else "none",
             edgecolors="white" if filled and numbers else colours[chosen],
-            linewidths=0.3 if filled else 0.8,
+            linewidths=0.3 if filled else 1,
+            path_effects=None if filled else [withStroke(linewidth=2.4, foreground="black")],
             zorder=3,
         )
         ax.add_collection(dots)
@@ -131,8 +132,9 @@ def _draw_landmarks(ax: Axes, face: Faces, colour: str, regions: bool, numbers: 
             there = [i for i in indices if known[i]]
             for i in there:
                 direction = points[i] - points[there].mean(0)
-                unit = direction / max(float(np.linalg.norm(direction)), 1e-6)
-                at = points[i] + (-1.6 if region == "inner lips" else 1.6) * size * unit  # the outer lips' are outside
+                far = max(float(np.linalg.norm(direction)), 1e-6)
+                step = -min(1.6 * size, 0.45 * far) if region == "inner lips" else 1.6 * size  # the outer lips' are outside
+                at = points[i] + step * direction / far
                 text = ax.annotate(str(i), at, color="white", fontsize=7, zorder=4, ha="center", va="center")
                 text.set_path_effects([withStroke(linewidth=1.2, foreground="black")])
 
