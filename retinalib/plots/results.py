@@ -19,7 +19,7 @@ def difference_figure(differences: pd.DataFrame, title: str) -> Figure:
         ax.set_axis_off()
     for ax, measure in zip(axes.flat, measures, strict=False):
         part = differences[differences["measure"] == measure]
-        unit = f" in {part['unit'].iloc[0]}" if part["unit"].iloc[0] else ""
+        unit = f" in {part['unit'].iloc[0]}" if part["unit"].iloc[0] else " as a fraction"
         for row in part.itertuples():
             place, sure = arms.index(row.arm), row.p_holm < 0.05
             colour = PALETTE[5] if sure else PALETTE[0]
