@@ -88,7 +88,6 @@ def export(
     else:
         module = _Network(model) if what == "network" else _Detector(model, score_threshold, nms_threshold)
         wanted = [(module, path, (2, 96, 160, 3))]
-    any_size = range(1 if what == "looks" else 3)  # of the input's dimensions
     for module, name, shape in wanted:
         example = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         with warnings.catch_warnings():
@@ -99,7 +98,7 @@ def export(
                 dynamo=True,
                 input_names=["patches" if what == "looks" else "images"],
                 output_names=list(OUTPUTS[what]),
-                dynamic_shapes=(dict.fromkeys(any_size, torch.export.Dim.DYNAMIC),),
+                dynamic_shapes=(dict.fromkeys(range(1 if what == "looks" else 3), torch.export.Dim.DYNAMIC),),
                 verbose=False,
             )
         with replacing(name) as temporary:
