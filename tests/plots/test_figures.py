@@ -52,6 +52,7 @@ def test_coverage_counts_every_face():
     assert sum(int(text.get_text()) for text in ax.texts) == 30
     kinds = [to_hex(bars[0].get_facecolor()).upper() for bars in ax.containers]
     assert kinds == list(anchors.KINDS.values()) and ax.get_ylim()[1] == 1.07
+    assert ax.containers[2][0].get_hatch() == "///"  # told apart in grey, too
     top = sum(bars[0].get_height() for bars in ax.containers)
     assert top == pytest.approx(1)
     anchors.draw_coverage(plt.subplots()[1], table[:1])

@@ -82,6 +82,15 @@ def test_nothing_to_draw():
     assert pixels(unknown, numbers=True, regions=True, boxes=False).sum() == 0
 
 
+def test_numbers_of_closed_lips_stay_on_their_side():
+    points, lips = np.full((1, 98, 2), np.nan), list(WFLW_98.regions["inner lips"])
+    points[0, lips] = [[30, 60], [40, 59], [50, 59], [60, 59], [70, 60], [60, 61], [50, 61], [40, 61]]
+    _, ax = plt.subplots()
+    draw_faces(ax, np.zeros((100, 100, 3), np.uint8), Faces([[0, 0, 100, 100]], points), numbers=True)
+    at = {text.get_text(): text.xy for text in ax.texts}
+    assert at["90"][1] < 60 < at["94"][1] and len(at) == len(lips)
+
+
 def test_lines_run_through_the_regions():
     points = np.random.default_rng(0).uniform(size=(98, 2))
     lines = region_lines(points, WFLW_98)
