@@ -51,18 +51,15 @@ def test_subsets_by_hand():
 
 
 def test_end_to_end_is_the_ablations_measure_with_intervals(tmp_path):
-    dataset, detector = (
-        rendered.load(rendered.make(tmp_path / "faces", 20, seed=5), "train"),
-        load_detector("rendered98", "cpu"),
-    )
-    table, (faces, _, numbers) = end_to_end(detector, dataset), measure(detector, dataset)
+    dataset = rendered.load(rendered.make(tmp_path / "faces", 20, seed=5), "train")
+    faces, detections, numbers = measure(load_detector("rendered98", "cpu"), dataset)
+    table = end_to_end(faces, detections, dataset.names)
     assert table.loc["AP", "value"] == pytest.approx(numbers["ap"])
     assert table.loc["found", "value"] == pytest.approx(faces["matched"].mean())
     assert table.loc["median NME", "value"] == pytest.approx(faces["nme"].median())
     assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
     assert table.loc["median NME", "low"] < table.loc["median NME", "high"]
-    dataset.complete = False  # a surplus detection may be a face
-    assert "AP" not in end_to_end(detector, dataset).index
+    assert "AP" not in end_to_end(faces, detections[:0], dataset.names).index  # labelled in part
 
 
 @needs_shared
