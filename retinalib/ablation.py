@@ -119,9 +119,8 @@ def _train_in_child(config: TrainConfig, train_set: FaceDataset, validation_set:
 
 
 def measure(detector: Detector, dataset: FaceDataset) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, float]]:
-    """A row a labelled face (see evaluate.evaluate_faces), a row a detection (see evaluate.precision_recall), and the AP at IoU
-    0.5, at 0.75 and over 0.5 to 0.95 (COCO's), with the numbers of photos and faces. In photos labelled only in part: no rows
-    of detections, and AP is NaN."""
+    """A row a labelled face (evaluate.evaluate_faces), a row a detection (evaluate.precision_recall), AP at IoU 0.5, 0.75 and
+    over 0.5 to 0.95 (COCO's), numbers of photos and faces. Where labels are partial: no rows of detections, and AP is NaN."""
     found = detect_all(detector, dataset)
     truth = [dataset.faces(number) for number in range(len(dataset))]
     table = evaluate_faces([f[f.scores >= SCORE_THRESHOLD] for f in found], truth, dataset.names)
@@ -142,8 +141,8 @@ def run(
     device: str | torch.device | None = None,
     processes: int | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Trains (see :func:`train_all`) and measures every arm with every seed. Returns the faces (a row per arm, seed and true
-    face) and the runs (columns arm, seed, ap, photos, faces, folder)."""
+    """Trains (:func:`train_all`) and measures arms × seeds: the faces, a row per arm, seed and true face, and the runs (columns
+    arm, seed, ap, photos, faces, folder)."""
     configs = {(arm, seed): arm_config(arm, base, seed) for seed in seeds for arm in arms}
     folders = {key: run_folder(runs, key[0], config, train_set) for key, config in configs.items()}
     train_all({folders[key]: config for key, config in configs.items()}, train_set, validation_set, device, processes)

@@ -10,7 +10,6 @@ import numpy as np
 from retinalib.faces import Faces
 
 _FILL = (124, 116, 104)  # RGB where there is no photo
-_SMALLEST_FACE = 1.0  # pixels a side after augmentation
 _EXPANDED = (1.0, 1.6)  # in longer sides of the photo
 _LARGE_FACE = 64  # pixels of a face's longer side in the photo, from which on its parts can be shown alone
 _NEAR = (0.15, 0.5)  # in longer sides of the face
@@ -66,7 +65,14 @@ def augment(
     if rng.random() < config.flip:
         image = cv2.flip(image, 1)
         faces = faces.flipped(size)
-    return _degrade(_distort(image, rng, config), rng, config), _keep(faces, size)
+    centre = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
+    cut = faces.boxes.clip(0, size)
+    whole, shown = faces.boxes[:, 2:] - faces.boxes[:, :2], cut[:, 2:] - cut[:, :2]
+    kept = ((centre > 0) & (centre < size)).all(1) & (shown >= 1).all(1)  # a face has a pixel a side at least
+    kept &= shown.prod(1) >= _LEAST_SHARE * whole.prod(1)
+    inside = ((faces.landmarks >= 0) & (faces.landmarks <= size)).all(-1)
+    faces = replace(faces, boxes=cut, visible=faces.visible & inside)[kept]
+    return _distort(image, rng, config), faces
 
 
 def turned(faces: Faces, degrees: float, centre: float) -> Faces:
@@ -91,7 +97,11 @@ def _choose_square(
         side = rng.uniform(*config.crop) * min(height, width)
     box = faces.boxes[rng.integers(len(faces))] if len(faces) else None
     if box is not None and (box[2:] - box[:2]).max() >= _LARGE_FACE and rng.random() < config.near:
-        return _choose_part(shape, box, rng)
+        extent = box[2:] - box[:2]
+        side = min(np.floor(rng.uniform(*_NEAR) * extent.max()), height, width)
+        centre = (box[:2] + box[2:]) / 2 + rng.uniform(-1, 1, 2) * extent
+        left, top = (centre - side / 2).round().clip(0, [width - side, height - side])
+        return float(left), float(top), float(side)
     if box is not None:  # large enough for the face
         box = box.clip(-max(height, width), 2 * max(height, width))  # but no larger than memory for a box far out of the photo
         side = max(side, (box[2:] - box[:2]).max() + 1)
@@ -102,15 +112,6 @@ def _choose_square(
     if box is not None:
         low, high = np.ceil((box[2:] - side).clip(low, high)), np.floor(box[:2].clip(low, high))
     left, top = rng.integers(low.astype(int), high.astype(int), endpoint=True)
-    return float(left), float(top), float(side)
-
-
-def _choose_part(shape: tuple[int, int], box: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float]:
-    height, width = shape
-    extent = box[2:] - box[:2]
-    side = min(np.floor(rng.uniform(*_NEAR) * extent.max()), height, width)
-    centre = (box[:2] + box[2:]) / 2 + rng.uniform(-1, 1, 2) * extent
-    left, top = (centre - side / 2).round().clip(0, [width - side, height - side])
     return float(left), float(top), float(side)
 
 
@@ -139,19 +140,8 @@ def _cut_turned(image: np.ndarray, left: float, top: float, side: float, size: i
     return cv2.warpAffine(image, np.column_stack([rotation, shift]), (size, size), borderValue=_FILL)
 
 
-def _keep(faces: Faces, size: int) -> Faces:
-    centre = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
-    cut = faces.boxes.clip(0, size)
-    whole, shown = faces.boxes[:, 2:] - faces.boxes[:, :2], cut[:, 2:] - cut[:, :2]
-    kept = ((centre > 0) & (centre < size)).all(1) & (shown >= _SMALLEST_FACE).all(1)
-    kept &= shown.prod(1) >= _LEAST_SHARE * whole.prod(1)
-    faces = faces[kept]
-    inside = ((faces.landmarks >= 0) & (faces.landmarks <= size)).all(-1)
-    return replace(faces, boxes=cut[kept], visible=faces.visible & inside)
-
-
 def _distort(image: np.ndarray, rng: np.random.Generator, config: AugmentConfig) -> np.ndarray:
-    """Brightness and contrast by one table, saturation and hue by another in HSV, each half of the time."""
+    """Brightness and contrast by one table, saturation and hue by another in HSV, each half of the time; then sharpness."""
     if rng.random() < 0.5:
         gain, shift = 1 + rng.uniform(-1, 1) * config.contrast, rng.uniform(-1, 1) * config.brightness
         levels = (np.arange(256) - 128) * gain + 128 + shift
@@ -162,16 +152,11 @@ def _distort(image: np.ndarray, rng: np.random.Generator, config: AugmentConfig)
         tables = [(levels + turn) % 180, (levels * gain).clip(0, 255), levels]
         table = np.stack(tables, -1).astype(np.uint8)[None]
         image = cv2.cvtColor(cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), table), cv2.COLOR_HSV2RGB)
-    return image
-
-
-def _degrade(image: np.ndarray, rng: np.random.Generator, config: AugmentConfig) -> np.ndarray:
     if config.blur and rng.random() < config.blur:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(*_BLUR))
     if config.grey and rng.random() < config.grey:
         image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     if config.jpeg and rng.random() < config.jpeg:
-        quality = int(rng.integers(*_JPEG, endpoint=True))
-        data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(*_JPEG, endpoint=True))])[1]
         image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
     return image

@@ -53,8 +53,7 @@ def to_target(faces: Faces, size: tuple[int, int], complete: bool = True) -> Tar
 def batch_keys(
     images: int, batch_size: int, seed: int, epochs: int, first_epoch: int = 0, part: tuple[int, int] = (0, 1)
 ) -> Iterator[list[tuple[int, int]]]:
-    """Batches of (epoch, number), each epoch in an order of its own, without what fills no batch. ``part``: (n, of) takes the
-    n-th of equal parts of each batch."""
+    """Batches of (epoch, number), each epoch in its own order, but what fills no batch; part (n, of): the n-th part of each."""
     for epoch in range(first_epoch, epochs):
         order = np.random.default_rng([seed, epoch]).permutation(images).tolist()
         for start in range(0, images - batch_size + 1, batch_size):

@@ -1,6 +1,6 @@
 """All that decides what a run learns, and the profiles: how much work the workbook does."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 from retinalib.augment import AugmentConfig
 from retinalib.landmarks import WFLW_98, LandmarkSchema
@@ -8,10 +8,7 @@ from retinalib.loss import LossConfig
 from retinalib.model import ModelConfig
 from retinalib.second_look import eye_look
 
-_FEW_LANDMARKS = 20  # of more, the sum over coordinates would drown the rest of the loss: they weigh a quarter
 _NEAR = 0.15  # of crops show a part, as background
-_LEAST_NEGATIVES = 32  # as of a face with four or five positive anchors; without them crops without faces teach nothing
-_PUPIL_WEIGHT = 5.0  # so that the place of the pupil in the eye, which this workbook is about, counts in the sum
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class TrainConfig:
 
 
 _AUGMENT = AugmentConfig(near=_NEAR)  # rendered faces are turned, blurred and grey already
-_OF_PHOTOS = AugmentConfig(near=_NEAR, turn=30.0, blur=0.1, grey=0.1, jpeg=0.2)
+_PHOTOS = AugmentConfig(near=_NEAR, turn=30.0, blur=0.1, grey=0.1, jpeg=0.2)
 
 
 @dataclass(frozen=True)
@@ -72,22 +69,15 @@ class Profile:
     ) -> TrainConfig:
         """The training run of this profile, with or without SE, for the landmarks of ``schema``."""
         epochs = self.epochs if epochs is None else epochs
-        config = TrainConfig(
-            image_size=self.image_size,
-            epochs=epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            validate_every=max(1, min(5, epochs // 5)),
-            loss=LossConfig(
-                landmark_weight=1.0 if schema.count <= _FEW_LANDMARKS else 0.25,
-                pupil_weight=_PUPIL_WEIGHT,
-                least_negatives=_LEAST_NEGATIVES,
-            ),
-            augment=self.augment,
-            seed=seed,
-        )
         looks = (eye_look(schema),) if self.second_look and schema.has_pupils else ()
-        return replace(config, model=replace(config.model, schema=schema, se_reduction=se_reduction, looks=looks))
+        loss = LossConfig(
+            landmark_weight=1.0 if schema.count <= 20 else 0.25,  # of many, the sum would drown the rest of the loss
+            pupil_weight=5.0,  # so that the place of the pupil in the eye, which this workbook is about, counts in the sum
+            least_negatives=32,  # as of a face with four or five positives; else crops without faces would teach nothing
+        )
+        own = {name: getattr(self, name) for name in ("image_size", "batch_size", "learning_rate", "augment")}
+        model = ModelConfig(schema=schema, se_reduction=se_reduction, looks=looks)
+        return TrainConfig(model, loss, epochs=epochs, validate_every=max(1, min(5, epochs // 5)), seed=seed, **own)
 
 
 PROFILES = {
@@ -95,13 +85,6 @@ PROFILES = {
     "standard": Profile(images=2500, epochs=10, seeds=3, image_size=160, batch_size=16, learning_rate=6e-3),
     "shipped": Profile(images=8000, epochs=36, seeds=1, image_size=160, batch_size=16, learning_rate=6e-3, second_look=True),
     "full": Profile(
-        images=12000,
-        epochs=60,
-        seeds=5,
-        image_size=320,
-        batch_size=32,
-        learning_rate=6e-3,
-        second_look=True,
-        augment=_OF_PHOTOS,
+        12000, epochs=60, seeds=5, image_size=320, batch_size=32, learning_rate=6e-3, second_look=True, augment=_PHOTOS
     ),
 }

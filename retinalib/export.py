@@ -6,8 +6,7 @@ The file takes photos as they come, ``images`` (B, H, W, 3) uint8 RGB, for any B
   number of each face's photo; of one look at the photo's own size, without second looks; best first, without a limit.
 - "network": ``logits`` (B, A, 2), ``boxes`` (B, A, 4) offsets and ``landmarks`` (B, A, 2L) shifts at every anchor.
 - "looks": beside the file, one for each second look, ``OUT-look1.onnx``, …: ``patches`` (N, rows, columns, 3) uint8 RGB to
-  ``points`` (N, K, 2), pixels of the patch; `tests/test_export.py` shows in NumPy where patches are cut.
-"""
+  ``points`` (N, K, 2), pixels of the patch; `tests/test_export.py` shows in NumPy where patches are cut."""
 
 import warnings
 from inspect import unwrap
@@ -81,35 +80,30 @@ def export(
         raise ValueError(f"what must be one of {', '.join(OUTPUTS)}; got '{what}'")
     if what == "looks" and not model.looks:
         raise ValueError("this network has no second looks to export")
-    path, drawn = Path(path), torch.Generator().manual_seed(0)
+    path = Path(path)
     if what == "looks":
-        paths = []
-        for number, look in enumerate(for_inference(model).cpu().looks, 1):
-            example = torch.randint(0, 256, (2, look.config.rows, look.config.columns, 3), dtype=torch.uint8, generator=drawn)
-            paths.append(path.with_stem(f"{path.stem}-look{number}"))
-            _write(_Look(look), paths[-1], "patches", example, OUTPUTS[what], dynamic=1)
-        return paths
-    module = _Network(model) if what == "network" else _Detector(model, score_threshold, nms_threshold)
-    example = torch.randint(0, 256, (2, 96, 160, 3), dtype=torch.uint8, generator=drawn)
-    _write(module, path, "images", example, OUTPUTS[what], dynamic=3)
-    return [path]
-
-
-def _write(module: nn.Module, path: Path, given: str, example: Tensor, outputs: tuple[str, ...], dynamic: int) -> None:
-    """``dynamic``: how many of the input's first dimensions may be of any size."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torchvision's NMS, about names that torch will change
-        program = torch.onnx.export(
-            module.eval(),
-            (example,),
-            dynamo=True,
-            input_names=[given],
-            output_names=list(outputs),
-            dynamic_shapes=(dict.fromkeys(range(dynamic), torch.export.Dim.DYNAMIC),),
-            verbose=False,
-        )
-    with replacing(path) as temporary:
-        program.save(temporary)
+        looks = enumerate(for_inference(model).cpu().looks, 1)
+        named = [(look, path.with_stem(f"{path.stem}-look{number}")) for number, look in looks]
+        wanted = [(_Look(look), name, (2, look.config.rows, look.config.columns, 3)) for look, name in named]
+    else:
+        module = _Network(model) if what == "network" else _Detector(model, score_threshold, nms_threshold)
+        wanted = [(module, path, (2, 96, 160, 3))]
+    for module, name, shape in wanted:
+        example = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torchvision's NMS, about names that torch will change
+            program = torch.onnx.export(
+                module.eval(),
+                (example,),
+                dynamo=True,
+                input_names=["patches" if what == "looks" else "images"],
+                output_names=list(OUTPUTS[what]),
+                dynamic_shapes=(dict.fromkeys(range(1 if what == "looks" else 3), torch.export.Dim.DYNAMIC),),
+                verbose=False,
+            )
+        with replacing(name) as temporary:
+            program.save(temporary)
+    return [name for _, name, _ in wanted]
 
 
 if __name__ == "__main__":

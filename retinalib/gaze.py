@@ -7,13 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.spatial.transform import Rotation
 
 from retinalib.landmarks import WFLW_98, Eye
-from retinalib.pupils import CLOSED, eye_frame, eyes_of, openness, to_eye_frame
+from retinalib.pupils import CLOSED, eye_frame, eyes_of, openness
 from retinalib.rendered.head import average_landmarks, gaze_vector
-
-_ROUNDS = 60  # the last ten change under 0.01°
 
 
 @dataclass(frozen=True)
@@ -27,14 +24,9 @@ class HeadPose:
     def angles(self) -> pd.DataFrame:
         """Columns yaw, pitch, roll (degrees) and residual."""
         r = self.rotation
-        return pd.DataFrame(
-            {
-                "yaw": np.degrees(np.arctan2(-r[:, 2, 0], r[:, 2, 2])),
-                "pitch": np.degrees(np.arcsin(r[:, 2, 1].clip(-1, 1))),
-                "roll": np.degrees(np.arctan2(-r[:, 0, 1], r[:, 1, 1])),
-                "residual": self.residual,
-            }
-        )
+        yaw, roll = np.arctan2(-r[:, 2, 0], r[:, 2, 2]), np.arctan2(-r[:, 0, 1], r[:, 1, 1])
+        turns = {"yaw": yaw, "pitch": np.arcsin(r[:, 2, 1].clip(-1, 1)), "roll": roll}
+        return np.degrees(pd.DataFrame(turns)).assign(residual=self.residual)
 
 
 def head_pose(landmarks: np.ndarray) -> HeadPose:
@@ -52,7 +44,7 @@ def head_pose(landmarks: np.ndarray) -> HeadPose:
     points = np.where(known[:, None, None], points, model[None, :, :2])
     points = points - points.mean(1, keepdims=True)
     depth = np.zeros(points.shape[:2])
-    for _ in range(_ROUNDS):
+    for _ in range(60):  # the last ten change under 0.01°
         seen = np.concatenate([points, depth[..., None]], -1)
         u, _, vt = np.linalg.svd(np.einsum("npi,pj->nij", seen, model))
         sign = np.ones((len(points), 3))
@@ -71,8 +63,7 @@ def head_pose(landmarks: np.ndarray) -> HeadPose:
 
 @dataclass(frozen=True)
 class Eyeball:
-    """The right eye's ball in head units (the distance of the outer canthi is 1); the left eye is its mirror image. By default
-    what :func:`calibrate` gives for rendered faces."""
+    """The right eye's ball in head units; the left one is its mirror image. By default that of rendered faces."""
 
     centre: tuple[float, float, float] = (-0.002, -0.004, -0.080)  # from the middle of the canthi: x, y, z of the head
     radius: float = 0.130  # to the pupil
@@ -86,8 +77,7 @@ def calibrate(landmarks: np.ndarray, gaze: dict[str, np.ndarray], closed: float 
     """The eyeball that explains known gaze best, by least squares over all open eyes, from (N, 98, 2) landmarks and ``{"right":
     (N, 2), "left": (N, 2)}`` yaw and pitch in degrees. Raises ValueError for fewer than two open eyes.
 
-    A pupil lies at ``scale · (rotation @ centre + radius · gaze)`` from the middle of its canthi: linear in centre and radius.
-    """
+    A pupil lies at ``scale · (rotation @ centre + radius · gaze)`` from the middle of its canthi: linear in both."""
     landmarks = np.asarray(landmarks, float)
     pose = head_pose(landmarks)
     rows, wanted = [], []
@@ -137,30 +127,3 @@ def gaze_error(predicted: pd.DataFrame, true: pd.DataFrame, side: str) -> np.nda
     columns = [f"gaze_yaw_{side}", f"gaze_pitch_{side}"]
     a, b = (gaze_vector(*table[columns].to_numpy(float).T) for table in (predicted, true))
     return np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b), axis=1), (a * b).sum(1)))
-
-
-def gaze_baselines(landmarks: np.ndarray) -> dict[str, pd.DataFrame]:
-    """Baselines that ignore the pupil, as of :func:`gaze_angles`, of (N, 98, 2) landmarks: the camera, and the head's pose."""
-    head = head_pose(landmarks).angles()
-    looks = {"into the camera": 0 * head[["yaw", "pitch"]].fillna(0), "where the head points": head[["yaw", "pitch"]]}
-    names = [f"gaze_{angle}{side}" for side in ("_right", "_left", "") for angle in ("yaw", "pitch")]
-    return {name: pd.DataFrame(np.tile(look.to_numpy(), 3), columns=names).assign(vergence=0.0) for name, look in looks.items()}
-
-
-def gaze_in_head(table: pd.DataFrame, side: str) -> np.ndarray:
-    """(N, 2) yaw and pitch of an eye's gaze seen from its own head, degrees. table: yaw, pitch, roll, gaze_yaw_<side> and
-    gaze_pitch_<side> against the camera."""
-    head = Rotation.from_euler("ZXY", table[["roll", "pitch", "yaw"]], degrees=True)
-    look = gaze_vector(*table[[f"gaze_yaw_{side}", f"gaze_pitch_{side}"]].to_numpy(float).T)
-    return np.column_stack(_angles(head.inv().apply(look)))
-
-
-def compensated_offset(landmarks: np.ndarray, eyeball: Eyeball, side: str) -> np.ndarray:
-    """(N, 2) the pupil's offset in the eye frame minus that of a pupil which looks where the head points, in eye widths; side:
-    "right" or "left"."""
-    landmarks = np.asarray(landmarks, float)
-    eye = eyes_of(WFLW_98)[side]
-    pose = head_pose(landmarks)
-    ahead = eyeball.towards(pose, eye) + eyeball.radius * pose.rotation[:, :2, 2]
-    straight = eye_frame(landmarks, eye)[0] + pose.scale[:, None] * ahead
-    return to_eye_frame(landmarks[:, eye.pupil], landmarks, eye) - to_eye_frame(straight, landmarks, eye)

@@ -66,20 +66,17 @@ class LandmarkSchema:
         if self.right_eye is None:
             return
         object.__setattr__(self, "left_eye", replace(self.left_eye, left=True))
-        self._check_eye("the right eye", self.right_eye)
-        self._check_eye("the left eye", self.left_eye)
-        mirrored = [order.get(number) for number in self.right_eye.points()]
-        self._need(
-            mirrored == self.left_eye.points(), "flip_order must exchange the two eyes, point by point, as a mirror does"
-        )
-
-    def _check_eye(self, name: str, eye: Eye) -> None:
-        known = {number for number in eye.points() if number is not None}
-        self._need(known <= set(range(self.count)), f"{name} has a landmark beyond the {self.count}, counted from 0")
-        self._need((eye.outer is None) == (eye.inner is None) and known, f"{name} needs a pupil, or both canthi, or all three")
-        lids = {eye.outer, eye.inner, *eye.upper, *eye.lower} <= set(eye.lids) and len(eye.upper) == len(eye.lower)
-        bare = not (eye.lids + eye.upper + eye.lower)
-        self._need(lids or bare, f"{name} has lids without canthi, or not as many upper as lower points among them")
+        for name, eye in (("the right eye", self.right_eye), ("the left eye", self.left_eye)):
+            known, canthi = {number for number in eye.points() if number is not None}, {eye.outer, eye.inner}
+            self._need(known <= set(everything), f"{name} has a landmark beyond the {self.count}, counted from 0")
+            self._need(
+                known and (None not in canthi or canthi == {None}), f"{name} needs a pupil, or both canthi, or all three"
+            )
+            lids = {*canthi, *eye.upper, *eye.lower} <= set(eye.lids) and len(eye.upper) == len(eye.lower)
+            bare = not (eye.lids + eye.upper + eye.lower)
+            self._need(lids or bare, f"{name} has lids without canthi, or not as many upper as lower points among them")
+        mirrored = [order.get(number) for number in self.right_eye.points()] == self.left_eye.points()
+        self._need(mirrored, "flip_order must exchange the two eyes, point by point, as a mirror does")
 
     def _need(self, holds: object, what: str) -> None:
         if not holds:
@@ -94,8 +91,7 @@ class LandmarkSchema:
     @property
     def has_pupils(self) -> bool:
         """Whether both eyes have canthi, lids and a pupil: what is said about pupils needs them."""
-        eyes = () if self.right_eye is None else (self.right_eye, self.left_eye)
-        return bool(eyes) and all(eye.lids and eye.pupil is not None for eye in eyes)
+        return self.right_eye is not None and bool(self.right_eye.lids) and self.right_eye.pupil is not None  # and so the left
 
     @property
     def pupils(self) -> tuple[int, int]:

@@ -103,28 +103,20 @@ def multi_task_loss(
     wanted = encode_landmarks(torch.cat([t.landmarks for t in targets])[face], anchors[anchor], anchor_config.variances)
     wanted = torch.where(visible[..., None], wanted, 0)  # unknown ones may be NaN
     given = landmarks_at(image, anchor).float().view_as(wanted)
-    if config.landmark_loss == "wing":
-        by_coordinate = wing(given - wanted)
-    else:
-        by_coordinate = smooth_l1_loss(given, wanted, reduction="none")
+    wings = config.landmark_loss == "wing"
+    by_coordinate = wing(given - wanted) if wings else smooth_l1_loss(given, wanted, reduction="none")
     with_landmarks = max(len(image), 1)
     landmark = (by_coordinate * visible[..., None]).sum() / with_landmarks
 
-    pupil = _pupil(given, wanted, visible, eyes) / with_landmarks
+    gap, pupil = given - wanted, given.new_zeros(())
+    for eye in eyes:
+        if None not in (eye.pupil, eye.outer, eye.inner):
+            shift = gap[:, eye.pupil] - (gap[:, eye.outer] + gap[:, eye.inner]) / 2
+            pupil = pupil + (shift.abs().sum(1) * visible[:, [eye.pupil, eye.outer, eye.inner]].all(1)).sum()
+    pupil = pupil / with_landmarks
 
     total = config.box_weight * box + config.class_weight * classification + config.landmark_weight * landmark
     return Parts(total + config.pupil_weight * pupil, box, classification, landmark, pupil, total.new_zeros(()))
-
-
-def _pupil(given: Tensor, wanted: Tensor, visible: Tensor, eyes: Sequence[Eye]) -> Tensor:
-    total = given.new_zeros(())
-    for eye in eyes:
-        if None not in (eye.pupil, eye.outer, eye.inner):
-            gap = given - wanted
-            gap = gap[:, eye.pupil] - (gap[:, eye.outer] + gap[:, eye.inner]) / 2
-            known = visible[:, [eye.pupil, eye.outer, eye.inner]].all(1)
-            total = total + (gap.abs().sum(1) * known).sum()
-    return total
 
 
 def _classification(logits: Tensor, matched: Tensor, targets: list[Target], anchors: Tensor, config: LossConfig) -> Tensor:

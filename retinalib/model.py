@@ -85,10 +85,7 @@ class ModelConfig:
         values["schema"] = self.schema.name if self.schema in (WFLW_98, WIDER_5) else self.schema.to_dict()
         if not self.normalisation.assumed:
             del values["normalisation"]["assumed"]
-        for name in ("trained_on", "looks"):
-            if not values[name]:
-                del values[name]
-        return values
+        return {name: value for name, value in values.items() if value or name not in ("trained_on", "looks")}
 
     @classmethod
     def from_dict(cls, values: dict) -> "ModelConfig":
@@ -102,11 +99,9 @@ class ModelConfig:
         if not isinstance(schema, dict) and schema not in SCHEMAS:
             raise ValueError(f"unknown landmark schema '{schema}': this version knows {', '.join(SCHEMAS)}")
         values["schema"] = LandmarkSchema.from_dict(schema) if isinstance(schema, dict) else SCHEMAS[schema]
-        for name, kind in (("anchors", AnchorConfig), ("normalisation", Normalisation), ("trained_on", TrainedOn)):
-            if name in values:
-                values[name] = kind(**values[name])
-        values["looks"] = tuple(LookConfig(**look) for look in values.get("looks", ()))
-        return cls(**values)
+        kinds = {"anchors": AnchorConfig, "normalisation": Normalisation, "trained_on": TrainedOn}
+        parts = {name: kind(**values[name]) for name, kind in kinds.items() if name in values}
+        return cls(**{**values, **parts, "looks": tuple(LookConfig(**look) for look in values.get("looks", ()))})
 
 
 _STRIDES = (8, 16, 32)
@@ -129,14 +124,8 @@ class MobileNetV1(nn.Module):
         def separable(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
             return nn.Sequential(*_conv(inputs, inputs, stride=stride, groups=inputs), *_conv(inputs, outputs, kernel=1))
 
-        self.stage1 = nn.Sequential(
-            _conv(3, 8, stride=2),
-            separable(8, 16),
-            separable(16, 32, 2),
-            separable(32, 32),
-            separable(32, 64, 2),
-            separable(64, 64),
-        )
+        first = ((8, 16, 1), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1))
+        self.stage1 = nn.Sequential(_conv(3, 8, stride=2), *(separable(*layer) for layer in first))
         self.stage2 = nn.Sequential(separable(64, 128, 2), *(separable(128, 128) for _ in range(5)))
         self.stage3 = nn.Sequential(separable(128, 256, 2), separable(256, 256))
 
@@ -314,8 +303,7 @@ class RetinaFace(nn.Module):
         return result
 
     def look_again(self, images: Tensor, image: Tensor, landmarks: Tensor) -> Tensor:
-        """(F, L, 2) landmarks in pixels, moved by the network's second looks. images: (B, 3, H, W) RGB pixels, float32 from 0
-        to 255; image: (F,) int64, the number of each face's image."""
+        """(F, L, 2) landmarks in pixels moved by the second looks; images: (B, 3, H, W) RGB, 0 to 255; image: (F,) of each."""
         for look in self.looks:
             landmarks = look.again(images, image, landmarks)
         return landmarks

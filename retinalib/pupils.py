@@ -76,8 +76,7 @@ def readable_eyes(landmarks: np.ndarray, schema: LandmarkSchema, closed: float =
 
 
 def between_lids(landmarks: np.ndarray, schema: LandmarkSchema) -> np.ndarray:
-    """(N, 2) bool: whether the right and the left pupil of (N, L, 2) landmarks lie within the outline of their lid points; one
-    that does not can't be seen."""
+    """(N, 2) bool: whether the right and the left pupil of (N, L, 2) landmarks lie within their lids' outline: can be seen."""
     inside = [
         [cv2.pointPolygonTest(face[list(eye.lids)], face[eye.pupil].tolist(), False) >= 0 for eye in eyes_of(schema).values()]
         for face in np.asarray(landmarks, np.float32)

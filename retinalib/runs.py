@@ -1,5 +1,4 @@
-"""A training run's folder: who may write in it, what is kept to go on with, and the wish to stop. An epoch is done when its
-``last.pt`` is there; the log follows from it."""
+"""A run's folder: who may write, what is kept to go on, the wish to stop. ``last.pt`` ends an epoch; the log follows it."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -41,8 +40,7 @@ def claim(folder: Path, recipe: dict) -> Iterator[dict | None]:
     """Takes the folder for the run that ``recipe`` describes, and gives the state to go on from, None at the beginning.
 
     The folder is this process' within the block; a finished run's is only read. recipe: plain values; a run may go on with more
-    epochs. Raises ValueError if the folder holds another recipe, or more epochs, or another process has it, or it is damaged.
-    """
+    epochs. Raises ValueError if the folder holds another recipe, or more epochs, or another process has it, or is damaged."""
     log = folder / "metrics.csv"
     lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
     if len(lines) == recipe["config"]["epochs"] + 1 and (state := _state(folder, recipe)):

@@ -2,8 +2,7 @@
 
 A run folder holds ``config.json``, ``metrics.csv`` (a row per epoch), ``best.pt`` (to use: the averaged weights of the epoch
 with the best validation), ``last.pt`` (to go on: the last averaged weights and the training's state) and ``pictures/``
-(predictions in blue over truth in green). Of several processes that torchrun started, each takes an equal part of every batch.
-"""
+(predictions in blue over truth in green). Of several processes that torchrun started, each takes an equal part of a batch."""
 
 import hashlib
 import json
@@ -40,9 +39,7 @@ from retinalib.model import RetinaFace, TrainedOn, pick_device
 from retinalib.runs import Stopped, claim, save_epoch, stop_file
 from retinalib.second_look import look_loss
 
-_VALIDATION_SCORE = 0.05  # least, in AP
-_VALIDATION_PICTURES, _PICTURE = 4, 320  # pixels
-_PATIENCE = timedelta(hours=2)  # while one validates
+_PICTURES, _PICTURE = 4, 320  # of a validation, and the height of each in pixels
 
 
 def run_folder(runs: Path, arm: str, config: TrainConfig, train_set: FaceDataset) -> Path:
@@ -62,9 +59,8 @@ def _recipe(config: TrainConfig, train_set: FaceDataset) -> dict:
 def learning_rate_factor(step: int, steps: int, config: TrainConfig) -> float:
     """The share of ``config.learning_rate`` at ``step`` of ``steps``: rises linearly, then falls to zero along a cosine."""
     warmup = max(1, round(config.warmup * steps))
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * ((step - warmup) / max(1, steps - warmup))))
+    falling = 0.5 * (1 + math.cos(math.pi * ((step - warmup) / max(1, steps - warmup))))
+    return (step + 1) / warmup if step < warmup else falling
 
 
 @contextmanager
@@ -77,7 +73,7 @@ def process_group(device: str | None = None) -> Iterator[bool]:
     gpus = torch.cuda.is_available() if device is None else torch.device(device).type == "cuda"
     if gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=_PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=timedelta(hours=2))  # while one validates
     try:
         yield dist.get_rank() == 0
     finally:
@@ -181,8 +177,7 @@ def train(
     A finished run is only read, unless ``config.epochs`` is now larger: it goes on with the rates of the longer schedule.
     Within :func:`process_group` the processes share the work; the metrics of the first are complete. Raises ValueError if the
     folder holds another run or another process works in it, or if images, batches and processes don't fit; FloatingPointError
-    if the loss is not finite; OSError if a file can't be written; ChildProcessError if a data worker died; Stopped after
-    :func:`retinalib.runs.request_stop`."""
+    if the loss is not finite; OSError for files not written; ChildProcessError if a data worker died; ``runs.Stopped``."""
     folder, device = Path(folder), pick_device(device)
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     _check(config, train_set, validation_set, processes)
@@ -280,11 +275,10 @@ def _learned(targets: list[Target], config: TrainConfig) -> TrainedOn | None:
 
 
 def _validate(model: RetinaFace, dataset: FaceDataset, picture: Path) -> dict[str, float]:
-    """AP at IoU 0.5 (NaN where photos are labelled only in part), median NME of the faces found, and AUC at 10 % with a miss as
-    a failure (both NaN where no face has landmarks); draws a picture."""
-    found = detect_all(Detector(model, next(model.parameters()).device), dataset, _VALIDATION_SCORE)
+    """AP at IoU 0.5 (NaN for photos labelled in part), median NME of found faces, AUC at 10 %, misses as failures; draws."""
+    found = detect_all(Detector(model, next(model.parameters()).device), dataset, 0.05)
     truth = [dataset.faces(number) for number in range(len(dataset))]
-    drawn = [_draw(*dataset[number], found[number]) for number in range(min(_VALIDATION_PICTURES, len(dataset)))]
+    drawn = [_draw(*dataset[number], found[number]) for number in range(min(_PICTURES, len(dataset)))]
     write_bytes(picture, cv2.imencode(picture.suffix, cv2.cvtColor(cv2.hconcat(drawn), cv2.COLOR_RGB2BGR))[1].tobytes())
     table = evaluate_faces(found, truth)
     return {

@@ -15,7 +15,6 @@ from retinalib.datasets.table import FaceDataset
 _ABOVE = Path(__file__).resolve().parents[1]
 PROJECT = _ABOVE if (_ABOVE / "notebooks").is_dir() else Path.cwd()  # an installed package works where it is called
 DATASETS = ("synthetic", "wflw", "wider")
-_VALIDATION_SHARE = 0.1  # of the training photos, kept from training to watch it and to choose the best epoch
 
 
 def setup(seed: int) -> None:
@@ -56,15 +55,14 @@ def open_dataset(dataset: str, data_root: str | Path | None, profile: str, seed:
         faces = wider.load_split(root, official)
     if split == "test":
         return faces
-    count = max(1, round(_VALIDATION_SHARE * len(faces)))
+    count = max(1, round(0.1 * len(faces)))  # kept from training to watch it and to choose the best epoch
     # WIDER FACE is sorted by event: its share is spread over the list, the others' are the last photos
     kept_out = faces.names[:: len(faces) // count] if dataset == "wider" else faces.names[len(faces) - count :]
     return faces.subset(kept_out if split == "validation" else set(faces.names) - set(kept_out))
 
 
 def figures_folder(figures: str | Path | None, dataset: str, profile: str) -> Path:
-    """Where figures go: the folder named, relative to the project's; by default ``figures/`` for the standard profile on
-    rendered faces, else ``figures/<dataset>-<profile>/``."""
+    """Where figures go, in the project: by default ``figures/``, or ``figures/<dataset>-<profile>/`` unless both are usual."""
     if figures is None:
         figures = "figures" if (dataset, profile) == ("synthetic", "standard") else f"figures/{dataset}-{profile}"
     return PROJECT / figures

@@ -1,9 +1,12 @@
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from retinalib.faces import Faces, mean_landmarks_in_box
+from retinalib.faces import Faces, mean_landmarks_in_box, put_in_boxes
 from retinalib.landmarks import WFLW_98, WIDER_5
+from tests.test_evaluate import scene
 
 
 def some(n=3, schema=WFLW_98, seed=0):
@@ -93,3 +96,20 @@ def test_the_mean_shape_does_not_feel_slips():
     expected = mean_landmarks_in_box([Faces(boxes[:1], points[:1]), Faces(boxes[1:2], points[1:2])])
     points[2], points[3], boxes[3, 2] = np.inf, 1e30, 10.001
     np.testing.assert_allclose(mean_landmarks_in_box([Faces(boxes, points)]), expected)
+
+
+def test_mean_shape_in_boxes():
+    predicted, true = scene(np.random.default_rng(6))
+    shape = mean_landmarks_in_box([true])
+    size = true.boxes[:, 2:] - true.boxes[:, :2]
+    by_hand = np.mean([(true.landmarks[i] - true.boxes[i, :2]) / size[i] for i in range(3)], axis=0)
+    np.testing.assert_allclose(shape, by_hand, rtol=1e-5)
+    flat = Faces([[5, 5, 5, 9], [5, 5, 9, 5]], np.full((2, 98, 2), 7.0))
+    np.testing.assert_array_equal(mean_landmarks_in_box([true, flat, Faces.empty()]), shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(mean_landmarks_in_box([flat])).all() and mean_landmarks_in_box([flat]).shape == (98, 2)
+    with pytest.raises(ValueError, match="at least one photo"):
+        mean_landmarks_in_box([])
+    put = put_in_boxes(shape, predicted)
+    np.testing.assert_allclose(put.landmarks[0], true.boxes[0, :2] + shape * size[0], rtol=1e-4)

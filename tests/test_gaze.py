@@ -7,15 +7,12 @@ from retinalib.faces import Faces
 from retinalib.gaze import (
     Eyeball,
     calibrate,
-    compensated_offset,
     gaze_angles,
-    gaze_baselines,
     gaze_error,
-    gaze_in_head,
     head_pose,
 )
 from retinalib.landmarks import WFLW_98
-from retinalib.pupils import pupil_offset, pupil_table
+from retinalib.pupils import pupil_table
 from retinalib.rendered.head import EYE_RADIUS, Expression, Pose, average_landmarks, build, gaze_vector
 
 POSES = [(0, 0, 0), (25, 0, 0), (-40, 10, 0), (10, -20, 30), (55, 15, -40)]
@@ -92,46 +89,6 @@ def test_error_is_the_angle_between_directions():
     assert gaze_error(tables[1], tables[1], "right")[0] == pytest.approx(0, abs=1e-6)
 
 
-def test_baselines_see_no_pupil():
-    points = np.stack([seen(pose, (15, -8)) for pose in POSES])
-    found = gaze_baselines(points)
-    assert (found["into the camera"].filter(like="gaze") == 0).all(axis=None)
-    head = found["where the head points"]
-    np.testing.assert_allclose(head[["gaze_yaw_left", "gaze_pitch_left"]], head[["gaze_yaw", "gaze_pitch"]])
-    turned = points.copy()
-    turned[:, list(WFLW_98.pupils)] += 50
-    pd.testing.assert_frame_equal(gaze_baselines(turned)["where the head points"], head)
-    np.testing.assert_allclose(head["gaze_yaw_right"], [pose[0] for pose in POSES], atol=4)
-    true = pd.DataFrame({"gaze_yaw_right": [0.0, 30.0], "gaze_pitch_right": [0.0, 0.0]})
-    np.testing.assert_allclose(gaze_error(found["into the camera"][:2], true, "right"), [0, 30], atol=1e-6)
-    assert all(len(table) == 0 for table in gaze_baselines(points[:0]).values())
-
-
-@pytest.mark.parametrize("turn", [(0.0, 0.0), (12.0, -5.0), (-30.0, 20.0)])
-def test_gaze_in_the_head_undoes_the_pose(turn):
-    rows = []
-    for pose in POSES:
-        x, y, z = Pose(*pose).matrix() @ gaze_vector(*turn)
-        pitch = np.degrees(np.arctan2(-y, np.hypot(x, z)))
-        rows.append((*pose, np.degrees(np.arctan2(x, z)), pitch))
-    table = pd.DataFrame(rows, columns=[*ANGLES, "gaze_yaw_left", "gaze_pitch_left"])
-    np.testing.assert_allclose(gaze_in_head(table, "left"), np.tile(turn, (len(POSES), 1)), atol=1e-6)
-    assert gaze_in_head(table[:0], "left").shape == (0, 2)
-
-
-def test_a_turn_of_the_head_alone_leaves_the_compensated_offset(eyeball):
-    """The eyes look where the head points: the plain offset moves with the yaw, the compensated one hardly."""
-    yaws = np.array([-40.0, -20, 0, 20, 40])
-    points = np.stack([seen((yaw, 0, 0), (yaw, 0)) for yaw in yaws])
-    plain = pupil_offset(points, WFLW_98.right_eye)[:, 0]
-    for side in ("right", "left"):
-        assert np.abs(compensated_offset(points, eyeball, side)).max() < 0.03
-    gazing = np.stack([seen((0, 0, 0), (g, 0)) for g in (-15.0, 0, 15)])
-    moved = compensated_offset(gazing, eyeball, "right")[:, 0]
-    np.testing.assert_allclose(np.diff(moved), np.diff(pupil_offset(gazing, WFLW_98.right_eye)[:, 0]), atol=1e-3)
-    assert np.ptp(plain) > 0.1
-
-
 def test_closed_eyes_have_no_gaze_and_one_eye_is_enough(eyeball):
     """The same rule as for offsets; an unknown pupil is no other case."""
     points = np.stack([seen((10, 0, 0), (12, 5))] * 4)
@@ -153,9 +110,7 @@ def test_unknown_points_and_nothing_at_all(eyeball):
     angles = head_pose(points).angles()
     assert angles["yaw"].isna().tolist() == [True, False]
     none = np.zeros((0, 98, 2))
-    assert (
-        len(head_pose(none).angles()) == len(gaze_angles(none, eyeball)) == len(compensated_offset(none, eyeball, "left")) == 0
-    )
+    assert len(head_pose(none).angles()) == len(gaze_angles(none, eyeball)) == 0
     with pytest.raises(ValueError, match="need WFLW's 98 landmarks"):
         head_pose(np.zeros((1, 5, 2)))
     with pytest.raises(ValueError, match="open eyes with known gaze"):

@@ -37,6 +37,5 @@ def load(root: str | Path | None = None) -> FaceDataset:
     table = pd.DataFrame(np.tile((right + left) / 2, 2) + distance * _BOX, columns=BOX)
     table.insert(0, "image", marks["photo"])
     table["landmarks"] = list(points)
-    for side in ("right", "left"):
-        table[f"iris_diameter_{side}"] = marks[f"{side}_iris_diameter"]
+    table[["iris_diameter_right", "iris_diameter_left"]] = marks[["right_iris_diameter", "left_iris_diameter"]]
     return FaceDataset(table, root, WFLW_98)

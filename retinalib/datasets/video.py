@@ -1,7 +1,5 @@
 """Videos: frames with their times, of any file or camera that OpenCV reads, and a writer that leaves no half file."""
 
-from __future__ import annotations
-
 import os
 import time
 import warnings
@@ -13,7 +11,6 @@ import cv2
 import numpy as np
 
 _MOST_PIXELS = 7680 * 4320  # of a frame: 8K
-_MISSING = 0.02  # share of the promised frames from which on a file counts as cut off
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a file is said once, by us
 
 
@@ -22,8 +19,7 @@ class Video:
 
     ``size``: width and height, pixels; ``fps``: frames a second as the file states them; ``frames``: how many it promises, None
     where it doesn't; ``camera``: whether it is one. Raises FileNotFoundError where there is no such file, and ValueError for a
-    camera that isn't there, a file without a picture track (damaged, or audio alone), or frames over 8K.
-    """
+    camera that isn't there, a file without a picture track (damaged, or audio alone), or frames over 8K."""
 
     def __init__(self, source: str | Path | int) -> None:
         self.source, self.camera = source, str(source).isdecimal() and not Path(str(source)).exists()
@@ -50,9 +46,7 @@ class Video:
         """Seconds and (H, W, 3) uint8 RGB of each frame from number ``start`` on, once.
 
         The time is the one stated in the file, so that rates that vary and frames that were dropped show; where a file states
-        none it follows from ``fps``, and with a camera it is the clock's. Warns of a file that ends early; ValueError where no
-        frame can be decoded.
-        """
+        none it follows from ``fps``, and with a camera it is the clock's. Warns of an early end; ValueError without a frame."""
         begin, before = time.monotonic(), -1.0
         for number in count():
             if not self._capture.grab():
@@ -66,7 +60,7 @@ class Video:
                 yield before, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         if before < 0:
             raise ValueError(f"{self.source} holds no frame that can be decoded")
-        if self.frames and number < (1 - _MISSING) * self.frames:
+        if self.frames and number < 0.98 * self.frames:  # files promise a little too much
             warnings.warn(f"{self.source} ends early: {number} of {self.frames} frames can be read", stacklevel=2)
 
 

@@ -1,8 +1,7 @@
 """WFLW (Wu et al., "Look at Boundary", CVPR 2018): 98 landmarks, six attributes, 7,500 training and 2,500 test faces.
 
 A line with another number of columns than 207, with letters where numbers belong, or with an attribute other than 0 and 1 stops
-the reading with file and line, since such a file is damaged; for all else that is bad, see
-:class:`retinalib.datasets.table.FaceDataset`."""
+the reading with file and line, since such a file is damaged; for all else that is bad, see ``table.FaceDataset``."""
 
 from collections.abc import Sequence
 from pathlib import Path

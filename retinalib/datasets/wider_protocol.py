@@ -14,7 +14,6 @@ from retinalib.datasets.table import BOX, PHOTO_SUFFIXES, warn
 from retinalib.faces import box_iou
 
 SUBSETS = ("easy", "medium", "hard")
-_IOU = 0.5
 _STEPS = 1000  # thresholds of the reference
 
 
@@ -111,7 +110,7 @@ def _matches(predictions: dict[str, np.ndarray], faces: pd.DataFrame) -> tuple[n
             overlap.append(shared[np.arange(len(rows)), best])
             face.append(places[best])
     order = np.argsort(-np.concatenate(score), kind="stable")
-    return np.concatenate(score)[order], np.concatenate(overlap)[order] >= _IOU, np.concatenate(face)[order]
+    return np.concatenate(score)[order], np.concatenate(overlap)[order] >= 0.5, np.concatenate(face)[order]
 
 
 def read_truth(folder: str | Path) -> pd.DataFrame:

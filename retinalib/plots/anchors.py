@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
-from matplotlib.ticker import NullLocator
 
 from retinalib.faces import Faces
 from retinalib.plots.style import PALETTE, TRUTH, draw_faces
@@ -16,15 +15,6 @@ KINDS = {"matched": PALETTE[0], "kept": PALETTE[1], "missed": PALETTE[7]}  # blu
 """What can become of a face, and its colour: see :func:`retinalib.studies.anchor_coverage.coverage`."""
 
 LABELS = {"matched": "matched from the threshold on", "kept": "keeps its one best anchor", "missed": "missed: background"}
-
-
-def size_axis(ax: Axes, low: float, high: float) -> None:
-    """A logarithmic axis of face sizes with the powers of two."""
-    ax.set_xscale("log", base=2)
-    ticks = [2**n for n in range(int(np.ceil(np.log2(low))), int(np.log2(high)) + 1)]
-    ax.set_xticks(ticks, ticks)
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.set(xlim=(low, high), xlabel="face size (√area, pixels of the network's input)")
 
 
 def size_classes(sizes: pd.Series) -> pd.Series:

@@ -10,8 +10,7 @@ from retinalib.plots.style import PALETTE
 
 
 def difference_figure(differences: pd.DataFrame) -> Figure:
-    """A forest plot of :func:`retinalib.studies.comparison.compare`, a panel per measure, a row per arm; orange and filled
-    where p_holm is under 0.05, else hollow."""
+    """A forest plot of ``comparison.compare``, a panel per measure, a row per arm; orange and filled where p_holm < 0.05."""
     measures, arms = list(differences["measure"].unique()), list(differences["arm"].unique())
     rows = -(-len(measures) // 2)
     size = (7.2, rows * (1.0 + 0.35 * len(arms)))

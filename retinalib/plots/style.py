@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.collections import EllipseCollection, LineCollection
+from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
@@ -44,9 +44,6 @@ def region_colours(schema: LandmarkSchema) -> dict[str, str]:
     """A colour for each region of any schema, region -> colour."""
     others = cycle(PALETTE)
     return {name: REGION_COLOURS[name] if name in REGION_COLOURS else next(others) for name in schema.regions}
-
-
-_OUTLINE = [withStroke(linewidth=1.2, foreground="black")]
 
 
 def use_style() -> None:
@@ -121,16 +118,8 @@ def _draw_landmarks(ax: Axes, face: Faces, colour: str, regions: bool, numbers: 
         ax.add_collection(LineCollection(list(lines.values()), colors=shades, linewidths=0.9, alpha=0.9))
     size = (0.02 if schema.count > 20 else 0.05) * float(face.size[0])
     for chosen, filled in ((known & visible, True), (known & ~visible, False)):
-        count = int(chosen.sum())
-        if not count:  # matplotlib 3.10 draws something
-            continue
-        dots = EllipseCollection(
-            np.full(count, size),
-            np.full(count, size),
-            np.zeros(count),
-            units="xy",
-            offsets=points[chosen],
-            offset_transform=ax.transData,
+        dots = PatchCollection(
+            [plt.Circle(point, size / 2) for point in points[chosen]],
             facecolors=colours[chosen] if filled else "none",
             edgecolors="white" if filled and numbers else colours[chosen],
             linewidths=0.3 if filled else 0.8,
@@ -145,7 +134,7 @@ def _draw_landmarks(ax: Axes, face: Faces, colour: str, regions: bool, numbers: 
                 unit = direction / max(float(np.linalg.norm(direction)), 1e-6)
                 at = points[i] + (-1.6 if region == "inner lips" else 1.6) * size * unit  # the outer lips' are outside
                 text = ax.annotate(str(i), at, color="white", fontsize=7, zorder=4, ha="center", va="center")
-                text.set_path_effects(_OUTLINE)
+                text.set_path_effects([withStroke(linewidth=1.2, foreground="black")])
 
 
 def region_lines(points: np.ndarray, schema: LandmarkSchema) -> dict[str, np.ndarray]:
@@ -159,8 +148,7 @@ def region_lines(points: np.ndarray, schema: LandmarkSchema) -> dict[str, np.nda
 
 
 def crop_face(image: np.ndarray, faces: Faces, number: int, size: int = 160, margin: float = 0.15) -> tuple[np.ndarray, Faces]:
-    """A square around one face: (size, size, 3) uint8, grey where there is no photo, and the face in its pixels. margin: what
-    is left free on each side, as a share of the box's longer side."""
+    """One face in a square, (size, size, 3) uint8, grey beyond the photo, and the face in it; margin: of its longer side."""
     box = faces.boxes[number]
     scale = size / max((1 + 2 * margin) * (box[2:] - box[:2]).max(), 1.0)
     if scale < 0.5:  # a warp does not average

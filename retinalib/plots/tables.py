@@ -3,6 +3,7 @@
 import re
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,15 +42,11 @@ def show_table(
 
 def paper_form(differences: pd.DataFrame) -> pd.DataFrame:
     """A table of :func:`retinalib.ablation.compare` as a paper prints it, a row per arm and measure."""
-    return pd.DataFrame(
-        {
-            "arm": differences["arm"],
-            "measure": [f"{r.measure} ({r.unit.split()[0]})" if r.unit else r.measure for r in differences.itertuples()],
-            "difference [95\u00a0%]": [_with_interval(r.estimate, r.low, r.high) for r in differences.itertuples()],
-            "p (Holm)": ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in differences["p_holm"]],
-            "detectable": differences["detectable"],
-        }
-    ).set_index(["arm", "measure"])
+    table = differences.rename(columns={"estimate": "difference", "p_holm": "p (Holm)"})
+    table["measure"] += [f" ({unit.split()[0]})" if unit else "" for unit in table["unit"]]
+    table["p (Holm)"] = ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in table["p (Holm)"]]
+    table = with_intervals(table.set_index(["arm", "measure"]), {"difference": ("low", "high")})
+    return table[["difference [95\u00a0%]", "p (Holm)", "detectable"]]
 
 
 def with_intervals(table: pd.DataFrame, intervals: dict[str, tuple[str, str]]) -> pd.DataFrame:
@@ -72,8 +69,9 @@ def write_table(table: pd.DataFrame, path: Path, caption: str, printed: pd.DataF
     cells = printed.rename_axis(index=lambda name: name and name.replace("_", " "))
     cells.columns = [name.replace("_", " ") for name in cells]
     styled = cells.style.format(lambda v: _number(v) if isinstance(v, float) else v, escape="latex")
-    for axis, form in ((0, None), (1, _stacked)):
-        styled.format_index(form, axis=axis, escape="latex")
+    styled.format_index(None, axis=0, escape="latex")
+    lines = partial(textwrap.wrap, width=10, break_long_words=False)
+    styled.format_index(lambda name: r"\shortstack[r]{" + r"\\{}".join(lines(name)) + "}", axis=1, escape="latex")
     latex = styled.to_latex(
         hrules=True,
         caption=re.sub(r"([%&#$_])", r"\\\1", caption),
@@ -84,10 +82,6 @@ def write_table(table: pd.DataFrame, path: Path, caption: str, printed: pd.DataF
     ).translate(str.maketrans(_SIGNS))
     small = "\\footnotesize\\centering\\setlength{\\tabcolsep}{3pt}\n"
     write_text(path.with_suffix(".tex"), latex.replace("\\caption", small + "\\caption", 1))
-
-
-def _stacked(heading: str) -> str:
-    return r"\shortstack[r]{" + r"\\{}".join(textwrap.wrap(heading, 10, break_long_words=False)) + "}"
 
 
 def _with_interval(middle: float, low: float, high: float) -> str:
@@ -104,12 +98,9 @@ def _number(value: float) -> str:
 
 def face_table(faces: Faces) -> pd.DataFrame:
     """A row per face: number, box and score, and the columns of :func:`retinalib.pupils.pupil_table` where there are pupils."""
-    table = pd.DataFrame({"face": np.arange(len(faces))})
-    table[BOX] = faces.boxes
-    table["score"] = faces.scores
-    if not faces.schema.has_pupils:
-        return table
-    return pd.concat([table, pupil_table(faces).drop(columns="score")], axis=1)
+    table = pd.DataFrame(faces.boxes, columns=BOX).assign(score=faces.scores)
+    table.insert(0, "face", np.arange(len(faces)))
+    return table.join(pupil_table(faces).drop(columns="score")) if faces.schema.has_pupils else table
 
 
 def face_records(faces: Faces) -> list[dict]:

@@ -1,13 +1,10 @@
 """Traces: what the eyes and the head did, over time."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-_MOST_POINTS = 5000  # of a line: of longer traces, every so many
 PANELS = {
     "offset across\n(eye widths)": ("offset_x_right", "offset_x_left"),
     "offset up\n(eye widths)": ("offset_y_right", "offset_y_left"),
@@ -16,12 +13,12 @@ PANELS = {
 }
 
 
-def trace_figure(trace: pd.DataFrame, blinks: pd.DataFrame, face: int | None = None) -> Figure:
-    """Offsets and openness of both eyes (smoothed; raw ones pale) and the head's pose over time, blinks shaded. trace and
-    blinks: as of :func:`retinalib.track` and :func:`retinalib.tracking.blinks`; face: by default the one seen longest."""
-    face = trace["face"].mode()[0] if face is None else face
+def trace_figure(trace: pd.DataFrame, blinks: pd.DataFrame) -> Figure:
+    """Offsets and openness of both eyes (smoothed; raw ones pale) and the head's pose of the face seen longest, blinks shaded.
+    trace and blinks: as of :func:`retinalib.track` and :func:`retinalib.tracking.blinks`."""
+    face = trace["face"].mode()[0]
     part = trace[trace["face"] == face]
-    part = part[:: -(-len(part) // _MOST_POINTS)]
+    part = part[:: -(-len(part) // 5000)]  # of longer traces, every so many
     fig, axes = plt.subplots(len(PANELS), figsize=(9, 6.4), sharex=True, layout="constrained")
     for ax, (label, names) in zip(axes, PANELS.items(), strict=True):
         for colour, name in zip(sns.color_palette(), names, strict=False):

@@ -1,10 +1,7 @@
 """Rendered clips with truth: one person who moves the head, looks around, follows something and blinks, in changing light.
 
 The first two seconds are still: a trace that moves there is noise. Then fixations change with saccades (minimum jerk, as long
-as the main sequence says: 21 ms and 2.2 ms a degree, Carpenter 1988) and smooth pursuits of 6 to 20° a second.
-"""
-
-from __future__ import annotations
+as the main sequence says: 21 ms and 2.2 ms a degree, Carpenter 1988) and smooth pursuits of 6 to 20° a second."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -82,12 +79,8 @@ def _draw(seed: int, truth: pd.DataFrame, size: tuple[int, int], points: list[np
     noise, scale, light = rng.uniform(1, 4), rng.uniform(0.17, 0.24) * size[1], Light((rng.uniform(-0.8, 0.8), -0.5, 0.77))
     for row in truth.itertuples():
         lit = replace(light, ambient=light.ambient * row.light, key=light.key * row.light)
-        face, pose, gaze = (
-            Expression(lids=(row.lids, row.lids)),
-            Pose(row.yaw, row.pitch, row.roll),
-            (row.gaze_yaw, row.gaze_pitch),
-        )
-        person = Person(0, shape, Look(**look), face, pose, (gaze, gaze), lit, 9.0)
+        pose, gaze = Pose(row.yaw, row.pitch, row.roll), (row.gaze_yaw, row.gaze_pitch)
+        person = Person(0, shape, Look(**look), Expression(lids=(row.lids, row.lids)), pose, (gaze, gaze), lit, 9.0)
         same = np.random.default_rng([seed, 23])  # clothes and skin stay as they are
         spot, picture = (size[0] / 2 + row.x * scale, 0.42 * size[1] + row.y * scale), ground.copy()
         scene.body(picture, spot, scale * row.near, person.look, lit, same)

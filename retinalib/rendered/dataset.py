@@ -4,8 +4,7 @@ Every picture is drawn from a generator of its own, so the files are the same to
 The six attributes follow from what was drawn. *pose*: yaw over 45°, pitch over 25° or roll over 35°. *expression*: mouth wide
 open, strong smile or pucker. *illumination*: dark, glaring, one-sided or coloured light. *make_up*: painted eyes and lips.
 *occlusion*: sunglasses, mask, hand, microphone or another thing before the face, hair over the brows. *blur*: the picture's
-blur is at least a fiftieth of the face's size.
-"""
+blur is at least a fiftieth of the face's size."""
 
 import hashlib
 import json
@@ -33,7 +32,6 @@ from retinalib.rendered.render import Light, Look, Painter
 
 _VERSION = 2  # of the renderer
 _EVENTS = {1: "0--Portrait", 2: "1--Couple", 3: "2--Group"}
-_HEIGHT = 2.0  # of a face's box, head units
 _TEST_SHARE = 0.2  # of the pictures, the last ones
 TRUTH = [
     "identity", "yaw", "pitch", "roll", "gaze_yaw_right", "gaze_pitch_right", "gaze_yaw_left", "gaze_pitch_left",
@@ -192,14 +190,14 @@ def draw_picture(seed: int, index: int, size: int, people: tuple[int, int]) -> t
     spots = [(spot, height) for height in heights if (spot := scene.free_spot(size, height, taken, rng)) is not None]
     for spot, height in sorted(spots, key=lambda s: s[0][1]):  # who stands lower stands before the others
         person = draw_person(seed, int(rng.integers(*people)), rng)
-        scale = height / _HEIGHT
+        scale = height / 2  # the units of a face's box
         scene.body(picture, spot, scale, person.look, person.light, rng)
         landmarks, box = place_head(picture, person, scale, spot, rng)
         covered = rng.random() < 0.18
         if covered:
             scene.cover(picture, landmarks, scale, person.look.skin, rng)
-        row = _row(person, landmarks, box)
-        rows.append({**row, **_attributes(person, covered, blur, float(np.sqrt(np.prod(box[2:] - box[:2]))))})
+        size_of_face = float(np.sqrt(np.prod(box[2:] - box[:2])))
+        rows.append(_row(person, landmarks, box) | _attributes(person, covered, blur, size_of_face))
     return scene.lens(picture, blur, rng), rows
 
 
@@ -245,17 +243,13 @@ def _draw(folder: Path, configuration: dict, train: int, index: int) -> None:
     write_bytes(folder / wflw.IMAGES / name, coded.tobytes())
     about = [{"image": name, "face": n, "split": split} for n in range(len(faces))]
     rows = [{**row, **face, "landmarks": face["landmarks"].tolist()} for row, face in zip(about, faces, strict=True)]
-    write_text(_part(folder, index), json.dumps(rows, default=bool))
-
-
-def _part(folder: Path, index: int) -> Path:
-    return folder / "drawn" / f"{index:06d}.json"
+    write_text(folder / "drawn" / f"{index:06d}.json", json.dumps(rows, default=bool))
 
 
 def _rows(folder: Path, index: int) -> list[dict] | None:
     """The faces of a finished picture; None for another, or where a power cut left a damaged file."""
     try:
-        return json.loads(_part(folder, index).read_text())
+        return json.loads((folder / "drawn" / f"{index:06d}.json").read_text())
     except (FileNotFoundError, ValueError):
         return None
 
@@ -274,26 +268,23 @@ def make(
     configuration = {"version": _VERSION, "images": images, "seed": seed, "size": size, "test_share": _TEST_SHARE}
     name = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()[:8]
     folder = Path(root) / f"{images}-pictures-{name}"
-    if not (folder / "config.json").is_file():  # written last
-        with only_process(folder, wait=True):
-            if not (folder / "config.json").is_file():
-                _render(folder, configuration, train, workers, progress)
+    if (folder / "config.json").is_file():  # written last
+        return folder
+    with only_process(folder, wait=True):
+        if (folder / "config.json").is_file():
+            return folder
+        missing = [index for index in range(images) if _rows(folder, index) is None]
+        with ProcessPoolExecutor(min(workers or os.cpu_count() or 1, len(missing) or 1), initializer=end_with_parent) as pool:
+            done = pool.map(partial(_draw, folder, configuration, train), missing, chunksize=8)
+            for _ in tqdm(done, total=images, initial=images - len(missing), desc="rendering", disable=not progress):
+                pass
+        table = pd.DataFrame([row for index in range(images) for row in _rows(folder, index)])
+        for part in ("train", "test"):
+            wflw.write_annotations(table[table["split"] == part], folder / wflw.LISTS.format(split=part))
+        write_text(folder / "truth.csv", table[["image", "face", "split", *TRUTH]].to_csv(index=False))
+        write_text(folder / "config.json", json.dumps(configuration, indent=1))
+        shutil.rmtree(folder / "drawn")
     return folder
-
-
-def _render(folder: Path, configuration: dict, train: int, workers: int | None, progress: bool) -> None:
-    images = configuration["images"]
-    missing = [index for index in range(images) if _rows(folder, index) is None]
-    with ProcessPoolExecutor(min(workers or os.cpu_count() or 1, len(missing) or 1), initializer=end_with_parent) as pool:
-        done = pool.map(partial(_draw, folder, configuration, train), missing, chunksize=8)
-        for _ in tqdm(done, total=images, initial=images - len(missing), desc="rendering", disable=not progress):
-            pass
-    table = pd.DataFrame([row for index in range(images) for row in _rows(folder, index)])
-    for split in ("train", "test"):
-        wflw.write_annotations(table[table["split"] == split], folder / wflw.LISTS.format(split=split))
-    write_text(folder / "truth.csv", table[["image", "face", "split", *TRUTH]].to_csv(index=False))
-    write_text(folder / "config.json", json.dumps(configuration, indent=1))
-    shutil.rmtree(folder / "drawn")
 
 
 def load(root: str | Path, split: str) -> FaceDataset:

@@ -6,6 +6,7 @@ image's right, pitch when it looks up, roll when the head tilts clockwise in the
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
@@ -15,49 +16,10 @@ EYE_RADIUS = 0.135
 IRIS_RADIUS = 0.066
 _CENTRE = np.array([0.0, 0.32])  # of the surface
 
-# Right half of the average face, frontal (x to the image's left, y), and the contour's depth. The figures are those of WFLW's
-# test annotations: a shape in three dimensions fitted to the points of 1,832 faces in all poses, rounded.
-_CONTOUR = [
-    (0.85, 0.00), (0.84, 0.12), (0.84, 0.24), (0.82, 0.36), (0.81, 0.48), (0.78, 0.59), (0.75, 0.70), (0.72, 0.80),
-    (0.67, 0.90), (0.61, 0.98), (0.54, 1.06), (0.46, 1.12), (0.38, 1.18), (0.29, 1.22), (0.19, 1.25), (0.10, 1.27), (0, 1.28),
-]  # fmt: skip
-_CONTOUR_DEPTH = [
-    -0.76, -0.74, -0.72, -0.70, -0.68, -0.64, -0.60, -0.54, -0.47, -0.40, -0.32, -0.24, -0.16, -0.08, -0.01, 0.06, 0.13,
-]  # fmt: skip
-_BROW = [
-    (0.61, -0.15), (0.50, -0.24), (0.38, -0.25), (0.26, -0.24), (0.15, -0.21),
-    (0.15, -0.14), (0.26, -0.16), (0.38, -0.17), (0.50, -0.17),
-]  # fmt: skip
-_NOSE = [(0, -0.02), (0, 0.12), (0, 0.25), (0, 0.37), (0.17, 0.46), (0.09, 0.47), (0, 0.48)]
-_EYE = [(0.50, 0.0), (0.43, -0.04), (0.36, -0.06), (0.27, -0.04), (0.20, 0.0), (0.27, 0.03), (0.36, 0.04), (0.43, 0.03)]
-_OUTER_LIPS = [(0.29, 0.74), (0.19, 0.66), (0.06, 0.62), (0, 0.63)]
-_OUTER_LIPS_LOWER = [(0.22, 0.80), (0.12, 0.85), (0, 0.86)]  # from the corner to the middle
-_INNER_LIPS = [(0.27, 0.74), (0.15, 0.70), (0, 0.69)]
-_INNER_LIPS_LOWER = [(0.15, 0.77), (0, 0.78)]
 # The outline beyond the contour, over the forehead: half width and depth at heights above the ears.
 _FOREHEAD = [(0.0, -0.80, 0.0), (0.21, -0.78, -0.04), (0.46, -0.70, -0.20), (0.71, -0.50, -0.45), (0.80, -0.30, -0.64)]
-_HALF_WIDTH, _Y, _EDGE = np.array(_FOREHEAD + [(*p, z) for p, z in zip(_CONTOUR, _CONTOUR_DEPTH, strict=True)]).T
-
-
-def _mirrored() -> np.ndarray:
-    shape, regions, flip = np.zeros((SCHEMA.count, 2)), SCHEMA.regions, SCHEMA.flip_order
-    outer, inner = regions["outer lips"], regions["inner lips"]
-    half = (
-        (regions["contour"][: len(_CONTOUR)], _CONTOUR),
-        (regions["right brow"], _BROW),
-        (regions["nose"][: len(_NOSE)], _NOSE),
-        (regions["right eye"], _EYE),
-        (outer[: len(_OUTER_LIPS)], _OUTER_LIPS),
-        ([outer[-1], outer[-2], outer[-3]], _OUTER_LIPS_LOWER),
-        (inner[: len(_INNER_LIPS)], _INNER_LIPS),
-        ([inner[-1], inner[-2]], _INNER_LIPS_LOWER),
-        ([SCHEMA.right_eye.pupil], [(0.35, -0.01)]),
-    )
-    for indices, points in half:
-        for i, (x, y) in zip(indices, points, strict=True):
-            shape[flip[i]] = x, y
-            shape[i] = -x, y
-    return shape
+_AVERAGE = np.genfromtxt(Path(__file__).with_name("average_face.csv"), delimiter=",", skip_header=3)  # (98, 3) x, y, depth
+_HALF_WIDTH, _Y, _EDGE = np.concatenate([_FOREHEAD, _AVERAGE[:17] * [-1, 1, 1]]).T
 
 
 def _bump(x: np.ndarray, y: np.ndarray, cx: float, cy: float, sx: float, sy: float) -> np.ndarray:
@@ -144,7 +106,7 @@ def _shape_field(points: np.ndarray, shape: tuple[float, ...]) -> np.ndarray:
 @cache
 def average_landmarks() -> np.ndarray:
     """(98, 3) landmarks of the average face at rest, head frame; the lids bulge over the eyeballs."""
-    flat = _mirrored()
+    flat = _AVERAGE[:, :2]
     points = np.column_stack([flat, height(*flat.T)])
     for eye in (SCHEMA.right_eye, SCHEMA.left_eye):
         lids = list(eye.upper + eye.lower)
@@ -154,18 +116,17 @@ def average_landmarks() -> np.ndarray:
 
 
 RINGS = 11  # of the face's surface
-_SPOKES = 60
 
 
 @cache
 def _surface_at_rest() -> np.ndarray:
     """(R, T, 3) a grid of quadrilaterals from the middle of the face over its outline to the back of the head."""
-    contour = _mirrored()[list(SCHEMA.regions["contour"])]
+    contour = _AVERAGE[list(SCHEMA.regions["contour"]), :2]
     top = np.radians(np.linspace(12, 168, 17))
     arc = np.column_stack([0.83 * np.cos(top), -0.06 - 0.74 * np.sin(top) ** 0.8])
     outline = np.concatenate([contour, arc])  # from the right ear down to the chin, up to the left ear, over the forehead
     length = np.concatenate([[0], np.linalg.norm(np.diff(outline, axis=0, append=outline[:1]), axis=1).cumsum()])
-    at = np.linspace(0, length[-1], _SPOKES, endpoint=False)
+    at = np.linspace(0, length[-1], 60, endpoint=False)
     closed = np.concatenate([outline, outline[:1]])
     outline = np.column_stack([np.interp(at, length, closed[:, i]) for i in range(2)])
     radii = np.linspace(0.0, 1.0, RINGS + 1)[1:]
@@ -207,19 +168,6 @@ def _expression_field(points: np.ndarray, expression: Expression) -> np.ndarray:
     return moved
 
 
-def _lips_met(landmarks: np.ndarray) -> np.ndarray:
-    """(98, 3) a copy in which inner lips that crossed touch instead, halfway."""
-    landmarks = landmarks.copy()
-    inner = list(SCHEMA.regions["inner lips"])
-    half = len(inner) // 2
-    upper, lower = inner[1:half], inner[:half:-1]
-    crossed = landmarks[upper, 1] > landmarks[lower, 1]
-    middle = (landmarks[upper, 1] + landmarks[lower, 1]) / 2
-    for lips in (upper, lower):
-        landmarks[lips, 1] = np.where(crossed, middle, landmarks[lips, 1])
-    return landmarks
-
-
 @dataclass(frozen=True)
 class Head:
     """One head with its expression and gaze, in its own frame."""
@@ -247,7 +195,13 @@ def build(shape: tuple[float, ...], expression: Expression, pose: Pose, gaze: tu
     rest, surface = average_landmarks(), _surface_at_rest()
     everything = _shape_field(np.concatenate([rest, surface.reshape(-1, 3)]), shape)
     everything = everything + _expression_field(everything, expression)
-    landmarks = _lips_met(everything[: SCHEMA.count])
+    landmarks = everything[: SCHEMA.count].copy()
+    inner = list(SCHEMA.regions["inner lips"])
+    upper, lower = inner[1 : len(inner) // 2], inner[: len(inner) // 2 : -1]
+    crossed = landmarks[upper, 1] > landmarks[lower, 1]  # then they touch instead, halfway
+    middle = (landmarks[upper, 1] + landmarks[lower, 1]) / 2
+    for lips in (upper, lower):
+        landmarks[lips, 1] = np.where(crossed, middle, landmarks[lips, 1])
     rotation, eyes = pose.matrix(), []
     for eye, opening, direction in zip((SCHEMA.right_eye, SCHEMA.left_eye), expression.lids, gaze, strict=True):
         outer, inner = landmarks[eye.outer], landmarks[eye.inner]
@@ -271,8 +225,7 @@ def build(shape: tuple[float, ...], expression: Expression, pose: Pose, gaze: tu
 
 
 def landmarks_2d(head: Head, scale: float, distance: float) -> np.ndarray:
-    """(98, 2) landmarks as WFLW's annotators place them, in the pixels of :meth:`Head.project`: hidden contour points move
-    along their height to the visible outline."""
+    """(98, 2) landmarks in pixels as WFLW's annotators place them: hidden contour points move to the visible outline."""
     contour, steps = list(SCHEMA.regions["contour"]), 14
     points = head.landmarks[contour]
     inward = np.linspace(0, 0.78, steps)[:, None, None]  # from the contour towards the middle, the nose left out

@@ -10,8 +10,6 @@ from retinalib.landmarks import WFLW_98 as SCHEMA
 from retinalib.rendered.head import EYE_RADIUS, IRIS_RADIUS, RINGS, Head, height, landmarks_2d
 
 _SHIFT = 4  # fractional bits of OpenCV's drawing
-_INNER_RINGS = 5  # rings of the surface around the middle of the face, which tell outside from inside
-_INNER_QUADS = 240
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ class Painter:
         out = np.gradient(turned, axis=0)
         normals = np.cross(along, out)
         normals /= np.linalg.norm(normals, axis=-1, keepdims=True) + 1e-9
-        if (self.rotation @ [0, 0, 1.0]) @ normals[:_INNER_RINGS].mean((0, 1)) < 0:
+        if (self.rotation @ [0, 0, 1.0]) @ normals[:5].mean((0, 1)) < 0:  # the middle of the face tells outside from inside
             normals = -normals
         light = np.asarray(self.light.direction) / np.linalg.norm(self.light.direction)
         half = light + [0, 0, 1]
@@ -162,52 +160,42 @@ class Painter:
             jaw = np.clip((y - 0.57) / 0.14, 0, 1) * np.clip((y - 0.57 + (np.abs(x) - 0.3) * 1.1) / 0.28, 0, 1)
             jaw = np.maximum(jaw, np.exp(-((x / 0.28) ** 4 + ((y - 0.56) / 0.055) ** 2)))
             albedo += (np.asarray(self.look.hair) - albedo) * (self.look.beard * jaw * (y < 1.5))[..., None]
-        hair = self._hair_cover(x, y)
+        inside, hair = (np.arange(len(x)) < RINGS)[:, None], np.zeros_like(x)
+        if self.look.hair_style != "bald":
+            line = -0.62 + 0.34 * self.look.fringe - 0.25 * np.abs(x) * (self.look.fringe < 0.4)
+            above = np.clip((line + 0.2 * np.abs(x) ** 2 - y) / 0.07, 0, 1)
+            temples = np.clip((0.25 if self.look.hair_style == "short" else 1.6) - y, 0, 0.1) / 0.1
+            hair = np.where(inside, above, np.maximum(above, temples))
         albedo += (np.asarray(self.look.hair) - albedo) * hair[..., None]
         brightness = self.light.ambient + self.light.key * lambert
         socket = 1 - 0.16 * _spot(np.abs(x), y, (0.33, -0.02), 0.15, 0.09)
         under = 1 - 0.3 * _spot(x, y, (0, 0.52), 0.16, 0.04) - 0.2 * _spot(x, y, (0, 0.96), 0.2, 0.05)  # nose and lower lip
-        inside = (np.arange(len(x)) < RINGS)[:, None]
         brightness = brightness * np.where(inside, socket * under, 1.0)
         rgb = albedo * brightness[..., None] + 255 * shine[..., None] * (1 - hair[..., None] * 0.6)
         return np.clip(rgb * np.asarray(self.light.tint), 0, 255), turned
 
-    def _hair_cover(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """(R, T) 0 … 1: how much of the surface hair covers."""
-        if self.look.hair_style == "bald":
-            return np.zeros_like(x)
-        behind = (np.arange(len(x)) >= RINGS)[:, None]
-        line = -0.62 + 0.34 * self.look.fringe - 0.25 * np.abs(x) * (self.look.fringe < 0.4)
-        above = np.clip((line + 0.2 * np.abs(x) ** 2 - y) / 0.07, 0, 1)
-        temples = np.clip((0.25 if self.look.hair_style == "short" else 1.6) - y, 0, 0.1) / 0.1
-        return np.where(behind, np.maximum(above, temples), above)
-
-    def _quads(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Visible quadrilaterals, the farthest first: fixed-point corners (Q, 4, 2), colours (Q, 3), depths (Q,); and the
-        colour (3,) inside the innermost ring."""
+    def _skin(self) -> None:
+        """Draws the visible quadrilaterals, the farthest first, and softens them."""
         rgb, turned = self._shade()
         flat = self.place(self.head.surface.reshape(-1, 3)).reshape(*turned.shape[:2], 2)
 
-        def corners(grid: np.ndarray) -> np.ndarray:
+        def corners_of(grid: np.ndarray) -> np.ndarray:
             following = np.roll(grid, -1, 1)
             return np.stack([grid[:-1], following[:-1], following[1:], grid[1:]], 2).reshape(-1, 4, *grid.shape[2:])
 
-        quads, colours, depth = corners(flat), corners(rgb).mean(1), corners(turned[..., 2:]).mean((1, 2))
+        quads, colours, depth = corners_of(flat), corners_of(rgb).mean(1), corners_of(turned[..., 2:]).mean((1, 2))
         a, b = quads[:, 2] - quads[:, 0], quads[:, 3] - quads[:, 1]
         area = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
-        facing = np.flatnonzero(area * np.median(np.sign(area[:_INNER_QUADS])) > 0)
+        facing = np.flatnonzero(area * np.median(np.sign(area[:240])) > 0)  # as in the middle of the face
         order = facing[np.argsort(depth[facing])]
-        return _fixed(quads[order]), colours[order], depth[order], rgb[0].mean(0)
-
-    def _skin(self) -> None:
-        fixed, colours, depth, inner = self._quads()
+        self.fixed, self.depth = _fixed(quads[order]), depth[order]  # what hides features that lie behind
         skin, cover = np.zeros_like(self.colour), np.zeros_like(self.mask)
         middle = self.place(self.head.surface[0])
-        for corners, colour in zip(fixed, colours.tolist(), strict=True):
+        for corners, colour in zip(self.fixed, colours[order].tolist(), strict=True):
             cv2.fillConvexPoly(skin, corners, colour, cv2.LINE_8, _SHIFT)
             cv2.fillConvexPoly(cover, corners, 255, cv2.LINE_8, _SHIFT)
         if (self.rotation @ [0, 0, 1.0])[2] > 0:
-            fill(skin, middle, inner.tolist())
+            fill(skin, middle, rgb[0].mean(0).tolist())
             fill(cover, middle, 255)
         sigma = max(0.3, 0.028 * self.scale)
         weight = cv2.GaussianBlur(cover, (0, 0), sigma).astype(np.float32)[..., None] / 255
@@ -219,7 +207,6 @@ class Painter:
         alpha = cover.astype(np.float32)[..., None] / 255
         self.colour[:] = np.clip(self.colour * (1 - alpha) + soft * alpha, 0, 255)
         np.maximum(self.mask, cover, out=self.mask)
-        self.fixed, self.depth = fixed, depth
 
     def _layer(self, points: np.ndarray, draw: Callable[[np.ndarray], None]) -> None:
         """Draws a feature onto the skin, hidden where nearer skin lies before it. points: (N, 3) of the head frame."""
@@ -281,8 +268,13 @@ class Painter:
         if gap > 0.06 * np.linalg.norm(points[eye.outer] - points[eye.inner]):
             self._eyeball(canvas, number, _smooth(points[list(eye.lids)], rounds=1))
         _line(canvas, _smooth(upper, closed=False), self._tone((45, 28, 24)), line * (1.2 + self.look.make_up))
-        if self.scale > 50:  # else under a pixel
-            self._lashes(canvas, upper, lower)
+        if self.scale > 50:  # lashes, else under a pixel
+            roots = _smooth(upper, closed=False)
+            away = roots - (2 * lower.mean(0) - upper.mean(0))
+            away /= np.linalg.norm(away, axis=1, keepdims=True) + 1e-9
+            length = (0.03 + 0.03 * self.look.make_up) * self.scale
+            for ends in np.stack([roots, roots + away * length], 1)[2::2]:
+                _line(canvas, ends, self._tone((40, 26, 22)), 1)
         _line(canvas, _smooth(lower, closed=False), self._tone(np.asarray(self.look.skin) * 0.62), line * 0.6)
         crease = _smooth(upper + (upper.mean(0) - lower.mean(0)) * 0.25 + (points[eye.upper[1]] - lower.mean(0)) * 0.35, False)
         _line(canvas, crease, self._tone(np.asarray(self.look.skin) * 0.72), line * 0.6)
@@ -295,25 +287,10 @@ class Painter:
         inside, ball = np.zeros(patch.shape[:2], np.uint8), np.empty_like(patch)
         fill(inside, outline - low, 255)
         ball[:] = np.array(self._tone((228, 220, 214), 0.95), np.uint8)
-        self._iris(ball, number, low)
-        shade = np.linspace(0.68, 1.05, patch.shape[0])[:, None, None].clip(0, 1)  # the lid's shadow
-        alpha = inside.astype(np.float32)[..., None] / 255
-        patch[:] = patch * (1 - alpha) + ball * shade * alpha
-
-    def _lashes(self, canvas: np.ndarray, upper: np.ndarray, lower: np.ndarray) -> None:
-        roots = _smooth(upper, closed=False)
-        away = roots - (2 * lower.mean(0) - upper.mean(0))
-        away /= np.linalg.norm(away, axis=1, keepdims=True) + 1e-9
-        length = (0.03 + 0.03 * self.look.make_up) * self.scale
-        for root, tip in zip(roots[2::2], (roots + away * length)[2::2], strict=True):
-            _line(canvas, np.stack([root, tip]), self._tone((40, 26, 22)), 1)
-
-    def _iris(self, ball: np.ndarray, number: int, low: np.ndarray) -> None:
-        pupil = self.points[SCHEMA.pupils[number]] - low
         look, centre = self.rotation.T @ self.head.gaze[number], self.head.eyes[number]
         side = np.cross(look, [0, 1.0, 0])
         side /= np.linalg.norm(side) + 1e-9
-        up, circle = np.cross(side, look), _circle(24)
+        up, circle, pupil = np.cross(side, look), _circle(24), self.points[SCHEMA.pupils[number]] - low
         for size, colour in ((1, np.asarray(self.look.iris) * 0.55), (0.85, self.look.iris), (0.42, (16, 12, 12))):
             radius = IRIS_RADIUS * size
             around = circle[:, :1] * side + circle[:, 1:] * up
@@ -321,6 +298,9 @@ class Painter:
             fill(ball, ring - ring.mean(0) + self.points[SCHEMA.pupils[number]] - low, self._tone(colour))
         spot = pupil + np.asarray(self.light.direction)[:2] * 0.035 * self.scale
         fill(ball, spot + 0.013 * self.scale * circle, (245, 245, 245))
+        shade = np.linspace(0.68, 1.05, patch.shape[0])[:, None, None].clip(0, 1)  # the lid's shadow
+        alpha = inside.astype(np.float32)[..., None] / 255
+        patch[:] = patch * (1 - alpha) + ball * shade * alpha
 
     def _mouth(self, canvas: np.ndarray) -> None:
         outer, inner = (self.points[list(SCHEMA.regions[n])] for n in ("outer lips", "inner lips"))

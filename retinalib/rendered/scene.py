@@ -12,11 +12,6 @@ def _line(picture: np.ndarray, start: np.ndarray, end: np.ndarray, colour: objec
     cv2.line(picture, *ends, colour, max(1, round(width)), cv2.LINE_AA)
 
 
-def _noise(size: int, cells: int, rng: np.random.Generator) -> np.ndarray:
-    """(size, size) float32 smooth noise, about standard normal, with ``cells`` cells a side."""
-    return cv2.resize(rng.standard_normal((cells, cells)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
-
-
 def _tuple(colour: np.ndarray) -> tuple[float, ...]:
     return tuple(float(v) for v in np.clip(colour, 0, 255))
 
@@ -28,14 +23,14 @@ def _muted(rng: np.random.Generator) -> np.ndarray:
 
 def background(size: int, rng: np.random.Generator) -> np.ndarray:
     """(size, size, 3) uint8: a gradient with texture, things of all sorts, and some that look a little like faces."""
-    low, high = _muted(rng), _muted(rng)
+    low, high = (_muted(rng).astype(np.float32) for _ in range(2))
     ramp = np.linspace(0, 1, size, dtype=np.float32)
     ramp = ramp[:, None] if rng.random() < 0.5 else ramp[None, :]
-    low, high = low.astype(np.float32), high.astype(np.float32)
     picture = low + (high - low) * np.broadcast_to(ramp, (size, size))[..., None]
     for cells in (4, 14, 50):
         strength = (rng.uniform(3, 16) * rng.uniform(0.5, 1.2, 3)).astype(np.float32)
-        picture += _noise(size, cells, rng)[..., None] * strength
+        noise = rng.standard_normal((cells, cells)).astype(np.float32)
+        picture += cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)[..., None] * strength
     picture = np.clip(picture, 0, 255).astype(np.uint8)
     for _ in range(int(rng.integers(4, 26))):
         _thing(picture, size, rng)
@@ -172,6 +167,5 @@ def lens(picture: np.ndarray, blur: float, rng: np.random.Generator) -> np.ndarr
             ends = [np.round(middle + s * reach).astype(int).tolist() for s in (-1, 1)]
             cv2.line(kernel, ends[0], ends[1], 1.0, 1)
             picture = cv2.filter2D(picture, -1, kernel / kernel.sum())
-    strength = float(rng.uniform(0, 6))
-    noise = rng.standard_normal(picture.shape, np.float32) * np.float32(strength)
-    return cv2.add(picture, noise, dtype=cv2.CV_8U)
+    strength = np.float32(rng.uniform(0, 6))
+    return cv2.add(picture, rng.standard_normal(picture.shape, np.float32) * strength, dtype=cv2.CV_8U)

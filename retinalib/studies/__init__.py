@@ -1,1 +1,1 @@
-"""What a chapter asks: anchor coverage, network cost, gates, shapes, agreement, statistics."""
+"""What a chapter asks: anchor coverage, network cost, gates, agreement, statistics."""

@@ -48,31 +48,3 @@ def coverage(
     table = pd.concat(tables, ignore_index=True)
     kind = np.where(table["positives"] == 0, "missed", np.where(table["iou"] < threshold, "kept", "matched"))
     return table.assign(kind=kind)
-
-
-def best_iou_by_size(sizes: np.ndarray, image_size: int, config: AnchorConfig, aspect: float = 1.0) -> pd.DataFrame:
-    """The best IoU that a lone face gets, by its size alone; a row for each size and position: size, iou, stride (of the best
-    anchor). sizes: (S,) square roots of boxes' areas, pixels; one that does not fit is left out; aspect: height by width."""
-    rng = np.random.default_rng(0)
-    corners, strides = anchor_boxes(image_size, config)
-    tables = []
-    for size in sizes:
-        extent = np.array([size / np.sqrt(aspect), size * np.sqrt(aspect)])
-        if extent.max() > image_size:
-            continue
-        corner = rng.uniform(0, 1, (100, 2)) * (image_size - extent)
-        boxes = torch.from_numpy(np.concatenate([corner, corner + extent], 1).astype(np.float32))
-        iou, best = box_iou(boxes, corners).max(1)
-        tables.append(pd.DataFrame({"size": size, "iou": iou.numpy(), "stride": strides[best.numpy()]}))
-    return pd.concat(tables, ignore_index=True)
-
-
-def size_from_iou(curve: pd.DataFrame, iou: float, quantile: float = 0.5) -> float:
-    """The smallest face size (pixels) whose best IoU reaches ``iou`` in that ``quantile`` over places, interpolated between the
-    sizes of ``curve``, a table of :func:`best_iou_by_size`; NaN: none does."""
-    level = curve.groupby("size")["iou"].quantile(quantile)
-    first = int((level >= iou).to_numpy().argmax())
-    if level.iloc[first] < iou:
-        return float("nan")
-    around = level.iloc[max(first - 1, 0) : first + 1]
-    return float(np.interp(iou, around, around.index))

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from retinalib.datasets.table import ATTRIBUTES, FaceDataset
 from retinalib.detect import Detector
@@ -15,8 +15,6 @@ from retinalib.model import RetinaFace
 from retinalib.studies.network_cost import excitations
 
 SILENCED = 0.05  # mean gate of a channel
-_AROUND = 1.6  # longer sides of the face's box
-_TRIES = 50  # places of a background
 _AT_ONCE = 32
 
 
@@ -34,9 +32,9 @@ def face_and_background(dataset: FaceDataset, size: int, seed: int = 0) -> tuple
         image, chosen = dataset[number][0], int(rng.integers(len(faces)))
         box = faces.boxes[chosen]
         room = np.array(image.shape[1::-1])
-        side = int(min(_AROUND * (box[2:] - box[:2]).max(), *room))
+        side = int(min(1.6 * (box[2:] - box[:2]).max(), *room))
         corner = ((box[:2] + box[2:] - side) / 2).clip(0, room - side).astype(int)
-        places = rng.integers(0, room - side, size=(_TRIES, 2), endpoint=True)
+        places = rng.integers(0, room - side, size=(50, 2), endpoint=True)
         apart = (places[:, None] >= faces.boxes[:, 2:]) | (places[:, None] + side <= faces.boxes[:, :2])  # (tries, F, 2)
         free = apart.any(-1).all(1)
         if side < 8 or not free.any():
@@ -63,8 +61,7 @@ def gates(detector: Detector, crops: np.ndarray) -> dict[int, np.ndarray]:
 
 
 def explained(values: np.ndarray, groups: np.ndarray) -> float:
-    """The share of the variance of (N, C) values within their columns that (N,) bool groups explain (η²; by chance, 1 over N -
-    1); NaN if one group is empty or nothing varies."""
+    """The share of variance within the columns of (N, C) values that (N,) bool groups explain (η²; 1 / (N - 1) by chance)."""
     total = values.var(axis=0).sum()
     if total < 1e-12 or groups.all() or not groups.any():
         return float("nan")
@@ -99,21 +96,13 @@ def gate_table(found: Mapping[int, Mapping[int, np.ndarray]], about: pd.DataFram
     return pd.DataFrame(rows)
 
 
-class _ConstantGate(nn.Module):
-    def __init__(self, gate: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("gate", gate)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features * self.gate[:, None, None]
-
-
 def with_constant_gates(detector: Detector, dataset: FaceDataset) -> Detector:
     """The same detector with each gate replaced by its mean over the photos of ``dataset``."""
     photos = [gates(detector, dataset[number][0][None]) for number in range(len(dataset))]
     model: RetinaFace = deepcopy(detector.model)
     for number, stride in enumerate(model.config.anchors.strides):
         if stride in photos[0]:
-            mean = np.concatenate([photo[stride] for photo in photos]).mean(0)
-            model.excitation[number] = _ConstantGate(torch.from_numpy(mean))
+            mean = torch.from_numpy(np.concatenate([photo[stride] for photo in photos]).mean(0))
+            model.excitation[number] = scale = nn.Conv2d(len(mean), len(mean), 1, groups=len(mean), bias=False)
+            scale.weight.data.copy_(mean[:, None, None, None])
     return Detector(model, detector.device)

@@ -1,7 +1,5 @@
 """What a network is made of and how far it sees: parameters, operations, shapes, receptive fields, excitations."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping
@@ -37,10 +35,9 @@ do batch norms, which detection fuses into the convolutions."""
 
 
 def cost_by_part(model: RetinaFace, height: int = 640, width: int = 640) -> pd.DataFrame:
-    """A row per part: part, parameters, gflop (a multiplication and an addition are two; the landmark head at every anchor),
-    for one image of ``height`` × ``width`` pixels."""
+    """A row per part: part, parameters, gflop of one image (a multiplication and an addition are two; heads at all anchors)."""
     with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE) as counter:
-        model.eval().dense(_blank(height, width, model))
+        model.eval().dense(torch.zeros(1, 3, height, width, device=next(model.parameters()).device))
     counts, rows = counter.get_flop_counts(), []  # of modules, and again of those that contain them
     for part, name in PARTS.items():
         values = sum(p.numel() for p in getattr(model, name).parameters())
@@ -52,17 +49,17 @@ def cost_by_part(model: RetinaFace, height: int = 640, width: int = 640) -> pd.D
 
 
 def costs_side_by_side(models: Mapping[str, RetinaFace], size: int = 640, rounds: int = 25) -> pd.DataFrame:
-    """What each network costs, a row per network: parameters, gflop (a multiplication and an addition are two), and latency_ms
-    of finding boxes in one image of ``size`` × ``size`` pixels as detection does (:func:`retinalib.detect.for_inference`): the
-    median over ``rounds`` in which the networks take turns, and the interquartile range. slower_ms, its low and its high: the
-    median over the rounds of the difference from the first network, with the interval that their order gives (binomial: of 25
-    differences the 8th to the 18th, 95.7 %). Neither gflop nor latency has what grows with the faces (landmark head, second
-    looks) or NMS."""
+    """A row per network: parameters, gflop (a multiplication and an addition are two), and latency_ms of finding boxes in one
+    image of ``size`` × ``size`` pixels as detection does: the median over ``rounds`` in which the networks take turns, and the
+    interquartile range. slower_ms, its low and its high: the median difference from the first network, with the interval that
+    the order of the differences gives (binomial: of 25 the 8th to the 18th, 95.7 %). Landmark head, second looks and NMS, which
+    grow with the faces, are in neither."""
     ready = {name: for_inference(model) for name, model in models.items()}
     rows, images, times = {}, {}, {name: [] for name in models}
     with torch.inference_mode():
         for name, network in ready.items():
-            images[name] = _blank(size, size, network).contiguous(memory_format=torch.channels_last)
+            blank = torch.zeros(1, 3, size, size, device=next(network.parameters()).device)
+            images[name] = blank.contiguous(memory_format=torch.channels_last)
             with FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE) as counter:
                 network(images[name])
             rows[name] = [sum(p.numel() for p in models[name].parameters()), counter.get_total_flops() / 1e9]
@@ -76,59 +73,6 @@ def costs_side_by_side(models: Mapping[str, RetinaFace], size: int = 640, rounds
     gaps = [np.subtract(taken, next(iter(times.values()))) for taken in times.values()]
     table = [(*row, np.median(gap), *quantile_test(gap).confidence_interval()) for row, gap in zip(table, gaps, strict=True)]
     return pd.DataFrame(table, list(models), columns)
-
-
-def _blank(height: int, width: int, model: RetinaFace) -> Tensor:
-    """(1, 3, height, width) zeros where the model is."""
-    return torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
-
-
-@torch.inference_mode()
-def shapes(model: RetinaFace, height: int = 640, width: int = 640) -> pd.DataFrame:
-    """What comes out of the parts for one image, a row per part and level: part, level, shape (channels × rows × columns)."""
-    model.eval()
-    levels = {"backbone": list(model.backbone(_blank(height, width, model)).values())}
-    levels["FPN"] = model.fpn(levels["backbone"])
-    levels["SSH"] = [module(level) for module, level in zip(model.ssh, levels["FPN"], strict=True)]
-    levels["SE"] = [module(level) for module, level in zip(model.excitation, levels["SSH"], strict=True)]
-    for head in ("class head", "box head", "landmark head"):
-        levels[head] = [module(level) for module, level in zip(getattr(model, PARTS[head]), levels["SE"], strict=True)]
-    return pd.DataFrame(
-        {"part": part, "level": f"1/{stride}", "shape": "×".join(map(str, value.shape[1:]))}
-        for part, values in levels.items()
-        for stride, value in zip(model.config.anchors.strides, values, strict=True)
-    )
-
-
-def receptive_field(model: RetinaFace, size: int = 640) -> dict[int, np.ndarray]:
-    """How much each input pixel moves one cell's features: stride -> (size - stride, size - stride) float32, the largest at 1.
-    The cell is the one at the image's middle, right and below; its own middle is the array's.
-
-    The effective receptive field (Luo et al., NeurIPS 2016): the gradient of the cell's features before SE, with random signs
-    over channels, with respect to a mid-grey image with noise, absolute values averaged over 8 draws.
-    """
-    model, device = model.eval(), next(model.parameters()).device
-    generator = torch.Generator().manual_seed(0)
-    fields = {stride: np.zeros((size, size), np.float32) for stride in model.config.anchors.strides}
-    for _ in range(8):
-        image = torch.randn(1, 3, size, size, generator=generator).to(device).requires_grad_()
-        pyramid = model.fpn(model.backbone(image).values())
-        for stride, ssh, level in zip(model.config.anchors.strides, model.ssh, pyramid, strict=True):
-            output = ssh(level)
-            centre = output[0, :, output.shape[2] // 2, output.shape[3] // 2]
-            signs = (torch.randint(0, 2, centre.shape, generator=generator) * 2.0 - 1).to(device)
-            (gradient,) = torch.autograd.grad((centre * signs).sum(), image, retain_graph=True)
-            fields[stride] += gradient.abs().sum(1)[0].cpu().numpy()
-    return {stride: field[stride:, stride:] / field.max() for stride, field in fields.items()}
-
-
-def field_width(field: np.ndarray, share: float = 0.95) -> int:
-    """The side, in pixels, of the smallest centred square that holds ``share`` of a receptive field's sum."""
-    centre = np.array(field.shape) // 2
-    rows, columns = np.indices(field.shape)
-    distance = np.maximum(abs(rows - centre[0]), abs(columns - centre[1]))
-    held = np.bincount(distance.ravel(), field.ravel()).cumsum()
-    return 2 * int(np.searchsorted(held, share * held[-1])) + 1
 
 
 @torch.inference_mode()

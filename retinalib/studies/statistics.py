@@ -1,7 +1,6 @@
 """Intervals for differences between arms that were trained with several seeds and measured on the same photos."""
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -37,8 +36,7 @@ def paired_difference(
     table: a row per face, with the columns arm, seed, image and ``value``, as far as both arms have them. The interval is that
     of :func:`crossed_difference`, with a bootstrap over photos. ValueError for fewer than two seeds."""
     pairs = table[table["arm"].isin([first, second])]
-    cells = pairs.groupby(["seed", "image", "arm"])[value].agg(["sum", "count"]).unstack("arm")
-    cells = cells.dropna()
+    cells = pairs.groupby(["seed", "image", "arm"])[value].agg(["sum", "count"]).unstack("arm").dropna()
     sums = (cells["sum"][second] - cells["sum"][first]).unstack("seed").fillna(0.0).to_numpy()
     counts = cells["count"][first].unstack("seed").fillna(0.0).to_numpy()
     photos, seeds = sums.shape
@@ -81,23 +79,16 @@ def crossed_difference(by_seed: np.ndarray, resampled: np.ndarray, photos: int, 
     size, least = abs(estimate) / error, -300.0  # log p
     beyond = quantile(np.exp(least) / 2) <= size
     p_value = float(np.exp(least if beyond else brentq(lambda log: quantile(np.exp(log) / 2) - size, least, 0.0)))
-    needed = quantile(_TAIL / comparisons)
+    needed, quantiles = quantile(_TAIL / comparisons), (np.arange(2000) + 0.5) / 2000
+    # how often a non-central t is over that is the mean over quantiles of the error: scipy's own fails far out
+    errors = [np.sqrt(stats.chi2.ppf(quantiles, freedom) / freedom) for freedom in (seeds - 1, max(photos - 1, 1))]
 
     def power(shift: float) -> float:
-        return share * _beyond(needed, seeds - 1, shift) + (1 - share) * _beyond(needed, max(photos - 1, 1), shift)
+        beyond = [stats.norm.cdf(shift - needed * error).mean() for error in errors]
+        return share * beyond[0] + (1 - share) * beyond[1]
 
     detectable = float(brentq(lambda shift: power(shift) - 0.8, 0.0, 10 + 10 * needed)) * error
     return Difference(estimate, estimate - half, estimate + half, p_value, detectable, seeds, photos)
-
-
-def _beyond(size: float, freedom: int, shift: float) -> float:
-    """How often a non-central t is over ``size``: the mean over 2,000 quantiles of the error, since scipy's fails far out."""
-    return float(stats.norm.cdf(shift - size * _estimated_errors(freedom)).mean())
-
-
-@lru_cache
-def _estimated_errors(freedom: int) -> np.ndarray:
-    return np.sqrt(stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, freedom) / freedom)
 
 
 def cluster_interval(table: pd.DataFrame, value: str) -> tuple[float, float, float]:
@@ -181,25 +172,11 @@ def rank_correlation(values: np.ndarray) -> float:
 
 
 def partial_rank_correlation(values: np.ndarray) -> float:
-    """Spearman's ρ of the first two of (N, 3) values with the third held fixed: the partial correlation of their ranks. NaN
-    under four rows or for constants."""
+    """Spearman's ρ of the first two of (N, 3) values, the third held fixed (partial, of ranks); NaN under four or constant."""
     if len(values) < 4 or (np.ptp(values, axis=0) == 0).any():
         return float("nan")
     (_, ab, ac), (_, _, bc), _ = np.corrcoef(stats.rankdata(values, axis=0).T)
     return float((ab - ac * bc) / np.sqrt((1 - ac**2) * (1 - bc**2)))
-
-
-def side_by_side(tables: dict[str, pd.DataFrame], labels: dict[str, str]) -> pd.DataFrame:
-    """Whether two tables' columns are distributed alike; a row per label: for each table n, median and :func:`spread`, then KS,
-    the Kolmogorov–Smirnov statistic, and what it would exceed by chance in 5 %. labels: column -> label with unit."""
-    rows = {}
-    for column, label in labels.items():
-        pair = [table[column].dropna().to_numpy() for table in tables.values()]
-        numbers = [number for values in pair for number in (len(values), np.median(values), spread(values))]
-        chance = stats.kstwobign.isf(0.05) * np.sqrt(sum(1 / len(values) for values in pair))
-        rows[label] = (*numbers, stats.ks_2samp(*pair).statistic, chance)
-    columns = [f"{name}: {what}" for name in tables for what in ("n", "median", "spread")]
-    return pd.DataFrame(rows, index=[*columns, "KS", "by chance (95 %)"]).T
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

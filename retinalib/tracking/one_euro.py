@@ -1,7 +1,5 @@
 """The One-Euro filter (Casiez, Roussel and Vogel, CHI 2012): smooth while a point rests, quick while it moves."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class OneEuro:
-    """A low-pass filter whose cutoff rises with the speed. Speeds are in face sizes a second, so that near and far faces are
-    smoothed alike; the time between two values may vary."""
+    """A low-pass filter whose cutoff rises with the speed, in face sizes a second; the time between two values may vary."""
 
     min_cutoff: float = 0.5  # Hz, of a point at rest: lower is smoother, and later
     beta: float = 64.0  # Hz for each face size a second: higher follows quicker, and shakes more

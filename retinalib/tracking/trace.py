@@ -1,7 +1,5 @@
 """What is made of a trace: blinks, files that an interruption does not lose, an annotated video."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator
@@ -49,8 +47,7 @@ def write_trace(source: Video, tracker: Tracker, out: Path, annotated: bool = Fa
     and parameters, returned as well) and, on demand, ``annotated.mp4``. detector: its name.
 
     An interrupted call goes on where it was, with the same result. Raises ValueError where no frame has a face, or another
-    process is at work in ``out``.
-    """
+    process is at work in ``out``."""
     with only_process(out):
         parameters = {"every": tracker.every, "gap": tracker.gap, **asdict(tracker.smoothing)}
         size = None if source.camera else [source.frames, *source.size]
@@ -96,8 +93,7 @@ def _resume(tracker: Tracker, part: Path, state: Path, about: dict) -> None:
 
 
 def draw_trace(video: str | Path, trace: pd.DataFrame) -> Iterator[np.ndarray]:
-    """The frames of ``video``, (H, W, 3) uint8 RGB, with each face's box and number, and a circle around the pupils of
-    eyes that are open. trace: as of :func:`retinalib.track`."""
+    """The frames of ``video``, (H, W, 3) uint8 RGB, with the trace's boxes, numbers, and circles around open eyes' pupils."""
     of_frame = dict(list(trace.groupby("frame")))
     for number, (_, image) in enumerate(Video(video).read()):
         for row in of_frame.get(number, trace[:0]).to_dict("records"):

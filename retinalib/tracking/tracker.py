@@ -1,7 +1,5 @@
 """Follows faces over the frames of a video: detection now and then, the network's second looks in between."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,8 +54,7 @@ class Tracker:
     every: frames from one detection to the next; 1: detection in each. Between them the second looks alone follow the faces,
     from where the points were; where what they arrive at does not look like the face, or faces come near each other, a
     detection is made at once. gap: seconds for which a face that is lost keeps its number. Raises ValueError for a detector
-    without canthi and pupils, or options that are none.
-    """
+    without canthi and pupils, or options that are none."""
 
     def __init__(self, detector: Detector, every: int = 10, gap: float = 1.0, smoothing: OneEuro = _SMOOTHING) -> None:
         eyes_of(detector.model.config.schema)
@@ -168,7 +165,6 @@ def track(video: str | Path | int | Iterable[tuple[float, np.ndarray]], detector
     the same in all frames), ``detected`` (or followed by the second looks alone), x1 y1 x2 y2, the columns of
     :func:`retinalib.pupils.pupil_table` from the raw landmarks, offsets, pupils and openness also from the filtered ones
     (``offset_x_right_smooth`` …), and from those yaw, pitch, roll (the head's) and gaze_yaw, gaze_pitch (°, against the
-    camera's axis). Raises what :class:`Video` and Tracker raise.
-    """
+    camera's axis). Raises what :class:`Video` and Tracker raise."""
     frames = Video(video).read() if isinstance(video, (str, Path, int)) else video
     return pd.concat(list(Tracker(detector, **options).table(frames)), ignore_index=True)

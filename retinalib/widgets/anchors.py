@@ -4,10 +4,8 @@ from functools import cache
 
 import cv2
 import numpy as np
-import pandas as pd
 import torch
 from ipywidgets import Dropdown, FloatSlider, IntSlider, SelectionSlider
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from retinalib.anchors import AnchorConfig, anchor_grid, match
@@ -19,7 +17,6 @@ from retinalib.widgets.explorer import Explorer, panels
 
 _MOST_FACES = 500  # more lag behind the hand
 _MINIMUM = 0.2  # IoU of a kept anchor
-_INPUTS = (80, 160, 320, 480, 640)
 _STRIDES = {"8, 16, 32": (8, 16, 32), "4, 8, 16, 32": (4, 8, 16, 32), "8, 16, 32, 64": (8, 16, 32, 64), "16, 32": (16, 32)}
 
 
@@ -47,21 +44,29 @@ def anchor_explorer(dataset: FaceDataset) -> Explorer:
         left.set_ylabel("share of the faces (numbers: faces)")
         left.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(KINDS), fontsize=7)
         row = table.sort_values("size", kind="stable").iloc[face - 1]
-        photo = int(row["image"])
-        _one_face(right, dataset[numbers[photo]][0], at_input(image_size)[photo], row, image_size, config, threshold)
+        photo, own = int(row["image"]), int(row["face"])
+        image, faces = dataset[numbers[photo]][0], at_input(image_size)[photo]
+        corners, strides_of = anchor_boxes(image_size, config)
+        small = [max(1, round(image_size / max(image.shape[:2]) * side)) for side in image.shape[1::-1]]
+        grid = anchor_grid(image_size, image_size, config)
+        mine = (match(torch.from_numpy(faces.boxes / image_size), grid, threshold, _MINIMUM) == own).numpy()
+        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+        draw_match(right, image, faces[own], corners[mine].numpy(), strides_of[mine], closer=0.85)
+        title = f"{row['size']:.0f} px, best IoU {row['iou']:.2f}, anchors that answer for it: {mine.sum()}"
+        right.set_title(title, fontsize=8)
+        right.legend(loc="upper right", frameon=True, fontsize=8)
         shares = table["kind"].value_counts(normalize=True)
         sizes = " | ".join(", ".join(f"{size:.0f}" for size in level) for level in config.sizes)
         said = ", ".join(f"{shares.get(kind, 0):.1%} {kind}" for kind in KINDS)
         of = "" if count == len(dataset.table) else f" of {len(dataset.table):,}"
-        anchors = len(anchor_grid(image_size, image_size, config))
-        return figure, f"{count:,}{of} faces: {said}. Anchors of {sizes} px, {anchors:,} per image."
+        return figure, f"{count:,}{of} faces: {said}. Anchors of {sizes} px, {len(grid):,} per image."
 
     controls = {
         "strides": Dropdown(options=list(_STRIDES), description="strides"),
         "smallest": SelectionSlider(options=[4, 8, 11, 16, 23, 32, 45, 64], value=16, description="smallest (px)"),
         "per_cell": SelectionSlider(options=[1, 2, 3], value=2, description="sizes per cell"),
         "ratio": SelectionSlider(options=[1.26, 1.41, 1.59, 2.0, 2.83, 4.0], value=2.0, description="ratio"),
-        "image_size": SelectionSlider(options=_INPUTS, description="input (px)"),
+        "image_size": SelectionSlider(options=[80, 160, 320, 480, 640], description="input (px)"),
         "threshold": FloatSlider(value=0.35, min=0.2, max=0.7, step=0.05, description="threshold"),
         "face": IntSlider(value=(count + 1) // 2, min=1, max=count, description="face, by size"),
     }
@@ -72,16 +77,3 @@ def ladder(strides: tuple[int, ...], smallest: float, per_cell: int, ratio: floa
     """A design whose sizes grow by ``ratio`` from one to the next, ``per_cell`` of them at each stride."""
     sizes = smallest * ratio ** np.arange(len(strides) * per_cell)
     return AnchorConfig(strides, tuple(tuple(level) for level in sizes.reshape(-1, per_cell).tolist()))
-
-
-def _one_face(
-    ax: Axes, image: np.ndarray, faces: Faces, row: pd.Series, size: int, config: AnchorConfig, threshold: float
-) -> None:
-    face, (corners, strides) = int(row["face"]), anchor_boxes(size, config)
-    scale = size / max(image.shape[:2])
-    small = cv2.resize(image, [max(1, round(scale * side)) for side in image.shape[1::-1]], interpolation=cv2.INTER_AREA)
-    matched = match(torch.from_numpy(faces.boxes / size), anchor_grid(size, size, config), threshold, _MINIMUM)
-    mine = (matched == face).numpy()
-    draw_match(ax, small, faces[face], corners[mine].numpy(), strides[mine], closer=0.85)
-    ax.set_title(f"{row['size']:.0f} px, best IoU {row['iou']:.2f}, anchors that answer for it: {mine.sum()}", fontsize=8)
-    ax.legend(loc="upper right", frameon=True, fontsize=8)

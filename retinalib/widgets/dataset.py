@@ -8,7 +8,6 @@ from matplotlib.patches import Rectangle
 
 from retinalib.datasets.describe import describe_faces
 from retinalib.datasets.table import ATTRIBUTES, FaceDataset
-from retinalib.faces import Faces
 from retinalib.plots.style import crop_face, draw_faces
 from retinalib.widgets.explorer import Explorer, nothing, panels
 
@@ -41,8 +40,7 @@ def dataset_browser(dataset: FaceDataset) -> Explorer:
         rows = chosen(attribute, sizes, text, odd)
         if not len(rows):
             return nothing("no face is left: widen the filters"), f"0 of {len(table)} faces"
-        place = min(face, len(rows))
-        row = rows.iloc[place - 1]
+        row = rows.iloc[(place := min(face, len(rows))) - 1]
         image, faces = dataset[row["photo"]]
         figure, (left, right) = panels([3.5, 3.5], 3.7)
         draw_faces(left, image, faces, landmarks=False)
@@ -50,7 +48,8 @@ def dataset_browser(dataset: FaceDataset) -> Explorer:
         left.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="#E69F00", lw=2.2))
         left.set_title(row["image"].rpartition("/")[2], fontsize=8)
         crop, close = crop_face(image, faces, row["face"], 400)
-        draw_faces(right, crop, _only(close, region), boxes=False, regions=True, numbers=numbers)
+        close.landmarks[:, [region not in ("all", name) for name in close.schema.region_of()]] = np.nan
+        draw_faces(right, crop, close, boxes=False, regions=True, numbers=numbers)
         right.set_title(f"{row['size']:.0f} px, face {row['face'] + 1} of {row['faces']} in the photo", fontsize=8)
         said = [n.replace("_", "-") for n in names if row[n]] or (["no attribute"] if names else [])
         said += [what.format(int(row[column])) for column, what in _ODD.items() if row[column]]
@@ -80,8 +79,3 @@ def dataset_browser(dataset: FaceDataset) -> Explorer:
     for name, step in (("previous", -1), ("next", 1)):
         controls[name].on_click(lambda _, step=step: setattr(controls["face"], "value", controls["face"].value + step))
     return explorer
-
-
-def _only(face: Faces, region: str) -> Faces:
-    shown = np.array([region in ("all", name) for name in face.schema.region_of()])
-    return Faces(face.boxes, np.where(shown[None, :, None], face.landmarks, np.nan), face.visible, schema=face.schema)

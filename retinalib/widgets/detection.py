@@ -13,7 +13,6 @@ from retinalib.plots.style import draw_faces
 from retinalib.widgets.explorer import Explorer, panels
 
 LOWEST_SCORE = 0.05  # detections from here on are kept, so that the threshold needs no detection of its own
-_LARGEST = 1280  # pixels of an upload's longer side
 
 
 def detection_explorer(detectors: dict[str, Detector], dataset: FaceDataset) -> Explorer:
@@ -68,7 +67,7 @@ def detection_explorer(detectors: dict[str, Detector], dataset: FaceDataset) -> 
                 image = decode_image(bytes(file["content"]), file["name"], honour_exif=True)
             except ValueError as error:
                 return explorer.say(str(error))
-            scale = min(1, _LARGEST / max(image.shape[:2]))
+            scale = min(1, 1280 / max(image.shape[:2]))  # pixels of the longer side
             size = [max(1, round(scale * side)) for side in image.shape[1::-1]]
             uploads.append(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
             shown["upload"] = len(uploads)

@@ -33,8 +33,8 @@ class Explorer(VBox):
         super().__init__([Box(list(controls.values()), layout=Layout(flex_flow="row wrap")), self.sentence, self.picture])
         self._followed = list(inspect.signature(draw).parameters)
         for name in self._followed:
-            controls[name].observe(lambda _: self._follow(), "value")
-        self._redraw()
+            controls[name].observe(lambda _: self.values() == self._drawn or self.update(), "value")
+        self.update()
 
     def values(self) -> dict[str, Any]:
         """What the controls say that the picture follows, by name."""
@@ -42,22 +42,14 @@ class Explorer(VBox):
 
     def update(self) -> None:
         """Draws the picture for the controls as they are. What can't be drawn is said: the next photo may be readable."""
-        try:
-            self._redraw()
-        except (OSError, ValueError) as error:
-            self.picture.value = png(nothing("nothing to show"))
-            self.say(str(error))
-
-    def _redraw(self) -> None:
         with _PEN:
             self._drawn = self.values()
-            figure, sentence = self._draw(**self._drawn)
+            try:
+                figure, sentence = self._draw(**self._drawn)
+            except (OSError, ValueError) as error:
+                figure, sentence = nothing("nothing to show"), str(error)
             self.picture.value = png(figure)
             self.say(sentence)
-
-    def _follow(self) -> None:
-        if self.values() != self._drawn:
-            self.update()
 
     def say(self, sentence: str) -> None:
         """Shows a sentence over the picture."""

@@ -50,7 +50,14 @@ def pupil_explorer(detector: Detector, eyeball: Eyeball | None = None) -> Explor
             ax.set_title(f"{side} eye", fontsize=9)
         true, measured = _measure(truth, eyeball), _measure(seen, eyeball)
         true = true.assign(**truth.attributes[[c for c in truth.attributes if c in true]])  # the gaze that was rendered
-        axes[3].text(0, 0.5, _numbers(true, measured), family="monospace", fontsize=10, va="center", linespacing=1.6)
+        cells = {
+            (side, name): [table[column.format(side)].iloc[0] for column in _ROWS.values()]
+            for side in _EYES
+            for name, table in (("true", true), ("found", measured))
+            if len(table)
+        }
+        numbers = pd.DataFrame(cells, index=list(_ROWS)).to_string(na_rep="–", float_format="{:+.3g}".format)
+        axes[3].text(0, 0.5, numbers, family="monospace", fontsize=10, va="center", linespacing=1.6)
         axes[3].axis("off")
         if not len(seen):
             return figure, f"no face found with a score of at least {_SCORE}"
@@ -77,13 +84,3 @@ def pupil_explorer(detector: Detector, eyeball: Eyeball | None = None) -> Explor
 def _measure(faces: Faces, eyeball: Eyeball) -> pd.DataFrame:
     bare = Faces(faces.boxes, faces.landmarks)  # attributes name the gaze, too, and that is not what was measured
     return pd.concat([pupil_table(bare), gaze_angles(faces.landmarks, eyeball)], axis=1)
-
-
-def _numbers(true: pd.DataFrame, measured: pd.DataFrame) -> str:
-    cells = {
-        (side, name): [table[column.format(side)].iloc[0] for column in _ROWS.values()]
-        for side in _EYES
-        for name, table in (("true", true), ("found", measured))
-        if len(table)
-    }
-    return pd.DataFrame(cells, index=list(_ROWS)).to_string(na_rep="–", float_format="{:+.3g}".format)

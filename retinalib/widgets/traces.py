@@ -1,7 +1,5 @@
 """The explorer of chapter 8: a video's frames under a slider, and the trace with a cursor."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +16,7 @@ _PANELS = {"offset across (eye widths)": "offset_x_{}_smooth", "openness": "open
 
 
 def trace_explorer(video: str | Path, trace: pd.DataFrame) -> Explorer:
-    """Shows the frame at the slider's place with the face that is seen longest, its pupils close up, and its trace (as of
-    :func:`retinalib.track`). Raises ValueError for an empty one."""
+    """Shows a frame with the face seen longest, its pupils close up, and the trace (of retinalib.track). ValueError without."""
     if not len(trace):
         raise ValueError("there is no face in the trace to look at")
     part = trace[trace["face"] == trace["face"].mode()[0]].set_index("frame")

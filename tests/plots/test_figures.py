@@ -23,14 +23,6 @@ def drawn():
     plt.close("all")
 
 
-def test_plates():
-    image = np.zeros((50, 50, 3), np.uint8)
-    one = Faces([[5, 5, 45, 45]], np.random.default_rng(0).uniform(5, 45, (1, 98, 2)))
-    fig = faces.plate([(image, one)] * 5, list("abcde"), columns=3, landmarks=False)
-    assert [ax.get_title(loc="left") for ax in fig.axes] == ["a", "b", "c", "d", "e", ""]
-    faces.plate([(image, Faces.empty())])
-
-
 def test_level_eyes_and_pupils_outside_of_them():
     image, truth = render_face(size=160)
     true, eye = truth.landmarks, WFLW_98.right_eye
@@ -45,13 +37,6 @@ def test_level_eyes_and_pupils_outside_of_them():
     mark = fig.axes[1].lines[-1]
     assert mark.get_xydata()[0][0] == 120 and mark.get_marker() == ">"
     faces.eye_sheet([], true[:0], true[:0], eye, [])
-
-
-def test_distributions_beside_each_other():
-    table = pd.DataFrame({"source": ["a", "a", "b", "b"], "x": [0.0, 1, 5, 6], "y": 1.0})
-    fig = faces.distributions_figure(table, {"x": "x (px)", "y": "y"}, {"x (px)": 1.0, "y": 0.0})
-    assert [ax.get_title(loc="left") for ax in fig.axes] == ["KS 1.00", "KS 0.00"]
-    assert [text.get_text() for text in fig.axes[0].get_legend().get_texts()] == ["a", "b"]
 
 
 def test_size_classes_hold_every_size():

@@ -17,8 +17,8 @@ from retinalib.pupils import openness, pupil_offset
 from retinalib.rendered import dataset as rendered
 from retinalib.rendered.head import IRIS_RADIUS, Expression, Pose, landmarks_2d
 from retinalib.rendered.render import Light, Look
-from retinalib.studies.shapes import mean_shape, procrustes_distance, proportions
 from tests.shared import SHARED, needs_shared
+from tests.test_chapters import defined
 
 
 def digests(folder):
@@ -160,9 +160,15 @@ def test_the_mean_shape_is_that_of_real_faces():
     real = wflw.read_annotations(SHARED / "real_faces/WFLW_annotations/list_98pt_test_attributed_faces.txt")
     real = np.stack(real["landmarks"])
     drawn = np.stack([landmarks_2d(person.head(), 100.0, person.distance) for person in people(800)])
-    distance = procrustes_distance(mean_shape(drawn), mean_shape(real))
+    shapes = defined("01", "shapes")
+    mean_shape, aligned_to = shapes["mean_shape"], shapes["aligned_to"]
+    mean = mean_shape(drawn)
+    right, left = mean[list(WFLW_98.inter_ocular)]
+    gap = np.linalg.norm(aligned_to(mean_shape(real)[None], mean)[0] - mean, axis=1).mean()
+    distance = gap / np.linalg.norm(right - left)
     print(f"mean shape: {distance:.2%} of the inter-ocular distance from WFLW's")
     assert distance < 0.03
+    proportions = defined("01", "proportions", schema=WFLW_98)["proportions"]
     here, there = proportions(drawn), proportions(real)
     for measure in here:  # Kolmogorov–Smirnov
         assert ks_2samp(here[measure], there[measure]).statistic < 0.12, measure

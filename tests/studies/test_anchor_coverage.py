@@ -3,7 +3,7 @@ import pytest
 
 from retinalib.anchors import AnchorConfig, anchor_grid
 from retinalib.faces import Faces, box_iou
-from retinalib.studies.anchor_coverage import anchor_boxes, best_iou_by_size, coverage, fitted, size_from_iou
+from retinalib.studies.anchor_coverage import anchor_boxes, coverage, fitted
 
 CONFIG = AnchorConfig()
 
@@ -43,22 +43,3 @@ def test_faces_compete_within_an_image():
 
 def test_fitting_scales_by_the_longer_side():
     assert fitted(boxes([10, 20, 30, 40]), (100, 400), 200).boxes.tolist() == [[5, 10, 15, 20]]
-
-
-def test_best_iou_of_a_face_like_an_anchor_is_high_and_of_a_tiny_one_bounded_by_its_area():
-    table = best_iou_by_size(np.array([4.0, 128.0, 900.0]), 320, CONFIG)
-    assert sorted(table["size"].unique()) == [4, 128]  # 900 does not fit
-    assert table[table["size"] == 4]["iou"].max() == pytest.approx((4 / 16) ** 2, rel=1e-3)
-    # the nearest of the anchors with stride 16 is at most 8 px off each way
-    worst = (128 - 8) ** 2 / (2 * 128**2 - (128 - 8) ** 2)
-    assert table[table["size"] == 128]["iou"].min() >= worst - 1e-6
-
-
-def test_the_size_from_which_faces_are_reached():
-    curve = best_iou_by_size(np.geomspace(4, 64, 60), 320, CONFIG)
-    # a square within the smallest anchor, as each of up to 8 px is somewhere: its IoU is the ratio of the areas
-    assert size_from_iou(curve, 0.2) == pytest.approx(16 * 0.2**0.5, rel=0.01)
-    assert size_from_iou(curve, 0.2, quantile=1) == pytest.approx(16 * 0.2**0.5, rel=0.01)
-    lucky, typical, unlucky = (size_from_iou(curve, 0.6, quantile) for quantile in (1, 0.5, 0))
-    assert 16 * 0.6**0.5 <= lucky + 0.05 < typical < unlucky
-    assert size_from_iou(curve, 0.01) == 4 and np.isnan(size_from_iou(curve, 1.1))

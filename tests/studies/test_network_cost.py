@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 
@@ -8,7 +7,7 @@ from retinalib.landmarks import WFLW_98
 from retinalib.model import ModelConfig, RetinaFace
 from retinalib.second_look import eye_look
 from retinalib.studies import network_cost
-from retinalib.studies.network_cost import cost_by_part, costs_side_by_side, excitations, field_width, receptive_field, shapes
+from retinalib.studies.network_cost import cost_by_part, costs_side_by_side, excitations
 
 
 def build(se_reduction=None):
@@ -27,28 +26,6 @@ def test_parts_add_up(se_reduction):
     se = table.set_index("part").loc["SE"]
     gates = 2 * 1536 + 2 * 64 * cells  # two layers a level; a mean over each channel's cells, and their scaling
     assert (se["parameters"], se["gflop"]) == ((0, 0) if se_reduction is None else (1536, pytest.approx(gates / 1e9)))
-
-
-def test_shapes_follow_the_strides():
-    table = shapes(build(), 320, 352)
-    rows = table[table["part"] == "SSH"].set_index("level")["shape"].to_dict()
-    assert rows == {"1/8": "64×40×44", "1/16": "64×20×22", "1/32": "64×10×11"}
-    assert set(table[table["part"] == "landmark head"]["shape"]) == {"392×40×44", "392×20×22", "392×10×11"}
-
-
-def test_receptive_fields_grow_with_the_stride():
-    fields = receptive_field(build(), 256)
-    widths = [field_width(fields[s]) for s in (8, 16, 32)]
-    assert widths[0] < widths[1] < widths[2] <= 257
-    assert all(f.max() == 1 for f in fields.values())
-
-
-def test_field_width_by_hand():
-    field = np.zeros((21, 21), np.float32)
-    field[10, 10] = 1
-    assert field_width(field) == 1
-    field[8:13, 8:13] = 1
-    assert field_width(field, 1.0) == 5 and field_width(field, 0.3) == 3
 
 
 def test_excitations_scale_the_features():

@@ -14,7 +14,6 @@ from retinalib.studies.statistics import (
     paired_difference,
     partial_rank_correlation,
     rank_correlation,
-    side_by_side,
     spread,
 )
 from tests.simulation import study
@@ -235,16 +234,6 @@ def test_bootstrap_resamples_whole_photos():
     assert mean == 3.5 and low < 2.2 and high > 4.8  # eight photos, not forty faces
     assert np.isnan(rank_correlation(np.ones((10, 2)))) and np.isnan(rank_correlation(np.zeros((2, 2))))
     assert np.isnan(cluster_bootstrap(table.assign(v=np.nan), ["v"], lambda values: 1.0)).all()
-
-
-def test_side_by_side():
-    rng = np.random.default_rng(0)
-    one, other = (pd.DataFrame({"a": rng.normal(size=400), "b": rng.normal(size=400) + shift}) for shift in (0, 3))
-    one.loc[0, "a"] = np.nan
-    table = side_by_side({"one": one, "other": other}, {"a": "first (px)", "b": "second (px)"})
-    assert table.loc["first (px)", "one: n"] == 399 and table.loc["first (px)", "other: n"] == 400
-    assert table.loc["second (px)", "other: median"] == pytest.approx(other["b"].median())
-    assert table["KS"].iloc[0] < table["by chance (95 %)"].iloc[0] < 0.15 < 0.8 < table["KS"].iloc[1]
 
 
 def test_bootstrap_by_loops():
