@@ -16,13 +16,13 @@ from retinalib.plots.style import PREDICTION, TRUTH, draw_faces
 
 
 def plate(
-    pictures: Sequence[tuple[np.ndarray, Faces]],
+    pictures: Sequence[tuple[np.ndarray, Faces] | tuple[np.ndarray, Faces, Faces]],
     titles: Sequence[str] | None = None,
     columns: int = 6,
     width: float = 1.5,
     **drawn: bool,
 ) -> Figure:
-    """A contact sheet of pictures, (H, W, 3) uint8, with their true faces; width: inches per picture; drawn: options of
+    """A contact sheet of pictures, (H, W, 3) uint8, with their true faces, or those and the predicted ones; width: inches per picture; drawn: options of
     :func:`retinalib.plots.style.draw_faces` (regions unless said otherwise, no boxes)."""
     columns = min(columns, max(1, len(pictures)))
     rows = max(1, -(-len(pictures) // columns))
@@ -31,8 +31,8 @@ def plate(
     fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     for ax in axes.flat[len(pictures) :]:
         ax.axis("off")
-    for number, (ax, (image, faces)) in enumerate(zip(axes.flat, pictures, strict=False)):
-        draw_faces(ax, image, faces, **{"boxes": False, "regions": True} | drawn)
+    for number, (ax, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
+        draw_faces(ax, *picture, **{"boxes": False, "regions": True} | drawn)
         if titles is not None:
             ax.set_title(titles[number], fontsize=7, weight="normal", pad=2)
     return fig
