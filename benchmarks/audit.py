@@ -47,7 +47,7 @@ def find(dataset: FaceDataset, count: int, seed: int, checkpoint: str | None = N
     dataset.table["size"] = pd.Series(sizes, where).sort_index()
     faulty, faults = plant(dataset, count, seed)
     detector = load_detector(checkpoint)
-    faces, _ = audit.look(detector, faulty, "train")
+    faces, _ = audit.look(detector, faulty)
     key = ["image", "line"]
     planted = faulty.table[key].assign(planted=faults.to_numpy())
     return audit.disputed(faces, faulty.schema).merge(planted, on=key, how="left", validate="one_to_one")

@@ -337,10 +337,9 @@ def describe(root: Path, split: str) -> None:
 @click.option("--checkpoint", help="A shipped name, a run folder or a file; by default the first of retinalib checkpoints.")
 @_DEVICE
 def audit(root: Path, out: Path, checkpoint: str | None, device: str | None) -> None:
-    """Lists the faces in ROOT (WFLW's or WIDER FACE's layout) whose landmarks a network disputes most, in the labels' boxes, and
-    photos that are there twice, within a list and across lists.
-
-    Labels are audited where the network has the same landmarks. On the contact sheet, labels are green and predictions blue."""
+    """Lists the faces in ROOT (WFLW's or WIDER FACE's layout) whose landmarks a network disputes most, and photos that are
+    there twice, in a list or across lists. Labels are audited if the network has the same
+    landmarks; on the contact sheet they are green."""
     from retinalib.detect import load_detector
     from retinalib.plots.audit import write_audit
 

@@ -81,22 +81,22 @@ def _done(notebook: Path, output: Path, data_root: str) -> bool:
 
 
 def forecast(dataset: str, data_root: Path, profile: str) -> str:
-    """How long the chapters' training will take, from some first steps on this machine: a sentence with its arithmetic."""
+    """How long the chapters' training will take, from some first steps on this machine: sentences with the arithmetic."""
     photos = open_dataset(dataset, data_root, profile, 0, "train")
-    config, device = PROFILES[profile].train_config(schema=photos.schema), pick_device()
-    size, seeds, times = min(config.batch_size, len(photos)), PROFILES[profile].seeds, []
-    learns = Training(RetinaFace(config.model).train(), config, device)
+    config, seeds, device = PROFILES[profile].train_config(schema=photos.schema), PROFILES[profile].seeds, pick_device()
+    learns, times = Training(RetinaFace(config.model).train(), config, device), []
+    size = min(config.batch_size, len(photos))
+    keys = islice(batch_keys(len(photos), size, 0, 1 + _TIMED), 1 + _TIMED)
     crops = AugmentedPhotos(photos, config.image_size, config.augment, 0)
-    keys = islice(batch_keys(len(photos), size, 0, 2 + _TIMED), 1 + _TIMED)
     with reading(crops, keys, min(8, os.cpu_count() or 1), pin_memory=device.type == "cuda") as stream:
         for images, targets, _ in stream:
             learns.step(images, targets, 0, 100)
             times.append(time.perf_counter())
-    taken, steps = (times[-1] - times[0]) / _TIMED, len(photos) // size
+    taken, steps, runs = (times[-1] - times[0]) / _TIMED, len(photos) // size, _ARMS * seeds + _SHORT
     hours = steps * config.epochs * taken / 3600
     return (
-        f"Training on {device}: {taken:.2f} s a step of {size} crops of {config.image_size} px (mean of {_TIMED}). A run: {steps} "
-        f"steps × {config.epochs} epochs = {hours:.1f} hours. Chapters 4 and 5: {_ARMS} arms × {seeds} seeds, chapter 2: "
-        f"{_SHORT:.1f} of a run; together {(_ARMS * seeds + _SHORT) * hours:.1f} hours, one after the other, without validations "
-        "and the chapters' own work. Finished runs are reused."
+        f"A step of {size} crops of {config.image_size} px takes {taken:.2f} s on this {device} (mean of {_TIMED}).\n"
+        f"A run: {steps} steps × {config.epochs} epochs × {taken:.2f} s = {hours:.1f} hours.\n"
+        f"All: {_ARMS} arms × {seeds} seeds + {_SHORT:.1f} of a run (chapter 2) = {runs:.1f} runs, {runs * hours:.1f} hours, "
+        "without validation and the rest of the chapters. Finished runs are reused."
     )

@@ -22,8 +22,8 @@ def plate(
     width: float = 1.5,
     **drawn: bool,
 ) -> Figure:
-    """A contact sheet of pictures, (H, W, 3) uint8, with their true faces, or those and the predicted ones; width: inches per picture; drawn: options of
-    :func:`retinalib.plots.style.draw_faces` (regions unless said otherwise, no boxes)."""
+    """A contact sheet of pictures, (H, W, 3) uint8, with their true faces, or with those and predicted ones; width: inches per
+    picture; drawn: options of :func:`retinalib.plots.style.draw_faces` (regions unless said otherwise, no boxes)."""
     columns = min(columns, max(1, len(pictures)))
     rows = max(1, -(-len(pictures) // columns))
     height = width + (0.22 if titles is not None else 0.04)
