@@ -105,6 +105,6 @@ def _pack(archive: Path, members: list[tuple[str, Path]]) -> None:
                 for name, path in members:
                     packed.write(path, name)
         else:
-            with tarfile.open(temporary, "w:gz", compresslevel=1) as packed:
+            with tarfile.open(temporary, "w:gz", compresslevel=1, dereference=True) as packed:
                 for name, path in members:
                     packed.add(path, name)

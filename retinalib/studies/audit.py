@@ -19,7 +19,7 @@ _EXPLAINED = 0.5  # of the disagreement is left at most where a fault is what wa
 
 def look(detector: Detector, dataset: FaceDataset) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Reads each photo once. Returns a row a face with landmarks, none if the detector has others (columns file, line, image,
-    face, size; box, labels (L, 2) and predicted (L, 2), in that box; in the photo's pixels); and a row a photo: file, image, hash
+    face, size; box, labels (L, 2) and predicted (L, 2), in that box; in pixels); and a row a photo: file, image, hash
     ((64,) bool)."""
     faces, hashes, table = [], [], dataset.table
     file, asked = table.attrs.get("source", ""), detector.model.config.schema == dataset.schema
