@@ -19,7 +19,6 @@ from retinalib.workspace import PROJECT, open_dataset
 
 _TIMED = 5  # steps
 _ARMS = 3  # that chapter 5 trains with each seed, chapter 4's two among them
-_SHORT = 2 * 0.3 * 0.6**2  # runs: chapter 2's two, of three tenths of the epochs with crops of six tenths of the side
 
 
 def run(notebook: Path, output: Path, parameters: dict | None = None) -> None:
@@ -92,11 +91,11 @@ def forecast(dataset: str, data_root: Path, profile: str) -> str:
         for images, targets, _ in stream:
             learns.step(images, targets, 0, 100)
             times.append(time.perf_counter())
-    taken, steps, runs = (times[-1] - times[0]) / _TIMED, len(photos) // size, _ARMS * seeds + _SHORT
+    taken, steps, runs = (times[-1] - times[0]) / _TIMED, len(photos) // size, _ARMS * seeds
     hours = steps * config.epochs * taken / 3600
     return (
         f"A step of {size} crops of {config.image_size} px takes {taken:.2f} s on this {device} (mean of {_TIMED}).\n"
         f"A run: {steps} steps × {config.epochs} epochs × {taken:.2f} s = {hours:.1f} hours.\n"
-        f"All: {_ARMS} arms × {seeds} seeds + {_SHORT:.1f} of a run (chapter 2) = {runs:.1f} runs, {runs * hours:.1f} hours, "
-        "without validation and the rest of the chapters. Finished runs are reused."
+        f"Chapters 4 and 5: {_ARMS} arms × {seeds} seeds = {runs} runs = {runs * hours:.1f} hours, one after the other and without "
+        "validation; chapter 2 adds two short ones. Finished runs are reused."
     )
