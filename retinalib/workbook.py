@@ -96,6 +96,6 @@ def forecast(dataset: str, data_root: Path, profile: str) -> str:
     return (
         f"A step of {size} crops of {config.image_size} px takes {taken:.2f} s on this {device} (mean of {_TIMED}).\n"
         f"A run: {steps} steps × {config.epochs} epochs × {taken:.2f} s = {hours:.1f} hours.\n"
-        f"Chapters 4 and 5: {_ARMS} arms × {seeds} seeds = {runs} runs = {runs * hours:.1f} hours, one after the other and without "
+        f"Chapters 4 and 5: {_ARMS} arms × {seeds} seeds = {runs} runs = {runs * hours:.1f} hours, one by one, without "
         "validation; chapter 2 adds two short ones. Finished runs are reused."
     )

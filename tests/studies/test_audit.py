@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +8,8 @@ from benchmarks.audit import PLANTED, find
 from retinalib import rendered
 from retinalib.checkpoint import save_model
 from retinalib.cli import main
+from retinalib.datasets.archives import prepare
+from retinalib.datasets.wflw import IMAGES
 from retinalib.landmarks import WFLW_98, WIDER_5
 from retinalib.model import ModelConfig, RetinaFace
 from retinalib.rendered import stand_in
@@ -78,6 +81,20 @@ def test_of_wider_faces_layout_photos_are_audited_and_labels_where_the_network_h
     said = call("audit", root, "--out", tmp_path / "five", "--checkpoint", tmp_path / "five.pt", "--device", "cpu")
     assert said.exit_code == 0, said.output
     assert "labelled faces 1," in said.output and pd.read_csv(tmp_path / "five/audit.csv")["line"].tolist() == [2]
+
+
+def test_of_wflws_layout_labels_are_audited_with_a_contact_sheet(tmp_path):
+    root = stand_in.make(tmp_path / "wflw", photos=30, size=96, workers=1)
+    prepare("wflw", root)
+    options = ["--out", str(tmp_path), "--checkpoint", "rendered98", "--device", "cpu"]
+    said = CliRunner().invoke(main, ["datasets", "audit", str(root), *options])
+    assert said.exit_code == 0 and "photos 30, " in said.output and "labelled faces 40," in said.output
+    photos = {path.relative_to(root / IMAGES).as_posix(): path.read_bytes() for path in (root / IMAGES).rglob("*.jpg")}
+    twice, faces = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("duplicates", "audit"))
+    copied = pd.Series(photos).duplicated(keep=False)
+    assert copied.any() and set(copied.index[copied]) <= set(twice["image"]) and not twice["across"].any()
+    assert len(faces) == 40 and faces["dispute"].is_monotonic_decreasing and faces["file"].nunique() == 2
+    assert cv2.imread(str(tmp_path / "worst.png")).shape[1] > 1000
 
 
 def test_nothing_to_audit_is_said(tmp_path):
