@@ -13,7 +13,7 @@ from retinalib.detect import Detector
 from retinalib.evaluate import nme, point_errors
 from retinalib.landmarks import LandmarkSchema
 
-_ALIKE = 4  # of a hash's 64 bits differ at most between near-duplicates
+_ALIKE = 6  # of 64 bits differ at most between near-duplicates; of 167,331 pairs of other photographs none under 12
 _EXPLAINED = 0.5  # of the disagreement is left at most where a fault is what was wrong
 
 

@@ -57,7 +57,7 @@ def test_near_duplicates_are_grouped_and_those_across_lists_come_first():
     rng = np.random.default_rng(0)
     bits = rng.random((5, 64)) < 0.5
     near, far = bits[1].copy(), bits[2].copy()
-    near[:3], far[:5] = ~near[:3], ~far[:5]
+    near[:3], far[:9] = ~near[:3], ~far[:9]
     hashes = pd.DataFrame({"file": ["a", "a", "a", "a", "b", "b", "a"], "image": list("tuvwxyz")})
     hashes["hash"] = [*bits[:4], near, far, bits[3]]
     table = audit.duplicates(hashes)
