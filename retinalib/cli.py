@@ -8,7 +8,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -177,6 +177,25 @@ def workbook(notebooks: tuple[str, ...], profile: str) -> None:
     make(notebooks, profile)
 
 
+@main.command("wflw")
+@click.argument("root", type=_FOLDER)
+@_PROFILE
+def report_on_wflw(root: Path, profile: str) -> None:
+    """From WFLW's archives in ROOT, such as data/wflw, to a report: extracts them, checks the lists, says how long the training
+    will take, and runs chapters 1, 2, 4, 5 and 6, which train and measure.
+
+    Notebooks go to build/wflw-PROFILE, figures to figures/wflw-PROFILE. Interrupted, it goes on. What the check finds is said,
+    and the data set's policy deals with it (see data/README.md)."""
+    from retinalib.workbook import forecast, make
+
+    root = root.resolve()
+    extract.callback("wflw", root)
+    with suppress(SystemExit):
+        check.callback(root)
+    click.echo(forecast("wflw", root, profile))
+    make(("01", "02", "04", "05", "06"), profile, "wflw", root)
+
+
 @main.command()
 @click.argument("photos", nargs=-1, required=True, metavar="PHOTO…", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=_FOLDER, help="Folder for the pictures, faces.csv and faces.json.")
@@ -310,6 +329,33 @@ def describe(root: Path, split: str) -> None:
     WIDER FACE's validation is its "test", since its test has no public truth."""
     load = wflw.load if official_lists(root)[0][1] is wflw.read_annotations else wider.load_split
     click.echo(description(load(root, split)).to_string(header=False))
+
+
+@datasets.command()
+@click.argument("root", type=_FOLDER)
+@click.option("--out", required=True, type=_FOLDER, help="Folder for audit.csv, worst.png and duplicates.csv.")
+@click.option("--checkpoint", help="A shipped name, a run folder or a file; by default the first of retinalib checkpoints.")
+@_DEVICE
+def audit(root: Path, out: Path, checkpoint: str | None, device: str | None) -> None:
+    """Lists the faces in ROOT (WFLW's or WIDER FACE's layout) whose landmarks a network disputes most, and photos that are
+    there twice, in a list or across lists. Labels are audited if the network has the same
+    landmarks; on the contact sheet they are green."""
+    from retinalib.detect import load_detector
+    from retinalib.plots.audit import write_audit
+
+    said = write_audit(root, load_detector(checkpoint, device), out)
+    click.echo(f"{said}, written to {out}")
+
+
+@datasets.command("stand-in")
+@click.argument("root", type=_FOLDER)
+@click.option("--dataset", default="wflw", type=click.Choice(["wflw", "wider"]))
+@click.option("--photos", type=click.IntRange(min=20), help="By default as many as the data set has.")
+def stand_in(root: Path, **options: Any) -> None:
+    """Writes archives and lists of WFLW's or WIDER FACE's size into ROOT, of rendered faces and copies: to test scale only."""
+    from retinalib.rendered.stand_in import make
+
+    click.echo(f"archives and lists are in {make(root, **options)}")
 
 
 @datasets.command()
