@@ -34,6 +34,8 @@ _NORMALISATION = click.option(
     "--normalisation", type=click.Choice(["imagenet", "reference"]), help="Of weights that do not say what they learned with."
 )
 _PROFILE = click.option("--profile", default="standard", help="quick, standard, shipped or full.")
+_DATA_ROOT = click.option("--data-root", help="Folder of the data set, by default below data/.")
+_DATASET = click.option("--dataset", default="synthetic", help="synthetic, wflw (98 landmarks), wider (5).")
 
 
 def _sentence(error: Warning | Exception | str) -> str:
@@ -87,8 +89,8 @@ def _training_options(command: Callable) -> Callable:
         _DEVICE,
         click.option("--epochs", type=_COUNT, help="By default those of the profile."),
         _PROFILE,
-        click.option("--data-root", help="Folder of the data set, by default below data/."),
-        click.option("--dataset", default="synthetic", help="synthetic, wflw (98 landmarks), wider (5)."),
+        _DATA_ROOT,
+        _DATASET,
     ):
         command = option(command)
     return command
@@ -140,6 +142,30 @@ def ablation(**options: Any) -> None:
 
     with _training(options["device"]):
         report(**options)
+
+
+@main.command()
+@_DATASET
+@_DATA_ROOT
+@_PROFILE
+@click.option("--checkpoint", help="A shipped name, a run folder or a file; by default the first of retinalib checkpoints.")
+@click.option(
+    "--given-boxes", is_flag=True, help="Landmarks in the labelled boxes, by WFLW's subsets, as in publications."
+)
+@_DEVICE
+def evaluate(checkpoint: str | None, given_boxes: bool, device: str | None, **place: str | None) -> None:
+    """Measures a detector on a data set's test photos; low and high: 95 % intervals over photos."""
+    from retinalib.ablation import measure
+    from retinalib.detect import load_detector
+    from retinalib.studies import protocols
+    from retinalib.workspace import open_dataset
+
+    photos, detector = open_dataset(**place, seed=0, split="test"), load_detector(checkpoint, device)
+    if given_boxes:
+        table = protocols.by_subset(protocols.in_given_boxes(detector, photos))
+    else:
+        table = protocols.end_to_end(*measure(detector, photos)[:2], photos.names)
+    click.echo(table.round(4).to_string())
 
 
 @main.command()
