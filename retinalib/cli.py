@@ -149,9 +149,7 @@ def ablation(**options: Any) -> None:
 @_DATA_ROOT
 @_PROFILE
 @click.option("--checkpoint", help="A shipped name, a run folder or a file; by default the first of retinalib checkpoints.")
-@click.option(
-    "--given-boxes", is_flag=True, help="Landmarks in the labelled boxes, by WFLW's subsets, as in publications."
-)
+@click.option("--given-boxes", is_flag=True, help="Landmarks in the labelled boxes, by WFLW's subsets, as in publications.")
 @_DEVICE
 def evaluate(checkpoint: str | None, given_boxes: bool, device: str | None, **place: str | None) -> None:
     """Measures a detector on a data set's test photos; low and high: 95 % intervals over photos."""
