@@ -156,9 +156,11 @@ def evaluate(checkpoint: str | None, given_boxes: bool, device: str | None, **pl
     from retinalib.ablation import measure
     from retinalib.detect import load_detector
     from retinalib.studies import protocols
-    from retinalib.workspace import open_dataset
+    from retinalib.workspace import PROJECT, open_dataset
 
     photos, detector = open_dataset(**place, seed=0, split="test"), load_detector(checkpoint, device)
+    if given_boxes and place["dataset"] == "wflw":  # the list's own boxes, not WIDER FACE's
+        photos = wflw.load(PROJECT / (place["data_root"] or "data/wflw"), "test")
     if given_boxes:
         table = protocols.by_subset(protocols.in_given_boxes(detector, photos))
     else:
