@@ -14,8 +14,6 @@ from retinalib import workbook
 from retinalib.cli import main
 from retinalib.config import PROFILES
 from retinalib.datasets import archives, wflw, wider
-from retinalib.detect import load_detector
-from retinalib.evaluate import evaluate_faces
 from retinalib.files import write_text
 from retinalib.rendered import stand_in
 from retinalib.train import train
@@ -44,9 +42,10 @@ def test_from_archives_to_measures(root, tmp_path):
     config = PROFILES["quick"].train_config(epochs=1, schema=sets["train"].schema)
     history = train(config, sets["train"], sets["validation"], tmp_path / "run", "cpu", 0, progress=False)
     assert history["ap"].notna().any()
-    photos = [sets["test"][number] for number in range(len(sets["test"]))]
-    found = load_detector("rendered98", "cpu").detect([image for image, _ in photos])
-    assert evaluate_faces(found, [faces for _, faces in photos])["matched"].mean() > 0.8
+    place = ("evaluate", "--dataset", "wflw", "--data-root", root, "--checkpoint", "rendered98")
+    found, boxed = ([line.split() for line in call(*place, *more).splitlines()] for more in ((), ["--given-boxes"]))
+    assert [row[0] for row in found] == ["value", "AP", "found", "median", "failure", "median"] and float(found[2][1]) > 0.8
+    assert boxed[0] == ["faces", "mean_nme", "failure_rate", "auc"] and boxed[1][:2] == ["test", "20"]
 
 
 def test_one_command_to_a_report(root, tmp_path, monkeypatch):
