@@ -29,6 +29,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from benchmarks import gpu
 from benchmarks.plain import plain_anchors, plain_augment, plain_detect, plain_loss, plain_step
 from retinalib import rendered
 from retinalib.anchors import anchor_grid
@@ -248,8 +249,13 @@ def hardware() -> dict:
 @click.command()
 @click.option("--json", "file", type=click.Path(path_type=Path), help="File for the numbers, with hardware and versions.")
 @click.option("--quick", is_flag=True, help="Small pictures, few repeats: whether it runs, not how fast.")
-def main(file: Path | None, quick: bool) -> None:
+@click.option("--gpu", "on_gpu", is_flag=True, help="Images a second in training and detection on a GPU, and nothing else.")
+@click.option("--device", default="cuda", show_default=True, help="For --gpu; cpu: a dry run, small.")
+def main(file: Path | None, quick: bool, on_gpu: bool, device: str) -> None:
     """Time detection, training, data, evaluation and rendering on the CPU, beside plain ways of them."""
+    if on_gpu:
+        _measure_gpu(torch.device(device), file)
+        return
     size, repeats, batch = (128, 1, 2) if quick else (640, 9, 8)
     about = hardware()
     with tempfile.TemporaryDirectory() as folder:
@@ -267,6 +273,17 @@ def main(file: Path | None, quick: bool) -> None:
     if file:
         report = {"about": about, "size": size, "batch": batch, "memory_mb": memory, "milliseconds": material.rows}
         write_text(file, json.dumps({**report, "cost": costs.to_dict("records")}, indent=1))
+
+
+def _measure_gpu(device: torch.device, file: Path | None) -> None:
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("there is no GPU here: --gpu --device cpu tries the script without one")
+    about = hardware() | {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"}
+    with tempfile.TemporaryDirectory() as folder:
+        table, said = gpu.measure(Path(folder), device, quick=device.type == "cpu")
+    click.echo(f"{json.dumps(about)}\n{table.to_markdown(index=False, floatfmt='.1f')}\n\n{said}")
+    if file:
+        write_text(file, json.dumps({"about": about, "measured": table.to_dict("records"), "said": said}, indent=1))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ _NORMALISATION = click.option(
     "--normalisation", type=click.Choice(["imagenet", "reference"]), help="Of weights that do not say what they learned with."
 )
 _PROFILE = click.option("--profile", default="standard", help="quick, standard, shipped or full.")
+_DATA_ROOT = click.option("--data-root", help="Folder of the data set, by default below data/.")
+_DATASET = click.option("--dataset", default="synthetic", help="synthetic, wflw (98 landmarks), wider (5).")
 
 
 def _sentence(error: Warning | Exception | str) -> str:
@@ -87,8 +89,8 @@ def _training_options(command: Callable) -> Callable:
         _DEVICE,
         click.option("--epochs", type=_COUNT, help="By default those of the profile."),
         _PROFILE,
-        click.option("--data-root", help="Folder of the data set, by default below data/."),
-        click.option("--dataset", default="synthetic", help="synthetic, wflw (98 landmarks), wider (5)."),
+        _DATA_ROOT,
+        _DATASET,
     ):
         command = option(command)
     return command
@@ -143,6 +145,30 @@ def ablation(**options: Any) -> None:
 
 
 @main.command()
+@_DATASET
+@_DATA_ROOT
+@_PROFILE
+@click.option("--checkpoint", help="A shipped name, a run folder or a file; by default the first of retinalib checkpoints.")
+@click.option("--given-boxes", is_flag=True, help="Landmarks in the labelled boxes, by WFLW's subsets, as in publications.")
+@_DEVICE
+def evaluate(checkpoint: str | None, given_boxes: bool, device: str | None, **place: str | None) -> None:
+    """Measures a detector on a data set's test photos; low and high: 95 % intervals over photos."""
+    from retinalib.ablation import measure
+    from retinalib.detect import load_detector
+    from retinalib.studies import protocols
+    from retinalib.workspace import PROJECT, open_dataset
+
+    photos, detector = open_dataset(**place, seed=0, split="test"), load_detector(checkpoint, device)
+    if given_boxes and place["dataset"] == "wflw":  # the list's own boxes, not WIDER FACE's
+        photos = wflw.load(PROJECT / (place["data_root"] or "data/wflw"), "test")
+    if given_boxes:
+        table = protocols.by_subset(protocols.in_given_boxes(detector, photos))
+    else:
+        table = protocols.end_to_end(*measure(detector, photos)[:2], photos.names)
+    click.echo(table.round(4).to_string())
+
+
+@main.command()
 @click.argument("checkpoint")
 @click.argument("out", type=_FILE)
 @click.option("--what", default="detector", type=click.Choice(["detector", "network", "looks"]))
@@ -175,6 +201,25 @@ def workbook(notebooks: tuple[str, ...], profile: str) -> None:
     from retinalib.workbook import make
 
     make(notebooks, profile)
+
+
+@main.command("wflw")
+@click.argument("root", type=_FOLDER)
+@_PROFILE
+def report_on_wflw(root: Path, profile: str) -> None:
+    """From WFLW's archives in ROOT, such as data/wflw, to a report: extracts them, checks the lists, says how long the training
+    will take, and runs chapters 1, 2, 4, 5 and 6, which train and measure.
+
+    Notebooks go to build/wflw-PROFILE, figures to figures/wflw-PROFILE. Interrupted, it goes on. What the check finds is said,
+    and the data set's policy deals with it (see data/README.md)."""
+    from retinalib.workbook import forecast, make
+
+    root = root.resolve()
+    extract.callback("wflw", root)
+    with suppress(SystemExit):
+        check.callback(root)
+    click.echo(forecast("wflw", root, profile))
+    make(("01", "02", "04", "05", "06"), profile, "wflw", root)
 
 
 @main.command()
@@ -310,6 +355,33 @@ def describe(root: Path, split: str) -> None:
     WIDER FACE's validation is its "test", since its test has no public truth."""
     load = wflw.load if official_lists(root)[0][1] is wflw.read_annotations else wider.load_split
     click.echo(description(load(root, split)).to_string(header=False))
+
+
+@datasets.command()
+@click.argument("root", type=_FOLDER)
+@click.option("--out", required=True, type=_FOLDER, help="Folder for audit.csv, worst.png and duplicates.csv.")
+@click.option("--checkpoint", help="A shipped name, a run folder or a file; by default the first of retinalib checkpoints.")
+@_DEVICE
+def audit(root: Path, out: Path, checkpoint: str | None, device: str | None) -> None:
+    """Lists the faces in ROOT (WFLW's or WIDER FACE's layout) whose landmarks a network disputes most, and photos that are
+    there twice, in a list or across lists. Labels are audited if the network has the same
+    landmarks; on the contact sheet they are green."""
+    from retinalib.detect import load_detector
+    from retinalib.plots.audit import write_audit
+
+    said = write_audit(root, load_detector(checkpoint, device), out)
+    click.echo(f"{said}, written to {out}")
+
+
+@datasets.command("stand-in")
+@click.argument("root", type=_FOLDER)
+@click.option("--dataset", default="wflw", type=click.Choice(["wflw", "wider"]))
+@click.option("--photos", type=click.IntRange(min=20), help="By default as many as the data set has.")
+def stand_in(root: Path, **options: Any) -> None:
+    """Writes archives and lists of WFLW's or WIDER FACE's size into ROOT, of rendered faces and copies: to test scale only."""
+    from retinalib.rendered.stand_in import make
+
+    click.echo(f"archives and lists are in {make(root, **options)}")
 
 
 @datasets.command()

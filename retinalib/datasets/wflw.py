@@ -102,18 +102,18 @@ def load(root: str | Path, split: str, wider_boxes: str | Path | Sequence[str | 
 def join_wider(table: pd.DataFrame, boxes: pd.DataFrame, iou: float = 0.3) -> pd.DataFrame:
     """WFLW's faces with WIDER FACE's boxes, and WIDER's other faces of the same photos with NaN landmarks and False attributes.
     Within a photo, faces and boxes are paired one to one so that the sum of IoU is largest; a pair under ``iou`` is none."""
-    table, added = table.copy(), []
+    table, added = table.copy(), [np.zeros(0, int)]
     by_image = boxes.groupby("image").indices
-    corners = table[BOX].to_numpy(float, copy=True)
+    corners, theirs = table[BOX].to_numpy(float, copy=True), boxes[BOX].to_numpy(float)
     for image, rows in table.groupby("image", sort=False).indices.items():
-        theirs = boxes.iloc[by_image.get(image, [])]
-        overlap = box_iou(corners[rows], theirs[BOX].to_numpy(float))
+        there = by_image.get(image, added[0])
+        overlap = box_iou(corners[rows], theirs[there])
         pairs = [(a, b) for a, b in zip(*linear_sum_assignment(-overlap), strict=True) if overlap[a, b] >= iou]
         for a, b in pairs:
-            corners[rows[a]] = theirs[BOX].iloc[b]
-        added.append(theirs.drop(theirs.index[[b for _, b in pairs]]))
+            corners[rows[a]] = theirs[there[b]]
+        added.append(np.delete(there, [b for _, b in pairs]))
     table[BOX] = corners
-    rest = pd.concat(added, ignore_index=True) if added else boxes.iloc[:0]
+    rest = boxes.iloc[np.concatenate(added)].reset_index(drop=True)
     if len(rest):
         rest = rest[["image", "line", *BOX]].assign(**dict.fromkeys(ATTRIBUTES, False))
         rest["landmarks"] = [np.full((_COUNT, 2), np.nan, np.float32)] * len(rest)

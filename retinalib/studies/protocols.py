@@ -1,12 +1,11 @@
 """A detector measured on a data set: from the photos alone, and in given boxes, as WFLW's published figures are."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from retinalib.ablation import measure
 from retinalib.datasets.table import ATTRIBUTES, FaceDataset
 from retinalib.detect import Detector
 from retinalib.evaluate import THRESHOLD, evaluate_faces, resampled_ap, summary
@@ -27,16 +26,16 @@ PUBLISHED = pd.DataFrame(
 """Mean NME (%), inter-ocular, on the 2,500 official test faces, as Sun et al. (arXiv:1904.04514) list them."""
 
 
-def end_to_end(detector: Detector, dataset: FaceDataset) -> pd.DataFrame:
-    """What is found in the photos alone, a row per measure: value, and low and high of its 95 % interval (photos drawn again).
+def end_to_end(faces: pd.DataFrame, detections: pd.DataFrame, images: Sequence[str]) -> pd.DataFrame:
+    """What is found in ``images`` alone, from the tables of :func:`retinalib.ablation.measure`; a row per measure: value, low
+    and high of its 95 % interval (photos drawn again).
 
-    AP at IoU 0.5, where the photos are labelled completely; at a score of at least 0.5 the share of labelled faces found, the
-    medians of NME and pupil error (fractions) over those, and the share of failures over 10 %, with a miss as one."""
-    faces, detections, _ = measure(detector, dataset)
+    AP at IoU 0.5, where there are detections; at a score of at least 0.5 the share of labelled faces found, the medians of NME
+    and pupil error (fractions) over those, and the share of failures over 10 %, with a miss as one."""
     rows = {}
-    if dataset.complete:
-        weights = np.vstack([np.ones(len(dataset), int), photo_weights(len(dataset))])
-        value, *again = resampled_ap(detections, pd.Index(dataset.names), weights)
+    if len(detections):
+        weights = np.vstack([np.ones(len(images), int), photo_weights(len(images))])
+        value, *again = resampled_ap(detections, pd.Index(images), weights)
         rows["AP"] = (value, *np.nanquantile(again, [0.025, 0.975]))
     faces = faces.assign(failed=~(faces["nme"] <= THRESHOLD))
     columns = {"found": ("matched", np.mean), "median NME": ("nme", np.median), "failure rate": ("failed", np.mean)}

@@ -1,10 +1,28 @@
 """That the benchmark itself runs."""
 
 import json
+import warnings
 
 import pytest
 import torch
 from click.testing import CliRunner
+
+
+def test_without_a_gpu_there_is_a_sentence_and_a_dry_run(tmp_path):
+    pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
+    from benchmarks.__main__ import main
+
+    if not torch.cuda.is_available():
+        refused = CliRunner().invoke(main, ["--gpu"])
+        assert refused.exit_code == 2 and "there is no GPU here" in refused.output
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of bfloat16 in software
+        done = CliRunner().invoke(
+            main, ["--gpu", "--device", "cpu", "--json", str(tmp_path / "g.json")], catch_exceptions=False
+        )
+    report = json.loads((tmp_path / "g.json").read_text())
+    assert len(report["measured"]) == 8 and all(row["images_per_second"] > 0 for row in report["measured"])
+    assert "A run of 24 epochs on 5,130 photos" in done.output
 
 
 def test_benchmark_runs_and_writes(tmp_path):

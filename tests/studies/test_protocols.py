@@ -3,11 +3,13 @@ import pandas as pd
 import pytest
 from scipy.integrate import simpson
 
+from retinalib import rendered
+from retinalib.ablation import measure
 from retinalib.datasets import wflw
 from retinalib.datasets.table import ATTRIBUTES
 from retinalib.detect import load_detector
 from retinalib.evaluate import auc, failure_rate, nme
-from retinalib.studies.protocols import PUBLISHED, SUBSETS, by_subset, in_given_boxes
+from retinalib.studies.protocols import PUBLISHED, SUBSETS, by_subset, end_to_end, in_given_boxes
 from tests.shared import SHARED, needs_shared
 
 
@@ -46,6 +48,18 @@ def test_subsets_by_hand():
     assert list(table.index) == ["test", "pose"] and set(table.index) <= set(SUBSETS) == set(PUBLISHED)
     assert table.loc["pose"].tolist() == pytest.approx([2, 0.12, 0.5, 0.3])
     assert by_subset(rows[:0])["faces"].tolist() == [0]
+
+
+def test_end_to_end_is_the_ablations_measure_with_intervals(tmp_path):
+    dataset = rendered.load(rendered.make(tmp_path / "faces", 20, seed=5), "train")
+    faces, detections, numbers = measure(load_detector("rendered98", "cpu"), dataset)
+    table = end_to_end(faces, detections, dataset.names)
+    assert table.loc["AP", "value"] == pytest.approx(numbers["ap"])
+    assert table.loc["found", "value"] == pytest.approx(faces["matched"].mean())
+    assert table.loc["median NME", "value"] == pytest.approx(faces["nme"].median())
+    assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
+    assert table.loc["median NME", "low"] < table.loc["median NME", "high"]
+    assert "AP" not in end_to_end(faces, detections[:0], dataset.names).index  # labelled in part
 
 
 @needs_shared
