@@ -203,7 +203,6 @@ def test_limits_count_for_each_image(detector, images):
         np.testing.assert_allclose(faces.boxes, one.boxes, atol=1e-2)
 
 
-@pytest.mark.filterwarnings("ignore:this cpu has no bfloat16")
 def test_given_boxes(rendered, tmp_path):
     """Every box gets its face, in order: near the truth where there is one, whatever the box's margin, and also where detection
     finds nothing."""
@@ -230,6 +229,7 @@ def test_given_boxes(rendered, tmp_path):
             rendered.detect_in_boxes(grey, wrong)
 
 
+@pytest.mark.filterwarnings("ignore:this cpu has no bfloat16")
 def test_bfloat16_stays_near(rendered):
     image, truth = render_face(size=256)
     exact, brief = rendered.detect(image), Detector(rendered.model, "cpu", bfloat16=True).detect(image)

@@ -7,6 +7,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from retinalib.config import PROFILES
+
 
 def test_without_a_gpu_there_is_a_sentence_and_a_dry_run(tmp_path):
     pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
@@ -22,7 +24,7 @@ def test_without_a_gpu_there_is_a_sentence_and_a_dry_run(tmp_path):
         )
     report = json.loads((tmp_path / "g.json").read_text())
     assert len(report["measured"]) == 8 and all(row["images_per_second"] > 0 for row in report["measured"])
-    assert "A run of 24 epochs on 5,130 photos" in done.output
+    assert f"A run of {PROFILES['quick'].epochs} epochs on 5,130 photos" in done.output
 
 
 def test_benchmark_runs_and_writes(tmp_path):
