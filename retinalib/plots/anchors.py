@@ -42,13 +42,14 @@ def draw_match(ax: Axes, image: np.ndarray, face: Faces, anchors: np.ndarray, st
     """One face with the anchors that answer for it, a colour for each stride. image: (S, S, 3) uint8; anchors: (N, 4) x1 y1 x2
     y2 pixels and their (N,) strides; closer: limits the view to so many box sides around the face; 0: the whole image."""
     draw_faces(ax, image, face, landmarks=False)
-    for stride, colour in zip(sorted(set(strides.tolist())), ("#E69F00", "#56B4E9", "#CC79A7", "#F0E442"), strict=False):
+    drawn_as = (("#E69F00", 0.8), ("#56B4E9", 1.8), ("#CC79A7", 2.6), ("#F0E442", 3.4))
+    for stride, (colour, width) in zip(sorted(set(strides.tolist())), drawn_as, strict=False):
         own = anchors[strides == stride]
         squares = [plt.Rectangle((x1, y1), x2 - x1, y2 - y1) for x1, y1, x2, y2 in own]
-        drawn = PatchCollection(squares, facecolors="none", edgecolors=colour, linewidths=1.2, alpha=0.9)
+        drawn = PatchCollection(squares, facecolors="none", edgecolors=colour, linewidths=width, alpha=0.9)
         ax.add_collection(drawn).set_zorder(0.5)  # above the photo, below the face's box
         ax.plot(*((own[:, :2] + own[:, 2:]) / 2).T, "o", ms=2.5, color=colour)
-        ax.plot([], [], color=colour, label=f"stride {stride}")
+        ax.plot([], [], color=colour, lw=width, label=f"stride {stride}")
     ax.plot([], [], color=TRUTH, label="the face's box")
     if closer:
         x1, y1, x2, y2 = face.boxes[0]
