@@ -211,15 +211,13 @@ class Detector:
         pixels, given = self._tensor([_checked(image, 0)]).float(), torch.from_numpy(np.array(boxes, np.float32, order="C"))
         if given.shape[1:] != (4,) or not (given.isfinite().all() and (given[:, 2:] > given[:, :2]).all()):
             raise ValueError("detect_in_boxes takes (F, 4) finite boxes x1 y1 x2 y2 with x2 over x1 and y2 over y1")
-        schema, image_of_all = self.model.config.schema, torch.zeros(len(given), dtype=torch.long, device=self.device)
         if not len(given):
-            return Faces.empty(schema)
+            return Faces.empty(self.model.config.schema)
         parts = [self._in_windows(pixels, some) for some in given.to(self.device).split(_WINDOWS_AT_ONCE)]
         landmarks, scores = (torch.cat(of_all) for of_all in zip(*parts, strict=True))
-        if second_look:
-            landmarks = self._network.look_again(pixels, image_of_all, landmarks)
         inside = ((landmarks >= 0) & (landmarks <= landmarks.new_tensor(image.shape[1::-1]))).all(-1)
-        return Faces(*(t.cpu().numpy() for t in (given, landmarks, inside, scores)), schema=schema)
+        faces = Faces(*(t.cpu().numpy() for t in (given, landmarks, inside, scores)), schema=self.model.config.schema)
+        return self.look_again(image, faces) if second_look else faces
 
     def _in_windows(self, pixels: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
         """Landmarks (F, L, 2) and scores (F,) in (F, 4) boxes of a (1, 3, H, W) image; see above."""

@@ -75,12 +75,12 @@ def disagreement(
     Columns: "eyes disagree across" and "eyes disagree in height" (difference of the eyes' offsets, eye widths; NaN unless both
     eyes are readable), and for other landmarks of the same faces "mirrored photo disagrees" and "two looks disagree" (mean
     distance of the pupils, fractions of the distance of the outer canthi; NaN where unknown)."""
-    right, left = (pupil_offset(landmarks, eye) for eye in (schema.right_eye, schema.left_eye))
+    apart = np.abs(np.diff(_offsets(landmarks, schema), axis=1)[:, 0])
     both = np.where(readable_eyes(landmarks, schema, closed).all(1), 1.0, np.nan)
     table = pd.DataFrame(
         {
-            "eyes disagree across": both * np.abs(right[:, 0] + left[:, 0]),  # x is towards the nose in each
-            "eyes disagree in height": both * np.abs(right[:, 1] - left[:, 1]),
+            "eyes disagree across": both * apart[:, 0],
+            "eyes disagree in height": both * apart[:, 1],
         }
     )
     ends = landmarks[:, list(schema.inter_ocular)]

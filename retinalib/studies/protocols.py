@@ -1,6 +1,6 @@
 """A detector measured on a data set: from the photos alone, and in given boxes, as WFLW's published figures are."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,6 @@ from tqdm import tqdm
 from retinalib.datasets.table import ATTRIBUTES, FaceDataset
 from retinalib.detect import Detector
 from retinalib.evaluate import THRESHOLD, evaluate_faces, resampled_ap, summary
-from retinalib.faces import Faces
 from retinalib.studies.statistics import cluster_bootstrap, photo_weights
 
 SUBSETS = ("test", *ATTRIBUTES)
@@ -46,13 +45,9 @@ def end_to_end(faces: pd.DataFrame, detections: pd.DataFrame, images: Sequence[s
 
 def in_given_boxes(detector: Detector, dataset: FaceDataset, second_look: bool = True) -> pd.DataFrame:
     """The landmarks in every labelled box of a data set, as a table of :func:`retinalib.evaluate.evaluate_faces`."""
-
-    def found() -> Iterator[Faces]:
-        for image, faces in tqdm(dataset, desc="given boxes", unit="photo", leave=False, disable=None):
-            yield detector.detect_in_boxes(image, faces.boxes, second_look)
-
-    truth = [dataset.faces(number) for number in range(len(dataset))]
-    return evaluate_faces(list(found()), truth, dataset.names)
+    photos = tqdm(dataset, desc="given boxes", unit="photo", leave=False, disable=None)
+    found = [detector.detect_in_boxes(image, faces.boxes, second_look) for image, faces in photos]
+    return evaluate_faces(found, [dataset.faces(number) for number in range(len(dataset))], dataset.names)
 
 
 def by_subset(table: pd.DataFrame) -> pd.DataFrame:
