@@ -17,8 +17,8 @@ import click
 import pandas as pd
 from tqdm import tqdm
 
-from retinalib.datasets import wflw, wider
-from retinalib.datasets.describe import description, faults, official_lists
+from retinalib.datasets import wflw
+from retinalib.datasets.describe import description, faults, load_listed, official_lists
 from retinalib.datasets.photos import find_photos, picture_names
 from retinalib.datasets.table import read_image
 from retinalib.faces import Faces
@@ -158,9 +158,11 @@ def evaluate(checkpoint: str | None, given_boxes: bool, device: str | None, **pl
     from retinalib.studies import protocols
     from retinalib.workspace import PROJECT, open_dataset
 
-    photos, detector = open_dataset(**place, seed=0, split="test"), load_detector(checkpoint, device)
+    detector = load_detector(checkpoint, device)
     if given_boxes and place["dataset"] == "wflw":  # the list's own boxes, not WIDER FACE's
         photos = wflw.load(PROJECT / (place["data_root"] or "data/wflw"), "test")
+    else:
+        photos = open_dataset(**place, seed=0, split="test")
     if given_boxes:
         table = protocols.by_subset(protocols.in_given_boxes(detector, photos))
     else:
@@ -353,8 +355,7 @@ def describe(root: Path, split: str) -> None:
     """Prints what the data set in ROOT holds (WFLW's or WIDER FACE's layout): faces, sizes, attributes, and what is odd.
 
     WIDER FACE's validation is its "test", since its test has no public truth."""
-    load = wflw.load if official_lists(root)[0][1] is wflw.read_annotations else wider.load_split
-    click.echo(description(load(root, split)).to_string(header=False))
+    click.echo(description(load_listed(root, split)).to_string(header=False))
 
 
 @datasets.command()

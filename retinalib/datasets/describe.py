@@ -96,6 +96,12 @@ def official_lists(root: Path) -> list[tuple[Path, Callable[[Path], pd.DataFrame
     return there or known[:1]
 
 
+def load_listed(root: Path, split: str) -> FaceDataset:
+    """The "train" or "test" photos below ``root``, in the layout of the lists that are there."""
+    load = wflw.load if official_lists(root)[0][1] is wflw.read_annotations else wider.load_split
+    return load(root, split)
+
+
 def description(dataset: FaceDataset) -> pd.Series:
     """A data set in some numbers, name -> text."""
     table = describe_faces(dataset)

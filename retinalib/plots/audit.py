@@ -7,8 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from retinalib.datasets import wflw, wider
-from retinalib.datasets.describe import official_lists
+from retinalib.datasets.describe import load_listed
 from retinalib.datasets.table import BOX, read_image, warn
 from retinalib.detect import Detector
 from retinalib.faces import Faces
@@ -22,11 +21,10 @@ _SHOWN, _COLUMNS = 48, 8  # faces on the contact sheet
 def write_audit(root: Path, detector: Detector, out: Path) -> str:
     """Audits the lists in ``root``, see :mod:`retinalib.studies.audit`: writes duplicates.csv, and where it can audit
     labels audit.csv and worst.png. Returns a sentence. Raises what loading a data set raises, if no list could be loaded."""
-    load = wflw.load if official_lists(root)[0][1] is wflw.read_annotations else wider.load_split
     sets = []
     for split in ("train", "test"):
         try:
-            sets.append(load(root, split))
+            sets.append(load_listed(root, split))
         except FileNotFoundError as error:
             if split == "test" and not sets:
                 raise

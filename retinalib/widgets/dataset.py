@@ -40,7 +40,8 @@ def dataset_browser(dataset: FaceDataset) -> Explorer:
         rows = chosen(attribute, sizes, text, odd)
         if not len(rows):
             return nothing("no face is left: widen the filters"), f"0 of {len(table)} faces"
-        row = rows.iloc[(place := min(face, len(rows))) - 1]
+        place = min(face, len(rows))
+        row = rows.iloc[place - 1]
         image, faces = dataset[row["photo"]]
         figure, (left, right) = panels([3.5, 3.5], 3.7)
         draw_faces(left, image, faces, landmarks=False)

@@ -33,12 +33,16 @@ class Explorer(VBox):
         super().__init__([Box(list(controls.values()), layout=Layout(flex_flow="row wrap")), self.sentence, self.picture])
         self._followed = list(inspect.signature(draw).parameters)
         for name in self._followed:
-            controls[name].observe(lambda _: self.values() == self._drawn or self.update(), "value")
+            controls[name].observe(lambda _: self._follow(), "value")
         self.update()
 
     def values(self) -> dict[str, Any]:
         """What the controls say that the picture follows, by name."""
         return {name: self.controls[name].value for name in self._followed}
+
+    def _follow(self) -> None:
+        if self.values() != self._drawn:
+            self.update()
 
     def update(self) -> None:
         """Draws the picture for the controls as they are. What can't be drawn is said: the next photo may be readable."""
