@@ -365,8 +365,7 @@ def describe(root: Path, split: str) -> None:
 @_DEVICE
 def audit(root: Path, out: Path, checkpoint: str | None, device: str | None) -> None:
     """Lists the faces in ROOT (WFLW's or WIDER FACE's layout) whose landmarks a network disputes most, and photos that are
-    there twice, in a list or across lists. Labels are audited if the network has the same
-    landmarks; on the contact sheet they are green."""
+    there twice. Labels, green on the contact sheet, are audited if the network has the same landmarks."""
     from retinalib.detect import load_detector
     from retinalib.plots.audit import write_audit
 
