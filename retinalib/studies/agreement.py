@@ -43,14 +43,16 @@ class Looks:
 
 
 def look(detector: Detector, photos: Sequence[tuple[np.ndarray, Faces]], score_threshold: float) -> Looks:
-    """Detects in photos (image, true faces), pairs with the truth, and looks again: mirrored, and without the second look."""
-    images, truth = [image for image, _ in photos], [faces for _, faces in photos]
-    found = detector.detect(images, score_threshold, pyramid=True)
+    """Detects in photos (image, true faces), pairs with the truth, and looks again: mirrored, and without the second look. Each
+    photo is asked for when it is due, so that a data set of thousands needs no more memory than one of ten."""
+    known = [(image.shape[1], faces) for image, faces in photos]
+    truth = [faces for _, faces in known]
+    found = detector.detect((image for image, _ in photos), score_threshold, pyramid=True)
     photo, number, predicted, true = matched_landmarks(found, truth)
     partners = [match_faces(ours, theirs) for ours, theirs in zip(found, truth, strict=True)]
     scores = np.array([found[p].scores[partners[p][n]] for p, n in zip(photo, number, strict=True)])
-    again = detector.detect([np.ascontiguousarray(image[:, ::-1]) for image in images], score_threshold, pyramid=True)
-    back = [faces.flipped(image.shape[1]) for image, faces in zip(images, again, strict=True)]
+    again = detector.detect((np.ascontiguousarray(image[:, ::-1]) for image, _ in photos), score_threshold, pyramid=True)
+    back = [faces.flipped(width) for (width, _), faces in zip(known, again, strict=True)]
     pairs = [match_faces(theirs, ours) for theirs, ours in zip(back, found, strict=True)]
     mirrored = np.full(predicted.shape, np.nan)
     for row, (p, n) in enumerate(zip(photo, number, strict=True)):
@@ -58,6 +60,7 @@ def look(detector: Detector, photos: Sequence[tuple[np.ndarray, Faces]], score_t
             mirrored[row] = back[p].landmarks[other]
     config, first = detector.model.config, None
     if config.looks:
+        images = (image for image, _ in photos)
         once = detector.detect(images, score_threshold, pyramid=True, second_look=False)  # the same faces
         first = matched_landmarks(once, truth)[2]
     return Looks(found, photo, number, scores, predicted, true, mirrored, first)
