@@ -81,7 +81,7 @@ class Profile:
 
 
 PROFILES = {
-    "quick": Profile(images=160, epochs=24, seeds=2, image_size=128, batch_size=4, learning_rate=4e-3),
+    "quick": Profile(images=160, epochs=18, seeds=2, image_size=128, batch_size=4, learning_rate=5e-3),
     "standard": Profile(images=2500, epochs=10, seeds=3, image_size=160, batch_size=16, learning_rate=6e-3),
     "shipped": Profile(images=8000, epochs=36, seeds=1, image_size=160, batch_size=16, learning_rate=6e-3, second_look=True),
     "full": Profile(

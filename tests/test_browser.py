@@ -29,7 +29,7 @@ if CHROMIUM is not None and subprocess.run([CHROMIUM, "--version"], capture_outp
     CHROMIUM = None  # half installed, or a stub that only says where to get it
 NOTEBOOKS = sorted(path.stem for path in (PROJECT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 EXPLORER = r"\b(watch|\w+_(browser|explorer|viewer))\("  # what shows one
-EPOCHS = 8  # of the training that is watched: enough to be stopped before its end
+EPOCHS = 5  # of the training that is watched: enough to be stopped before its end
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
 SLOW = 900_000  # ms: the longest chapter, several times over
 
