@@ -63,6 +63,7 @@ class Profile:
     learning_rate: float
     second_look: bool = False  # see second_look
     augment: AugmentConfig = _AUGMENT
+    measured: int | None = None  # test photos at most, and validation photos; None: all, see workspace.measured
 
     def train_config(
         self, se_reduction: int | None = None, seed: int = 0, epochs: int | None = None, schema: LandmarkSchema = WFLW_98
@@ -81,8 +82,8 @@ class Profile:
 
 
 PROFILES = {
-    "quick": Profile(images=160, epochs=18, seeds=2, image_size=128, batch_size=4, learning_rate=5e-3),
-    "standard": Profile(images=2500, epochs=10, seeds=3, image_size=160, batch_size=16, learning_rate=6e-3),
+    "quick": Profile(images=160, epochs=18, seeds=2, image_size=128, batch_size=4, learning_rate=5e-3, measured=100),
+    "standard": Profile(images=2500, epochs=10, seeds=3, image_size=160, batch_size=16, learning_rate=6e-3, measured=600),
     "shipped": Profile(images=8000, epochs=36, seeds=1, image_size=160, batch_size=16, learning_rate=6e-3, second_look=True),
     "full": Profile(
         12000, epochs=60, seeds=5, image_size=320, batch_size=32, learning_rate=6e-3, second_look=True, augment=_PHOTOS

@@ -1,6 +1,7 @@
 """What the notebooks share: which data set, where data, runs and figures lie, seeds."""
 
 import importlib.metadata
+import math
 import platform
 import random
 from pathlib import Path
@@ -59,6 +60,12 @@ def open_dataset(dataset: str, data_root: str | Path | None, profile: str, seed:
     # WIDER FACE is sorted by event: its share is spread over the list, the others' are the last photos
     kept_out = faces.names[:: len(faces) // count] if dataset == "wider" else faces.names[len(faces) - count :]
     return faces.subset(kept_out if split == "validation" else set(faces.names) - set(kept_out))
+
+
+def measured(photos: FaceDataset, profile: str) -> FaceDataset:
+    """As many photos as a profile measures at most, evenly spaced; "full" measures all."""
+    most = PROFILES[profile].measured or len(photos)
+    return photos.subset(photos.names[:: max(1, math.ceil(len(photos) / most))])
 
 
 def figures_folder(figures: str | Path | None, dataset: str, profile: str) -> Path:

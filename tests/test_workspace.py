@@ -1,10 +1,12 @@
 import shutil
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
 from retinalib import workspace
+from retinalib.config import PROFILES
 from retinalib.datasets import wflw, wider
 from retinalib.landmarks import WFLW_98, WIDER_5, Eye, LandmarkSchema
 from retinalib.workspace import open_dataset
@@ -142,3 +144,12 @@ def test_profiles_train_any_schema():
     assert weights == [1.0, 1.0, 0.25, 0.25]
     with pytest.raises(ValueError, match="at least one epoch"):
         profile.train_config(epochs=0)
+
+
+@pytest.mark.parametrize(("most", "left"), [(None, 18), (18, 18), (17, 9), (1, 1), (100, 18)])
+def test_a_profile_measures_so_many_photos_evenly_spaced(project, monkeypatch, most, left):
+    wider_layout(project / "data/wider", labels=True)
+    monkeypatch.setitem(PROFILES, "quick", replace(PROFILES["quick"], measured=most))
+    photos = open_dataset("wider", None, "quick", 0, "train")
+    some = workspace.measured(photos, "quick")
+    assert len(some) == left and some.names == photos.names[:: 18 // left]
