@@ -32,8 +32,8 @@ def draw_coverage(ax: Axes, table: pd.DataFrame) -> None:
     shares.rename(columns=LABELS).plot.bar(stacked=True, width=0.85, color=list(KINDS.values()), legend=False, ax=ax)
     plt.setp(ax.containers[2], hatch="///", edgecolor="white", linewidth=0)
     for x, n in enumerate(classes.value_counts().reindex(shares.index)):
-        ax.annotate(str(n), (x, 1.01), ha="center", fontsize=8)
-    plt.setp(ax.get_xticklabels(), rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+        ax.annotate(str(n), (x, 1.01), ha="center", fontsize=9)
+    plt.setp(ax.get_xticklabels(), rotation=60, ha="right", rotation_mode="anchor", fontsize=9)
     ax.set(xlabel="face size (pixels of the input)", ylim=(0, 1.07))
     ax.grid(axis="x", visible=False)
 
@@ -49,7 +49,7 @@ def draw_match(ax: Axes, image: np.ndarray, face: Faces, anchors: np.ndarray, st
         drawn = PatchCollection(squares, facecolors="none", edgecolors=colour, linewidths=width, alpha=0.9)
         ax.add_collection(drawn).set_zorder(0.5)  # above the photo, below the face's box
         ax.plot(*((own[:, :2] + own[:, 2:]) / 2).T, "o", ms=2.5, color=colour)
-        ax.plot([], [], color=colour, lw=width, label=f"stride {stride}")
+        ax.plot([], [], "o-", ms=3.5, color=colour, lw=width, label=f"stride {stride}, with centres")
     ax.plot([], [], color=TRUTH, label="the face's box")
     if closer:
         x1, y1, x2, y2 = face.boxes[0]
