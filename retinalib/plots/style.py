@@ -48,7 +48,7 @@ def region_colours(schema: LandmarkSchema) -> dict[str, str]:
 
 def use_style() -> None:
     """Sets the house style for all figures drawn from now on."""
-    sns.set_theme(context="notebook", style="whitegrid", palette=PALETTE, font_scale=0.8)
+    sns.set_theme(context="notebook", style="whitegrid", palette=PALETTE, font_scale=0.88)
     plt.rcParams.update(
         {
             "figure.dpi": 80,  # on screen, and in the committed notebooks, which have to stay small
