@@ -68,7 +68,7 @@ def eye_sheet(photos: Sequence[np.ndarray], true: np.ndarray, predicted: np.ndar
         marker = "+" if inside else ("<>", "^v")[axis][int(beyond[axis] > 0)]
         ax.plot(*shown, marker, color=PREDICTION, ms=10 if inside else 7, mew=1.8, clip_on=False)
         ax.set(xlim=(0, size[0]), ylim=(size[1], 0))
-        ax.set_title(title if inside else f"{title}, outside", fontsize=9, loc="center", weight="normal")
-    title = "true (green circle), found (blue cross; a triangle: outside of what is shown); error in % of the eye's width"
-    fig.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=9)
+        ax.set_title(title if inside else f"{title}, outside", fontsize=9.5, loc="center", weight="normal")
+    title = "From best to worst (error in % of the eye's width): true (green circle), found (blue cross)"
+    fig.suptitle(title, x=0.01, ha="left", weight="bold", fontsize="medium")
     return fig

@@ -32,8 +32,8 @@ def compare(faces: pd.DataFrame, detections: pd.DataFrame, arms: Sequence[str]) 
         pair, both = (table[table["arm"].isin([arms[0], arm])] for table in (faces, detections))
         found = pair[pair.groupby(["seed", "image", "face"])["matched"].transform("all")]
         measures = {
-            "mean NME": ("% of inter-ocular", found.assign(value=100 * found["nme"])),
-            "mean pupil error": ("% of inter-ocular", found.assign(value=100 * found.get("nme_pupils", np.nan))),
+            "mean NME": ("% of the inter-ocular distance", found.assign(value=100 * found["nme"])),
+            "mean pupil error": ("% of the inter-ocular distance", found.assign(value=100 * found.get("nme_pupils", np.nan))),
             "failure rate": ("% of faces", pair.assign(value=100.0 * ~(pair["nme"] <= THRESHOLD))),
         }
         for measure, (unit, table) in measures.items():

@@ -68,13 +68,13 @@ def test_one_face_and_its_anchors():
 
 
 def test_orange_means_significant_after_correction():
-    row = {"arm": "b", "unit": "%", "better": "lower", "estimate": 1.0, "low": 0.2, "high": 1.8}
+    row = {"arm": "b", "unit": "%", "better": "lower", "estimate": 1.0, "low": 0.2, "high": 1.8, "seeds": 3, "photos": 9}
     table = pd.DataFrame([{**row, "measure": "m", "p_holm": 0.2}, {**row, "measure": "n", "p_holm": 0.01}])
     fig = results.difference_figure(table, "n differs")
     assert [to_hex(ax.lines[0].get_color()).upper() for ax in fig.axes] == [PALETTE[0], PALETTE[5]]
-    assert fig.axes[0].get_xlabel() == "difference in % (lower is better)"
+    assert fig.axes[0].get_xlabel() == "difference in %\n(lower is better)"
     assert [ax.lines[1].get_markerfacecolor() for ax in fig.axes] == ["white", PALETTE[5]]  # told apart in grey, too
-    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["p < 0.05 (Holm)", "p ≥ 0.05"]
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["p ≥ 0.05 (Holm)", "p < 0.05 (Holm)"]
     third = results.difference_figure(pd.concat([table, table[:1].assign(measure="o", arm="c")]), "n differs")
     assert [ax.axison for ax in third.axes] == [True, True, True, False]
     assert third.axes[2].lines[1].get_ydata()[0] == 1  # the second arm's row, though it is alone there
