@@ -1,6 +1,6 @@
 """How far a detector agrees with itself, and each way of looking at a photo beside the truth and beside baselines."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,7 +97,7 @@ def disagreement(
 
 
 def repeatability(
-    detector: Detector, photos: Sequence[tuple[np.ndarray, Faces]], closed: float = CLOSED, looks: int = 4, seed: int = 0
+    detector: Detector, photos: Iterable[tuple[np.ndarray, Faces]], closed: float = CLOSED, looks: int = 4, seed: int = 0
 ) -> pd.DataFrame:
     """How much of the pupils' offsets (eye widths) stays when a face is looked at again, and how far both eyes agree.
 
