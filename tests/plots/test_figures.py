@@ -63,7 +63,8 @@ def test_one_face_and_its_anchors():
     matched, image = np.array([[18, 18, 50, 50], [10, 10, 74, 74]]), np.zeros((96, 96, 3), np.uint8)
     _, ax = plt.subplots()
     anchors.draw_match(ax, image, face, matched, np.array([8, 16]), closer=0.75)
-    assert ax.get_legend_handles_labels()[1] == ["stride 8", "stride 16", "the face's box"] and ax.get_xlim() == (10, 70)
+    named = ["stride 8, with centres", "stride 16, with centres", "the face's box"]
+    assert ax.get_legend_handles_labels()[1] == named and ax.get_xlim() == (10, 70)
     anchors.draw_match(ax, image, face, np.zeros((0, 4)), np.zeros(0, int))
 
 
