@@ -36,7 +36,7 @@ from retinalib.faces import Faces, mean_landmarks_in_box
 from retinalib.files import write_bytes
 from retinalib.loss import Parts, Target, multi_task_loss
 from retinalib.model import RetinaFace, TrainedOn, pick_device
-from retinalib.runs import Stopped, claim, save_epoch, stop_file
+from retinalib.runs import STOP, Stopped, claim, save_epoch
 from retinalib.second_look import look_loss
 
 _PICTURES, _PICTURE = 4, 320  # of a validation, and the height of each in pixels
@@ -242,7 +242,7 @@ def _epoch(training: Training, stream: Iterator[Batch], bar: tqdm, folder: Path,
     config, sums, seen = training.config, torch.zeros(len(Parts._fields)), []
     training.network.train()
     for step in range(epoch * steps, (epoch + 1) * steps):
-        if _mean_over_processes(torch.tensor(float(stop_file(folder).exists()))) > 0:  # any of them has seen it
+        if _mean_over_processes(torch.tensor(float((folder / STOP).exists()))) > 0:  # any of them has seen it
             raise Stopped(f"{folder.name} keeps {epoch} of {config.epochs} epochs; start it again to go on")
         images, targets, names = next(stream)
         values = training.step(images, targets, step, steps * config.epochs)
