@@ -30,7 +30,7 @@ from retinalib.batches import AugmentedPhotos, Batch, batch_keys, reading
 from retinalib.checkpoint import start_from
 from retinalib.config import TrainConfig
 from retinalib.datasets.table import FaceDataset
-from retinalib.detect import Detector, find_checkpoint, warn_of_slow_bfloat16
+from retinalib.detect import Detector, find_checkpoint
 from retinalib.evaluate import auc, detection_ap, evaluate_faces
 from retinalib.faces import Faces, mean_landmarks_in_box
 from retinalib.files import write_bytes
@@ -195,8 +195,6 @@ def train(
         rows: list[dict] = state["rows"] if state else []
         if len(rows) == config.epochs:
             return pd.DataFrame(rows)
-        if config.precision == "bfloat16":
-            warn_of_slow_bfloat16(device)
         if state is None:
             _begin(network, train_set, layers)
         training = Training(network, config, device, state)
