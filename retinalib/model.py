@@ -1,16 +1,15 @@
 """RetinaFace (Deng et al., CVPR 2020) for any landmark schema: backbone, FPN, SSH, optional SE, heads."""
 
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
-from itertools import islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchvision.models import resnet50
+from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import Conv2dNormActivation
 
 from retinalib.anchors import AnchorConfig
@@ -90,7 +89,6 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict) -> "ModelConfig":
         """The inverse of :meth:`to_dict`. Raises ValueError for an unknown parameter or schema."""
-        values = {name: value for name, value in values.items() if name != "eye_head"}  # of an earlier version
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"unknown model parameters: {', '.join(sorted(unknown))}")
@@ -135,21 +133,13 @@ class MobileNetV1(nn.Module):
         return {"8": eight, "16": sixteen, "32": self.stage3(sixteen)}
 
 
-class ResNet50(nn.Sequential):
+def resnet_backbone() -> nn.Module:
     """torchvision's ResNet50 (He et al., CVPR 2016) without its classifier: features at strides 8, 16, 32."""
-
-    def __init__(self) -> None:
-        super().__init__(OrderedDict(islice(resnet50().named_children(), 8)))  # up to layer4
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        features = {}
-        for name, layer in self.named_children():
-            features[name] = images = layer(images)
-        return {"8": features["layer2"], "16": features["layer3"], "32": features["layer4"]}
+    return create_feature_extractor(resnet50(), {"layer2": "8", "layer3": "16", "layer4": "32"})
 
 
 class _Backbone(NamedTuple):
-    build: type[nn.Module]  # gives {"8": features, "16": …, "32": …}, the strides, of images
+    build: Callable[[], nn.Module]  # gives {"8": features, "16": …, "32": …}, the strides, of images
     levels: tuple[int, int, int]  # channels
     pyramid: int  # channels of the FPN and the rest
 
@@ -157,7 +147,7 @@ class _Backbone(NamedTuple):
 # A new backbone is a module like those above and a row here; ModelConfig(backbone=…) chooses it.
 _BACKBONES = {
     "mobilenet0.25": _Backbone(MobileNetV1, (64, 128, 256), 64),
-    "resnet50": _Backbone(ResNet50, (512, 1024, 2048), 256),
+    "resnet50": _Backbone(resnet_backbone, (512, 1024, 2048), 256),
 }
 
 
