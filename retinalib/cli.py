@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +33,7 @@ _DEVICE = click.option("--device", help="cpu, cuda or mps; by default a GPU if t
 _NORMALISATION = click.option(
     "--normalisation", type=click.Choice(["imagenet", "reference"]), help="Of weights that do not say what they learned with."
 )
+_EPOCHS = click.option("--epochs", type=_COUNT, help="By default those of the profile.")
 _PROFILE = click.option("--profile", default="standard", help="quick, standard, shipped or full.")
 _DATA_ROOT = click.option("--data-root", help="Folder of the data set, by default below data/.")
 _DATASET = click.option("--dataset", default="synthetic", help="synthetic, wflw (98 landmarks), wider (5).")
@@ -84,18 +85,6 @@ def _training(device: str | None) -> Iterator[None]:
         raise click.ClickException(_sentence(error)) from error
 
 
-def _training_options(command: Callable) -> Callable:
-    for option in (
-        _DEVICE,
-        click.option("--epochs", type=_COUNT, help="By default those of the profile."),
-        _PROFILE,
-        _DATA_ROOT,
-        _DATASET,
-    ):
-        command = option(command)
-    return command
-
-
 @click.group(
     cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
 )
@@ -105,7 +94,11 @@ def main() -> None:
 
 @main.command()
 @click.argument("folder", type=_FOLDER)
-@_training_options
+@_DATASET
+@_DATA_ROOT
+@_PROFILE
+@_EPOCHS
+@_DEVICE
 @click.option("--start-from", help="Weights to begin with, as far as they fit: a shipped name, a run folder or a file.")
 @click.option("--se-reduction", type=_COUNT, help="SE blocks with this reduction; without: no SE.")
 @click.option("--seed", default=0, type=_FROM_ZERO, help="Of weights, order and crops.")
@@ -128,7 +121,11 @@ def train(folder: Path, profile: str, device: str | None, start_from: str | None
 
 
 @main.command(cls=_SeveralValues)
-@_training_options
+@_DATASET
+@_DATA_ROOT
+@_PROFILE
+@_EPOCHS
+@_DEVICE
 @click.option("--arms", multiple=True, default=["no-se", "se16"], help="Of ablation.ARMS; the first is the baseline.")
 @click.option("--seeds", multiple=True, type=_FROM_ZERO, help="By default as many as the profile has.")
 @click.option("--runs", type=_FOLDER, help="Where runs are kept, by default data/runs.")

@@ -59,11 +59,8 @@ class Faces:
 
     def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> "Faces":
         """The chosen faces; a single number gives a ``Faces`` of one."""
-        if isinstance(index, (int, np.integer)):
-            index = [range(len(self))[index]]
-        if isinstance(index, (list, tuple)):
-            index = list(index) if len(index) else slice(0, 0)
-        arrays = (array[index] for array in (self.boxes, self.landmarks, self.visible, self.scores, self.attributes.iloc))
+        rows = np.atleast_1d(np.arange(len(self))[list(index) if isinstance(index, tuple) else index])
+        arrays = (array[rows] for array in (self.boxes, self.landmarks, self.visible, self.scores, self.attributes.iloc))
         return Faces(*arrays, self.schema)
 
     @classmethod
