@@ -26,7 +26,6 @@ from retinalib.files import write_bytes, write_text
 
 _CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # of operations, for every size of photo their own
 _FOLDER = click.Path(path_type=Path, file_okay=False)
-_FILE = click.Path(path_type=Path, dir_okay=False)
 _COUNT, _FROM_ZERO, _SHARE = click.IntRange(min=1), click.IntRange(min=0), click.FloatRange(0, 1)
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 _DEVICE = click.option("--device", help="cpu, cuda or mps; by default a GPU if there is one.")
@@ -169,7 +168,7 @@ def evaluate(checkpoint: str | None, given_boxes: bool, device: str | None, **pl
 
 @main.command()
 @click.argument("checkpoint")
-@click.argument("out", type=_FILE)
+@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--what", default="detector", type=click.Choice(["detector", "network", "looks"]))
 @click.option("--score-threshold", default=0.5, type=_SHARE, help="Fixed in the file.")
 @click.option("--nms-threshold", default=0.4, type=_SHARE, help="Fixed in the file.")
@@ -256,8 +255,8 @@ def detect(photos: tuple[Path, ...], out: Path, checkpoint: str | None, score_th
             continue
         photo, picture = map(click.format_filename, (path, names[path]))  # a name may be no UTF-8
         rows += face_table(faces).assign(photo=photo, picture=picture).to_dict("records")
-        record = {"photo": photo, "picture": picture, "height": image.shape[0], "width": image.shape[1]}
-        records.append({**record, "faces": face_records(faces)})
+        size = {"height": image.shape[0], "width": image.shape[1]}
+        records.append({"photo": photo, "picture": picture, **size, "faces": face_records(faces)})
     table = pd.DataFrame(rows, columns=["photo", "picture", *face_table(Faces.empty(schema))])
     write_text(out / "faces.csv", table.round(4).to_csv(index=False))
     about = {"checkpoint": checkpoint or find_checkpoint().stem, "score_threshold": score_threshold, "schema": schema.name}

@@ -1,6 +1,5 @@
 """``Faces``: the faces of one image, the one currency of the workbook."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -96,10 +95,10 @@ def mean_landmarks_in_box(faces: Sequence[Faces]) -> np.ndarray:
     points = np.concatenate([f.landmarks for f in faces])
     sound = (boxes[..., 2:] > boxes[..., :2]).all((1, 2))
     boxes, points = boxes[sound], points[sound]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
-        place = (points - boxes[..., :2]) / (boxes[..., 2:] - boxes[..., :2])
-        return np.nanmean(np.where((np.abs(place - 0.5) < 5.5).all(-1, keepdims=True), place, np.nan), axis=0)
+    place = (points - boxes[..., :2]) / (boxes[..., 2:] - boxes[..., :2])
+    known = (np.abs(place - 0.5) < 5.5).all(-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # 0 / 0 of a landmark that no face has
+        return (np.where(known, place, 0).sum(0) / known.sum(0)).astype(place.dtype)
 
 
 def put_in_boxes(shape: np.ndarray, faces: Faces) -> Faces:
