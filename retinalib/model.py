@@ -1,5 +1,6 @@
 """RetinaFace (Deng et al., CVPR 2020) for any landmark schema: backbone, FPN, SSH, optional SE, heads."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
@@ -113,41 +114,32 @@ def _conv(
     return Conv2dNormActivation(inputs, outputs, kernel, stride, groups=groups, activation_layer=activation)
 
 
-class MobileNetV1(nn.Module):
-    """MobileNetV1 (Howard et al. 2017) at a quarter of its width, as RetinaFace uses it: features at strides 8, 16, 32."""
+def mobilenet() -> nn.Sequential:
+    """MobileNetV1 (Howard et al. 2017) at a quarter of its width, as RetinaFace uses it: stages to strides 8, 16 and 32."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def separable(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+        return nn.Sequential(*_conv(inputs, inputs, stride=stride, groups=inputs), *_conv(inputs, outputs, kernel=1))
 
-        def separable(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-            return nn.Sequential(*_conv(inputs, inputs, stride=stride, groups=inputs), *_conv(inputs, outputs, kernel=1))
-
-        first = ((8, 16, 1), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1))
-        self.stage1 = nn.Sequential(_conv(3, 8, stride=2), *(separable(*layer) for layer in first))
-        self.stage2 = nn.Sequential(separable(64, 128, 2), *(separable(128, 128) for _ in range(5)))
-        self.stage3 = nn.Sequential(separable(128, 256, 2), separable(256, 256))
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        eight = self.stage1(images)
-        sixteen = self.stage2(eight)
-        return {"8": eight, "16": sixteen, "32": self.stage3(sixteen)}
-
-
-def resnet_backbone() -> nn.Module:
-    """torchvision's ResNet50 (He et al., CVPR 2016) without its classifier: features at strides 8, 16, 32."""
-    return create_feature_extractor(resnet50(), {"layer2": "8", "layer3": "16", "layer4": "32"})
+    first = ((8, 16, 1), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1))
+    stages = {
+        "stage1": nn.Sequential(_conv(3, 8, stride=2), *(separable(*layer) for layer in first)),
+        "stage2": nn.Sequential(separable(64, 128, 2), *(separable(128, 128) for _ in range(5))),
+        "stage3": nn.Sequential(separable(128, 256, 2), separable(256, 256)),
+    }
+    return nn.Sequential(OrderedDict(stages))
 
 
 class _Backbone(NamedTuple):
-    build: Callable[[], nn.Module]  # gives {"8": features, "16": …, "32": …}, the strides, of images
+    build: Callable[[], nn.Module]
+    nodes: tuple[str, str, str]  # of its parts that give features at strides 8, 16, 32: the rest goes
     levels: tuple[int, int, int]  # channels
     pyramid: int  # channels of the FPN and the rest
 
 
-# A new backbone is a module like those above and a row here; ModelConfig(backbone=…) chooses it.
+# A new backbone is a row here, of torchvision or a module like the one above; ModelConfig(backbone=…) chooses it.
 _BACKBONES = {
-    "mobilenet0.25": _Backbone(MobileNetV1, (64, 128, 256), 64),
-    "resnet50": _Backbone(resnet_backbone, (512, 1024, 2048), 256),
+    "mobilenet0.25": _Backbone(mobilenet, ("stage1", "stage2", "stage3"), (64, 128, 256), 64),
+    "resnet50": _Backbone(resnet50, ("layer2", "layer3", "layer4"), (512, 1024, 2048), 256),  # He et al., CVPR 2016
 }
 
 
@@ -230,9 +222,9 @@ class RetinaFace(nn.Module):
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or ModelConfig()
-        backbone, levels, channels = _BACKBONES[config.backbone]
+        build, nodes, levels, channels = _BACKBONES[config.backbone]
         slope = 0.1 if channels <= 64 else 0.0
-        self.backbone = backbone()
+        self.backbone = create_feature_extractor(build(), list(nodes))
         self.fpn = FeaturePyramid(levels, channels, slope)
         self.ssh = nn.ModuleList(SSH(channels, slope) for _ in levels)
         k = config.anchors.per_cell

@@ -55,7 +55,7 @@ def with_intervals(table: pd.DataFrame, intervals: dict[str, tuple[str, str]]) -
     """A table as a paper prints it, columns with their 95 % intervals in one cell. intervals: column -> those of its ends."""
     printed = table.drop(columns=[name for ends in intervals.values() for name in ends])
     for name, (low, high) in intervals.items():
-        cells = table[[name, low, high]].map(_number)
+        cells = table[[name, low, high]].map(_number).astype(str)
         printed[name] = (cells[name] + " [" + cells[low] + ", " + cells[high] + "]").where(table[name].notna(), "–")
     return printed.rename(columns={name: f"{name} [95\u00a0%]" for name in intervals})
 
