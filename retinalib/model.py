@@ -74,8 +74,8 @@ class ModelConfig:
             raise ValueError(f"se_kind must be one of {', '.join(_BLOCKS)}; got '{self.se_kind}'")
         if self.se_strides is not None and not set(self.se_strides) <= set(self.anchors.strides):
             raise ValueError(f"se_strides must be among the strides {self.anchors.strides}, got {self.se_strides}")
-        if self.anchors.strides != _STRIDES:
-            raise ValueError(f"the backbones give features at strides {_STRIDES}, the anchors are for {self.anchors.strides}")
+        if self.anchors.strides != AnchorConfig.strides:  # the defaults fit the backbones
+            raise ValueError(f"the backbones give features at strides {AnchorConfig.strides}, not {self.anchors.strides}")
         if any(max(map(max, look.parts)) >= self.schema.count for look in self.looks):
             raise ValueError(f"a look moves landmarks that the schema {self.schema.name} does not have")
 
@@ -101,9 +101,6 @@ class ModelConfig:
         kinds = {"anchors": AnchorConfig, "normalisation": Normalisation, "trained_on": TrainedOn}
         parts = {name: kind(**values[name]) for name, kind in kinds.items() if name in values}
         return cls(**{**values, **parts, "looks": tuple(LookConfig(**look) for look in values.get("looks", ()))})
-
-
-_STRIDES = (8, 16, 32)
 
 
 def _conv(
