@@ -36,7 +36,7 @@ from retinalib.anchors import anchor_grid
 from retinalib.augment import augment
 from retinalib.batches import AugmentedPhotos, batch_keys, reading, to_target
 from retinalib.config import TrainConfig
-from retinalib.detect import Detector, decode, for_inference, load_detector, native_bfloat16
+from retinalib.detect import decode, for_inference, load_detector
 from retinalib.evaluate import detection_ap, evaluate_faces
 from retinalib.export import export
 from retinalib.files import write_text
@@ -82,6 +82,17 @@ class Material:
         self.rows.append({"group": group, "part": part, **medians})
 
 
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 natively: a GPU from Ampere on; avx512_bf16, AMX or ARM's bf16 in a processor.
+    Where torch can't tell (2.9 can't), a processor passes for one that does."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
+        return True
+    has = torch.cpu.get_capabilities()
+    return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
 @torch.inference_mode()
 def detection(material: Material) -> None:
     """One photo from an RGB array to its faces, and the stages of it."""
@@ -93,8 +104,8 @@ def detection(material: Material) -> None:
     turns = material.take_turns
     turns("detection", "all", ours=lambda: detector.detect(image, pyramid=False), plain=lambda: plain_detect(model, image))
     if native_bfloat16(detector.device):
-        brief = Detector(model, "cpu", bfloat16=True)
-        turns("detection", "all, bfloat16", ours=lambda: brief.detect(image, pyramid=False))
+        with torch.autocast("cpu", torch.bfloat16):
+            turns("detection", "all, bfloat16", ours=lambda: detector.detect(image, pyramid=False))
     turns("detection", "network", ours=lambda: network(given), plain=lambda: model.dense(planar))
     turns("detection", "anchors", ours=lambda: anchor_grid(size, size), plain=lambda: plain_anchors(size, size))
     turns("detection", "decoding, NMS", ours=lambda: decode(network, outputs, (size, size)))

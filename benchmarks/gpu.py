@@ -13,7 +13,7 @@ import torch
 from retinalib import rendered
 from retinalib.batches import AugmentedPhotos, batch_keys, reading
 from retinalib.config import PROFILES
-from retinalib.detect import Detector, load_detector
+from retinalib.detect import load_detector
 from retinalib.model import RetinaFace
 from retinalib.train import Training
 
@@ -57,12 +57,13 @@ def measure(folder: Path, device: torch.device, quick: bool) -> tuple[pd.DataFra
     hours = WFLW_PHOTOS * base.epochs / speed / 3600
     said = f"A run of {base.epochs} epochs on {WFLW_PHOTOS:,} photos at {speed:.0f} a second takes {hours:.1f} hours"
     images = [faces[number][0][:640, :640] for number in range(4)]
+    detector = load_detector(device=device)
     for bfloat16 in (False, True):
-        detector = Detector(load_detector(device=device).model, device, bfloat16)
         name = "detection, photos98" + ", bfloat16" * bfloat16
         for part, call, count in (
-            ("one photo", lambda d=detector: d.detect(images[0]), 1),
-            ("four photos", lambda d=detector: d.detect(images), 4),
+            ("one photo", lambda: detector.detect(images[0]), 1),
+            ("four photos", lambda: detector.detect(images), 4),
         ):
-            rows.append((f"{name}, {part} of {images[0].shape[0]} px", per_second(call, count, repeats, device)))
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                rows.append((f"{name}, {part} of {images[0].shape[0]} px", per_second(call, count, repeats, device)))
     return pd.DataFrame(rows, columns=["part", "images_per_second"]), said

@@ -24,7 +24,7 @@ from retinalib.files import end_with_parent, replacing, write_text
 from retinalib.landmarks import WFLW_98
 from retinalib.model import pick_device
 from retinalib.plots.tables import paper_form, write_table
-from retinalib.runs import Stopped, request_stop, stop_file
+from retinalib.runs import STOP, Stopped, request_stop
 from retinalib.second_look import eye_look
 from retinalib.studies.comparison import compare, detections_of, verdict
 from retinalib.train import detect_all, run_folder, train
@@ -88,7 +88,7 @@ def _side_by_side(
 ) -> None:
     for folder in configs:
         folder.mkdir(parents=True, exist_ok=True)  # so that a stop can be asked for from now on
-        stop_file(folder).unlink(missing_ok=True)
+        (folder / STOP).unlink(missing_ok=True)
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
     shown = {"total": sum(config.epochs for config in configs.values()), "initial": _finished(configs), "desc": "epochs"}
     with ProcessPoolExecutor(processes, context, end_with_parent) as pool, tqdm(**shown) as bar:
@@ -100,7 +100,7 @@ def _side_by_side(
                 for job in done:
                     job.result()
                 bar.update(_finished(configs) - bar.n)
-                if any(stop_file(folder).exists() for folder in configs):
+                if any((folder / STOP).exists() for folder in configs):
                     raise Stopped(f"{bar.n} of {bar.total} epochs are kept; start again to go on")
         except BaseException as error:  # an interruption, too: the others stop, and keep their finished epochs
             while wait(jobs, timeout=0.5).not_done:
@@ -113,7 +113,7 @@ def _side_by_side(
 
 def _train_in_child(config: TrainConfig, train_set: FaceDataset, validation_set: FaceDataset, folder: Path) -> None:
     one_thread()
-    if stop_file(folder).exists():
+    if (folder / STOP).exists():
         raise Stopped(f"{folder.name} was not begun")
     train(config, train_set, validation_set, folder, "cpu", 0, False)
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,13 +26,13 @@ from retinalib.files import write_bytes, write_text
 
 _CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # of operations, for every size of photo their own
 _FOLDER = click.Path(path_type=Path, file_okay=False)
-_FILE = click.Path(path_type=Path, dir_okay=False)
 _COUNT, _FROM_ZERO, _SHARE = click.IntRange(min=1), click.IntRange(min=0), click.FloatRange(0, 1)
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 _DEVICE = click.option("--device", help="cpu, cuda or mps; by default a GPU if there is one.")
 _NORMALISATION = click.option(
     "--normalisation", type=click.Choice(["imagenet", "reference"]), help="Of weights that do not say what they learned with."
 )
+_EPOCHS = click.option("--epochs", type=_COUNT, help="By default those of the profile.")
 _PROFILE = click.option("--profile", default="standard", help="quick, standard, shipped or full.")
 _DATA_ROOT = click.option("--data-root", help="Folder of the data set, by default below data/.")
 _DATASET = click.option("--dataset", default="synthetic", help="synthetic, wflw (98 landmarks), wider (5).")
@@ -84,18 +84,6 @@ def _training(device: str | None) -> Iterator[None]:
         raise click.ClickException(_sentence(error)) from error
 
 
-def _training_options(command: Callable) -> Callable:
-    for option in (
-        _DEVICE,
-        click.option("--epochs", type=_COUNT, help="By default those of the profile."),
-        _PROFILE,
-        _DATA_ROOT,
-        _DATASET,
-    ):
-        command = option(command)
-    return command
-
-
 @click.group(
     cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
 )
@@ -105,7 +93,11 @@ def main() -> None:
 
 @main.command()
 @click.argument("folder", type=_FOLDER)
-@_training_options
+@_DATASET
+@_DATA_ROOT
+@_PROFILE
+@_EPOCHS
+@_DEVICE
 @click.option("--start-from", help="Weights to begin with, as far as they fit: a shipped name, a run folder or a file.")
 @click.option("--se-reduction", type=_COUNT, help="SE blocks with this reduction; without: no SE.")
 @click.option("--seed", default=0, type=_FROM_ZERO, help="Of weights, order and crops.")
@@ -128,7 +120,11 @@ def train(folder: Path, profile: str, device: str | None, start_from: str | None
 
 
 @main.command(cls=_SeveralValues)
-@_training_options
+@_DATASET
+@_DATA_ROOT
+@_PROFILE
+@_EPOCHS
+@_DEVICE
 @click.option("--arms", multiple=True, default=["no-se", "se16"], help="Of ablation.ARMS; the first is the baseline.")
 @click.option("--seeds", multiple=True, type=_FROM_ZERO, help="By default as many as the profile has.")
 @click.option("--runs", type=_FOLDER, help="Where runs are kept, by default data/runs.")
@@ -172,7 +168,7 @@ def evaluate(checkpoint: str | None, given_boxes: bool, device: str | None, **pl
 
 @main.command()
 @click.argument("checkpoint")
-@click.argument("out", type=_FILE)
+@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--what", default="detector", type=click.Choice(["detector", "network", "looks"]))
 @click.option("--score-threshold", default=0.5, type=_SHARE, help="Fixed in the file.")
 @click.option("--nms-threshold", default=0.4, type=_SHARE, help="Fixed in the file.")
@@ -259,8 +255,8 @@ def detect(photos: tuple[Path, ...], out: Path, checkpoint: str | None, score_th
             continue
         photo, picture = map(click.format_filename, (path, names[path]))  # a name may be no UTF-8
         rows += face_table(faces).assign(photo=photo, picture=picture).to_dict("records")
-        record = {"photo": photo, "picture": picture, "height": image.shape[0], "width": image.shape[1]}
-        records.append({**record, "faces": face_records(faces)})
+        size = {"height": image.shape[0], "width": image.shape[1]}
+        records.append({"photo": photo, "picture": picture, **size, "faces": face_records(faces)})
     table = pd.DataFrame(rows, columns=["photo", "picture", *face_table(Faces.empty(schema))])
     write_text(out / "faces.csv", table.round(4).to_csv(index=False))
     about = {"checkpoint": checkpoint or find_checkpoint().stem, "score_threshold": score_threshold, "schema": schema.name}

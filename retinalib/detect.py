@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import count, pairwise
@@ -79,26 +78,6 @@ def find_checkpoint(name_or_path: str | Path | None = None) -> Path:
     return path
 
 
-def native_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 natively: a GPU from Ampere on; avx512_bf16, AMX or ARM's bf16 in a processor.
-    Where torch can't tell (2.9 can't), a processor passes for one that does."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
-        return True
-    has = torch.cpu.get_capabilities()
-    return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
-
-
-def warn_of_slow_bfloat16(device: torch.device) -> None:
-    """UserWarning where bfloat16 is computed in software."""
-    if not native_bfloat16(device):
-        said = (
-            f"this {device.type} has no bfloat16 and computes it in software, many times slower than float32: use float32 here"
-        )
-        warnings.warn(said, stacklevel=3)
-
-
 def for_inference(model: RetinaFace) -> RetinaFace:
     """A copy that gives the same results faster, to rounding: batch norms folded into the convolutions before them, weights in
     ``channels_last``. It can't be trained."""
@@ -122,23 +101,18 @@ class Detector:
     """A ``RetinaFace`` with all that belongs before and after it.
 
     ``model`` is the network itself; detection runs through a copy made for inference at the first use, and :meth:`refresh`
-    takes over weights that have changed since.
-    bfloat16: let the network compute in half the digits, which pays where the processor has them natively (avx512_bf16, AMX, a
-    GPU); elsewhere there is a warning. On 63 rendered faces and 51 photographed ones the worst coordinate of a face moved by
-    0.1 to 0.3 % of the face's size in the median and by 7.5 % at most, and one face near the threshold was lost.
+    takes over weights that have changed since. Within ``torch.autocast("cpu", torch.bfloat16)`` the network computes in half
+    the digits, which pays where the processor has them natively; places in an image keep theirs.
     """
 
-    def __init__(self, model: RetinaFace, device: str | torch.device | None = None, bfloat16: bool = False) -> None:
+    def __init__(self, model: RetinaFace, device: str | torch.device | None = None) -> None:
         if not isinstance(model, RetinaFace):
             raise ValueError(
                 f"a Detector takes a RetinaFace, got {type(model).__name__}: load_detector makes one by name or path"
             )
         self.device = pick_device(device)
         self.model = model.to(self.device).eval()
-        self.bfloat16 = bfloat16
         self._copy: RetinaFace | None = None
-        if bfloat16:
-            warn_of_slow_bfloat16(self.device)
 
     def refresh(self) -> None:
         """Lets detection see the weights of ``model`` as they are now, after a training step for example."""
@@ -213,7 +187,8 @@ class Detector:
             raise ValueError("detect_in_boxes takes (F, 4) finite boxes x1 y1 x2 y2 with x2 over x1 and y2 over y1")
         if not len(given):
             return Faces.empty(self.model.config.schema)
-        parts = [self._in_windows(pixels, some) for some in given.to(self.device).split(_WINDOWS_AT_ONCE)]
+        with torch.autocast(self.device.type, enabled=False):
+            parts = [self._in_windows(pixels, some) for some in given.to(self.device).split(_WINDOWS_AT_ONCE)]
         landmarks, scores = (torch.cat(of_all) for of_all in zip(*parts, strict=True))
         inside = ((landmarks >= 0) & (landmarks <= landmarks.new_tensor(image.shape[1::-1]))).all(-1)
         faces = Faces(*(t.cpu().numpy() for t in (given, landmarks, inside, scores)), schema=self.model.config.schema)
@@ -288,11 +263,11 @@ class Detector:
         self, pictures: list[np.ndarray], score_threshold: float, nms_threshold: float, max_faces: int
     ) -> list[Faces]:
         """``pictures``: RGB uint8 of one size."""
-        network, images = self._network, self.model.config.normalisation.apply(self._tensor(pictures))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            outputs = network(images)
-        outputs = outputs._replace(features=[level.float() for level in outputs.features])
-        return decode(network, outputs, images.shape[-2:], score_threshold, nms_threshold, max_faces)
+        images = self.model.config.normalisation.apply(self._tensor(pictures))
+        outputs = self._network(images)
+        with torch.autocast(self.device.type, enabled=False):
+            outputs = outputs._replace(features=[level.float() for level in outputs.features])
+            return decode(self._network, outputs, images.shape[-2:], score_threshold, nms_threshold, max_faces)
 
     @torch.inference_mode()
     def _looked_again(self, pictures: list[np.ndarray], found: list[Faces]) -> list[Faces]:
@@ -302,7 +277,8 @@ class Detector:
             return found
         image = torch.arange(len(found)).repeat_interleave(torch.tensor(counts)).to(self.device)
         landmarks = torch.from_numpy(np.concatenate([faces.landmarks for faces in found])).to(self.device)
-        moved = self._network.look_again(self._tensor(pictures).float(), image, landmarks).cpu().numpy()
+        with torch.autocast(self.device.type, enabled=False):
+            moved = self._network.look_again(self._tensor(pictures).float(), image, landmarks).cpu().numpy()
         shown = ((moved >= 0) & (moved <= pictures[0].shape[1::-1])).all(-1)
         parts = zip(found, np.split(moved, np.cumsum(counts)), np.split(shown, np.cumsum(counts)), strict=False)
         return [replace(faces, landmarks=points, visible=visible) for faces, points, visible in parts]

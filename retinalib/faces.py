@@ -1,6 +1,5 @@
 """``Faces``: the faces of one image, the one currency of the workbook."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -59,11 +58,8 @@ class Faces:
 
     def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> "Faces":
         """The chosen faces; a single number gives a ``Faces`` of one."""
-        if isinstance(index, (int, np.integer)):
-            index = [range(len(self))[index]]
-        if isinstance(index, (list, tuple)):
-            index = list(index) if len(index) else slice(0, 0)
-        arrays = (array[index] for array in (self.boxes, self.landmarks, self.visible, self.scores, self.attributes.iloc))
+        rows = np.atleast_1d(np.arange(len(self))[list(index) if isinstance(index, tuple) else index])
+        arrays = (array[rows] for array in (self.boxes, self.landmarks, self.visible, self.scores, self.attributes.iloc))
         return Faces(*arrays, self.schema)
 
     @classmethod
@@ -99,10 +95,10 @@ def mean_landmarks_in_box(faces: Sequence[Faces]) -> np.ndarray:
     points = np.concatenate([f.landmarks for f in faces])
     sound = (boxes[..., 2:] > boxes[..., :2]).all((1, 2))
     boxes, points = boxes[sound], points[sound]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
-        place = (points - boxes[..., :2]) / (boxes[..., 2:] - boxes[..., :2])
-        return np.nanmean(np.where((np.abs(place - 0.5) < 5.5).all(-1, keepdims=True), place, np.nan), axis=0)
+    place = (points - boxes[..., :2]) / (boxes[..., 2:] - boxes[..., :2])
+    known = (np.abs(place - 0.5) < 5.5).all(-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # 0 / 0 of a landmark that no face has
+        return (np.where(known, place, 0).sum(0) / known.sum(0)).astype(place.dtype)
 
 
 def put_in_boxes(shape: np.ndarray, faces: Faces) -> Faces:

@@ -1,16 +1,16 @@
 """RetinaFace (Deng et al., CVPR 2020) for any landmark schema: backbone, FPN, SSH, optional SE, heads."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
-from itertools import islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchvision.models import resnet50
+from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import Conv2dNormActivation
 
 from retinalib.anchors import AnchorConfig
@@ -74,8 +74,8 @@ class ModelConfig:
             raise ValueError(f"se_kind must be one of {', '.join(_BLOCKS)}; got '{self.se_kind}'")
         if self.se_strides is not None and not set(self.se_strides) <= set(self.anchors.strides):
             raise ValueError(f"se_strides must be among the strides {self.anchors.strides}, got {self.se_strides}")
-        if self.anchors.strides != _STRIDES:
-            raise ValueError(f"the backbones give features at strides {_STRIDES}, the anchors are for {self.anchors.strides}")
+        if self.anchors.strides != AnchorConfig.strides:  # the defaults fit the backbones
+            raise ValueError(f"the backbones give features at strides {AnchorConfig.strides}, not {self.anchors.strides}")
         if any(max(map(max, look.parts)) >= self.schema.count for look in self.looks):
             raise ValueError(f"a look moves landmarks that the schema {self.schema.name} does not have")
 
@@ -90,7 +90,6 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict) -> "ModelConfig":
         """The inverse of :meth:`to_dict`. Raises ValueError for an unknown parameter or schema."""
-        values = {name: value for name, value in values.items() if name != "eye_head"}  # of an earlier version
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"unknown model parameters: {', '.join(sorted(unknown))}")
@@ -104,9 +103,6 @@ class ModelConfig:
         return cls(**{**values, **parts, "looks": tuple(LookConfig(**look) for look in values.get("looks", ()))})
 
 
-_STRIDES = (8, 16, 32)
-
-
 def _conv(
     inputs: int, outputs: int, kernel: int = 3, stride: int = 1, slope: float | None = 0.1, groups: int = 1
 ) -> nn.Sequential:
@@ -115,49 +111,32 @@ def _conv(
     return Conv2dNormActivation(inputs, outputs, kernel, stride, groups=groups, activation_layer=activation)
 
 
-class MobileNetV1(nn.Module):
-    """MobileNetV1 (Howard et al. 2017) at a quarter of its width, as RetinaFace uses it: features at strides 8, 16, 32."""
+def mobilenet() -> nn.Sequential:
+    """MobileNetV1 (Howard et al. 2017) at a quarter of its width, as RetinaFace uses it: stages to strides 8, 16 and 32."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def separable(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+        return nn.Sequential(*_conv(inputs, inputs, stride=stride, groups=inputs), *_conv(inputs, outputs, kernel=1))
 
-        def separable(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-            return nn.Sequential(*_conv(inputs, inputs, stride=stride, groups=inputs), *_conv(inputs, outputs, kernel=1))
-
-        first = ((8, 16, 1), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1))
-        self.stage1 = nn.Sequential(_conv(3, 8, stride=2), *(separable(*layer) for layer in first))
-        self.stage2 = nn.Sequential(separable(64, 128, 2), *(separable(128, 128) for _ in range(5)))
-        self.stage3 = nn.Sequential(separable(128, 256, 2), separable(256, 256))
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        eight = self.stage1(images)
-        sixteen = self.stage2(eight)
-        return {"8": eight, "16": sixteen, "32": self.stage3(sixteen)}
-
-
-class ResNet50(nn.Sequential):
-    """torchvision's ResNet50 (He et al., CVPR 2016) without its classifier: features at strides 8, 16, 32."""
-
-    def __init__(self) -> None:
-        super().__init__(OrderedDict(islice(resnet50().named_children(), 8)))  # up to layer4
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        features = {}
-        for name, layer in self.named_children():
-            features[name] = images = layer(images)
-        return {"8": features["layer2"], "16": features["layer3"], "32": features["layer4"]}
+    first = ((8, 16, 1), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1))
+    stages = {
+        "stage1": nn.Sequential(_conv(3, 8, stride=2), *(separable(*layer) for layer in first)),
+        "stage2": nn.Sequential(separable(64, 128, 2), *(separable(128, 128) for _ in range(5))),
+        "stage3": nn.Sequential(separable(128, 256, 2), separable(256, 256)),
+    }
+    return nn.Sequential(OrderedDict(stages))
 
 
 class _Backbone(NamedTuple):
-    build: type[nn.Module]  # gives {"8": features, "16": …, "32": …}, the strides, of images
+    build: Callable[[], nn.Module]
+    nodes: tuple[str, str, str]  # of its parts that give features at strides 8, 16, 32: the rest goes
     levels: tuple[int, int, int]  # channels
     pyramid: int  # channels of the FPN and the rest
 
 
-# A new backbone is a module like those above and a row here; ModelConfig(backbone=…) chooses it.
+# A new backbone is a row here, of torchvision or a module like the one above; ModelConfig(backbone=…) chooses it.
 _BACKBONES = {
-    "mobilenet0.25": _Backbone(MobileNetV1, (64, 128, 256), 64),
-    "resnet50": _Backbone(ResNet50, (512, 1024, 2048), 256),
+    "mobilenet0.25": _Backbone(mobilenet, ("stage1", "stage2", "stage3"), (64, 128, 256), 64),
+    "resnet50": _Backbone(resnet50, ("layer2", "layer3", "layer4"), (512, 1024, 2048), 256),  # He et al., CVPR 2016
 }
 
 
@@ -240,9 +219,9 @@ class RetinaFace(nn.Module):
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or ModelConfig()
-        backbone, levels, channels = _BACKBONES[config.backbone]
+        build, nodes, levels, channels = _BACKBONES[config.backbone]
         slope = 0.1 if channels <= 64 else 0.0
-        self.backbone = backbone()
+        self.backbone = create_feature_extractor(build(), list(nodes))
         self.fpn = FeaturePyramid(levels, channels, slope)
         self.ssh = nn.ModuleList(SSH(channels, slope) for _ in levels)
         k = config.anchors.per_cell

@@ -13,6 +13,8 @@ from retinalib.checkpoint import read, save_model
 from retinalib.files import only_process, write_text
 from retinalib.model import RetinaFace
 
+STOP = "stop"  # the file in a run's folder that asks for a stop, see request_stop
+
 
 class Stopped(Exception):
     """Training was asked to stop, see :func:`request_stop`. What the finished epochs gave is kept."""
@@ -27,12 +29,7 @@ def request_stop(folders: str | Path | Iterable[str | Path]) -> None:
     that is there, as anybody may; the next start takes it away and goes on."""
     for folder in [folders] if isinstance(folders, (str, Path)) else folders:
         if Path(folder).is_dir():
-            stop_file(folder).touch()
-
-
-def stop_file(folder: str | Path) -> Path:
-    """The file that asks for a stop, see :func:`request_stop`."""
-    return Path(folder) / "stop"
+            (Path(folder) / STOP).touch()
 
 
 @contextmanager
@@ -48,7 +45,7 @@ def claim(folder: Path, recipe: dict) -> Iterator[dict | None]:
         return
     with only_process(folder):
         state = _state(folder, recipe)
-        stop_file(folder).unlink(missing_ok=True)
+        (folder / STOP).unlink(missing_ok=True)
         write_text(folder / "config.json", json.dumps(recipe, indent=1))
         if state:
             write_text(log, pd.DataFrame(state["rows"]).to_csv(index=False))

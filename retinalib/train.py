@@ -30,13 +30,13 @@ from retinalib.batches import AugmentedPhotos, Batch, batch_keys, reading
 from retinalib.checkpoint import start_from
 from retinalib.config import TrainConfig
 from retinalib.datasets.table import FaceDataset
-from retinalib.detect import Detector, find_checkpoint, warn_of_slow_bfloat16
+from retinalib.detect import Detector, find_checkpoint
 from retinalib.evaluate import auc, detection_ap, evaluate_faces
 from retinalib.faces import Faces, mean_landmarks_in_box
 from retinalib.files import write_bytes
 from retinalib.loss import Parts, Target, multi_task_loss
 from retinalib.model import RetinaFace, TrainedOn, pick_device
-from retinalib.runs import Stopped, claim, save_epoch, stop_file
+from retinalib.runs import STOP, Stopped, claim, save_epoch
 from retinalib.second_look import look_loss
 
 _PICTURES, _PICTURE = 4, 320  # of a validation, and the height of each in pixels
@@ -195,8 +195,6 @@ def train(
         rows: list[dict] = state["rows"] if state else []
         if len(rows) == config.epochs:
             return pd.DataFrame(rows)
-        if config.precision == "bfloat16":
-            warn_of_slow_bfloat16(device)
         if state is None:
             _begin(network, train_set, layers)
         training = Training(network, config, device, state)
@@ -242,7 +240,7 @@ def _epoch(training: Training, stream: Iterator[Batch], bar: tqdm, folder: Path,
     config, sums, seen = training.config, torch.zeros(len(Parts._fields)), []
     training.network.train()
     for step in range(epoch * steps, (epoch + 1) * steps):
-        if _mean_over_processes(torch.tensor(float(stop_file(folder).exists()))) > 0:  # any of them has seen it
+        if _mean_over_processes(torch.tensor(float((folder / STOP).exists()))) > 0:  # any of them has seen it
             raise Stopped(f"{folder.name} keeps {epoch} of {config.epochs} epochs; start it again to go on")
         images, targets, names = next(stream)
         values = training.step(images, targets, step, steps * config.epochs)

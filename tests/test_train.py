@@ -92,7 +92,6 @@ def test_the_last_state_is_a_detector_too(finished, tmp_path):
     ],
     ids=lambda changes: next(iter(changes)),
 )
-@pytest.mark.filterwarnings("ignore:this cpu has no bfloat16")
 def test_other_recipes_train(changes, sets, tmp_path):
     history = go(replace(CONFIG, epochs=1, **changes), sets, tmp_path)
     assert np.isfinite(history[["total", "box", "classification", "landmark"]].to_numpy()).all()

@@ -27,10 +27,8 @@ def load(root: str | Path | None = None) -> FaceDataset:
     points = np.full((len(marks), WFLW_98.count, 2), np.nan)
     for side, eye in (("right", WFLW_98.right_eye), ("left", WFLW_98.left_eye)):
         across = (1, 2, 3) if side == "right" else (3, 2, 1)  # from the outer canthus on; the file goes from left to right
-        places = {"pupil": eye.pupil, "outer": eye.outer, "inner": eye.inner}
-        for lid, indices in (("upper", eye.upper), ("lower", eye.lower)):
-            places |= {f"{lid}{number}": index for number, index in zip(across, indices, strict=True)}
-        for name, index in places.items():
+        names = ["pupil", "outer", "inner", *(f"{lid}{number}" for lid in ("upper", "lower") for number in across)]
+        for name, index in zip(names, [eye.pupil, eye.outer, eye.inner, *eye.upper, *eye.lower], strict=True):
             points[:, index] = marks[[f"{side}_{name}_x", f"{side}_{name}_y"]]
     right, left = (points[:, index] for index in WFLW_98.inter_ocular)
     distance = np.linalg.norm(left - right, axis=1, keepdims=True)

@@ -19,14 +19,11 @@ LABELS = "retinaface_gt_v1.1/{split}/label.txt"
 IMAGES = "WIDER_{split}/images"
 
 
-def _numbers(path: Path, line: int, text: str, counts: tuple[int, ...]) -> np.ndarray:
+def _numbers(text: str, counts: tuple[int, ...]) -> np.ndarray:
     columns = text.split()
     if len(columns) not in counts:
-        raise ValueError(f"{path}, line {line}: {len(columns)} numbers, where {' or '.join(map(str, counts))} belong")
-    try:
-        return numbers(columns)
-    except ValueError as error:
-        raise ValueError(f"{path}, line {line}: {error}") from error
+        raise ValueError(f"{len(columns)} numbers, where {' or '.join(map(str, counts))} belong")
+    return numbers(columns)
 
 
 def _table(
@@ -62,26 +59,25 @@ def read_boxes(path: str | Path, below: Path | None = None) -> pd.DataFrame:
     every = read_lines(path, f"WIDER FACE is to be had from {HOME}")
     lines = [(line, text.strip()) for line, text in enumerate(every, 1) if text.strip()]
     rows, photos, unknown, at = [], {}, np.full((WIDER_5.count, 2), np.nan), 0
-    while at < len(lines):
-        named, text = lines[at]
-        try:
+    try:
+        while at < len(lines):
+            line, text = lines[at]
             image = safe_relative(text)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {named}: {error}") from error
-        counted, count = lines[at + 1] if at + 1 < len(lines) else (named + 1, "")
-        if not (count.isascii() and count.isdigit() and len(count) < 10):
-            hint = "; it looks like RetinaFace's label.txt, which read_labels reads" if text.startswith("#") else ""
-            said = f"the number of faces of {image[:80]} belongs here, not '{count[:40]}'{hint}"
-            raise ValueError(f"{path}, line {counted}: {said}")
-        photos.setdefault(image, named)
-        faces = max(int(count), 1)  # of none: zeros
-        if int(count) == 0 and (at + 2 >= len(lines) or set(lines[at + 2][1].split()) != {"0"}):
-            faces = 0
-        if at + 2 + faces > len(lines):
-            raise ValueError(f"{path}, line {counted}: {faces} faces of {image} announced, but the file ends before")
-        for line, text in lines[at + 2 : at + 2 + int(count)]:
-            rows.append((image, line, _numbers(path, line, text, (4, 10))[:4], unknown))
-        at += 2 + faces
+            photos.setdefault(image, line)
+            line, count = lines[at + 1] if at + 1 < len(lines) else (line + 1, "")
+            if not (count.isascii() and count.isdigit() and len(count) < 10):
+                hint = "; it looks like RetinaFace's label.txt, which read_labels reads" if text.startswith("#") else ""
+                raise ValueError(f"the number of faces of {image[:80]} belongs here, not '{count[:40]}'{hint}")
+            faces = max(int(count), 1)  # of none: zeros
+            if int(count) == 0 and (at + 2 >= len(lines) or set(lines[at + 2][1].split()) != {"0"}):
+                faces = 0
+            if at + 2 + faces > len(lines):
+                raise ValueError(f"{faces} faces of {image} announced, but the file ends before")
+            for line, text in lines[at + 2 : at + 2 + int(count)]:
+                rows.append((image, line, _numbers(text, (4, 10))[:4], unknown))
+            at += 2 + faces
+    except ValueError as error:
+        raise ValueError(f"{path}, line {line}: {error}") from error
     return _table(rows, photos, path, below)
 
 
@@ -95,25 +91,24 @@ def read_labels(path: str | Path) -> pd.DataFrame:
     The file names a photo as ``# path``, then a face a line: x y w h, and perhaps x y and a number for each of five points
     (with a negative coordinate: unknown) and a blur score. Columns, attrs and errors as of :func:`read_boxes`."""
     path = Path(path)
+    lines = read_lines(path, f"RetinaFace's labels are to be had from {LABELS_HOME}")
     rows, photos, image = [], {}, None
-    for line, text in enumerate(read_lines(path, f"RetinaFace's labels are to be had from {LABELS_HOME}"), 1):
-        if not text.strip():
-            continue
-        if text.lstrip().startswith("#"):
-            try:
+    try:
+        for line, text in enumerate(lines, 1):
+            if text.lstrip().startswith("#"):
                 image = safe_relative(text.strip()[1:].strip())
-            except ValueError as error:
-                raise ValueError(f"{path}, line {line}: {error}") from error
-            photos.setdefault(image, line)
-            continue
-        if image is None:
-            raise ValueError(f"{path}, line {line}: a photo ('# path') belongs here first; or is it a box list for read_boxes?")
-        values = _numbers(path, line, text, (4, 4 + 3 * WIDER_5.count, 5 + 3 * WIDER_5.count))
-        points = np.full((WIDER_5.count, 2), np.nan)
-        if len(values) > 4:
-            points = values[4 : 4 + 3 * WIDER_5.count].reshape(-1, 3)[:, :2].copy()
-            points[(points < 0).any(1)] = np.nan
-        rows.append((image, line, values[:4], points))
+                photos.setdefault(image, line)
+            elif text.strip():
+                if image is None:
+                    raise ValueError("a photo ('# path') belongs here first; or is it a box list for read_boxes?")
+                values = _numbers(text, (4, 4 + 3 * WIDER_5.count, 5 + 3 * WIDER_5.count))
+                points = np.full((WIDER_5.count, 2), np.nan)
+                if len(values) > 4:
+                    points = values[4 : 4 + 3 * WIDER_5.count].reshape(-1, 3)[:, :2].copy()
+                    points[(points < 0).any(1)] = np.nan
+                rows.append((image, line, values[:4], points))
+    except ValueError as error:
+        raise ValueError(f"{path}, line {line}: {error}") from error
     return _table(rows, photos, path)
 
 

@@ -49,21 +49,7 @@ def region_colours(schema: LandmarkSchema) -> dict[str, str]:
 def use_style() -> None:
     """Sets the house style for all figures drawn from now on."""
     sns.set_theme(context="notebook", style="whitegrid", palette=PALETTE, font_scale=0.88)
-    plt.rcParams.update(
-        {
-            "figure.dpi": 80,  # on screen, and in the committed notebooks, which have to stay small
-            "savefig.dpi": 130,
-            "axes.titlesize": "medium",
-            "axes.titleweight": "bold",
-            "axes.titlelocation": "left",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "grid.color": "0.9",
-            "legend.frameon": False,
-            "image.interpolation": "antialiased",
-            "pdf.fonttype": 42,  # letters stay letters
-        }
-    )
+    plt.style.use(Path(__file__).with_name("house.mplstyle"))
 
 
 def save_figure(fig: Figure, name: str, folder: str | Path) -> None:

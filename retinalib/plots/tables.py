@@ -55,7 +55,8 @@ def with_intervals(table: pd.DataFrame, intervals: dict[str, tuple[str, str]]) -
     """A table as a paper prints it, columns with their 95 % intervals in one cell. intervals: column -> those of its ends."""
     printed = table.drop(columns=[name for ends in intervals.values() for name in ends])
     for name, (low, high) in intervals.items():
-        printed[name] = [_with_interval(*values) for values in zip(table[name], table[low], table[high], strict=True)]
+        cells = table[[name, low, high]].map(_number).astype(str)
+        printed[name] = (cells[name] + " [" + cells[low] + ", " + cells[high] + "]").where(table[name].notna(), "–")
     return printed.rename(columns={name: f"{name} [95\u00a0%]" for name in intervals})
 
 
@@ -86,10 +87,6 @@ def write_table(table: pd.DataFrame, path: Path, caption: str, printed: pd.DataF
     latex = latex.replace(r"\begin{tabular}", _FITTING).replace(r"\end{tabular}", r"\end{tabular}}")
     small = "\\footnotesize\\centering\\setlength{\\tabcolsep}{3pt}\\setlength{\\belowcaptionskip}{4pt}\n"
     write_text(path.with_suffix(".tex"), latex.replace("\\caption", small + "\\caption", 1))
-
-
-def _with_interval(middle: float, low: float, high: float) -> str:
-    return "–" if np.isnan(middle) else f"{_number(middle)} [{_number(low)}, {_number(high)}]"
 
 
 def _number(value: float) -> str:

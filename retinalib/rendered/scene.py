@@ -12,10 +12,6 @@ def _line(picture: np.ndarray, start: np.ndarray, end: np.ndarray, colour: objec
     cv2.line(picture, *ends, colour, max(1, round(width)), cv2.LINE_AA)
 
 
-def _tuple(colour: np.ndarray) -> tuple[float, ...]:
-    return tuple(float(v) for v in np.clip(colour, 0, 255))
-
-
 def _muted(rng: np.random.Generator) -> np.ndarray:
     colour = rng.uniform(10, 245, 3)
     return colour.mean() + (colour - colour.mean()) * rng.beta(1.2, 2.2)
@@ -42,7 +38,7 @@ def background(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _thing(picture: np.ndarray, size: int, rng: np.random.Generator) -> None:
-    colour, at = _tuple(_muted(rng)), rng.uniform(0, size, 2)
+    colour, at = _muted(rng).tolist(), rng.uniform(0, size, 2)
     extent = np.exp(rng.uniform(np.log(0.02), np.log(0.4))) * size
     kind = rng.integers(4)
     if kind == 0:
@@ -66,10 +62,10 @@ def _thing(picture: np.ndarray, size: int, rng: np.random.Generator) -> None:
 
 def _distractor(picture: np.ndarray, size: int, rng: np.random.Generator) -> None:
     tone = rng.uniform(0, 1)
-    colour = _tuple(np.array([240, 200, 175]) * tone + np.array([80, 50, 38]) * (1 - tone) + rng.normal(0, 14, 3))
+    colour = np.array([240, 200, 175]) * tone + np.array([80, 50, 38]) * (1 - tone) + rng.normal(0, 14, 3)
     at, extent = rng.uniform(0, size, 2), rng.uniform(0.03, 0.16) * size
     axes = (max(2, int(extent * rng.uniform(0.6, 0.9))), max(2, int(extent)))
-    cv2.ellipse(picture, at.astype(int).tolist(), axes, float(rng.uniform(-40, 40)), 0, 360, colour, -1, cv2.LINE_AA)
+    cv2.ellipse(picture, at.astype(int).tolist(), axes, float(rng.uniform(-40, 40)), 0, 360, colour.tolist(), -1, cv2.LINE_AA)
     if rng.random() < 0.4:
         for side in (-0.35, 0.35):
             spot = (at + extent * np.array([side, rng.uniform(-0.6, 0.6)])).astype(int).tolist()
@@ -117,9 +113,9 @@ def body(
 
     right = [(0.4, 1.45), (0.75 * wide, 1.65), (wide, 2.2), (1.05 * wide, 9.0)]
     outline = [*((-px, py) for px, py in right), *right[::-1]]
-    fill(picture, points(outline), _tuple(cloth))
+    fill(picture, points(outline), cloth.tolist())
     skin = np.asarray(look.skin) * bright * 0.72
-    fill(picture, points([(-0.46, 0.6), (-0.42, 1.5), (0, 1.9), (0.42, 1.5), (0.46, 0.6)]), _tuple(skin))
+    fill(picture, points([(-0.46, 0.6), (-0.42, 1.5), (0, 1.9), (0.42, 1.5), (0.46, 0.6)]), skin.tolist())
 
 
 def cover(
@@ -130,12 +126,12 @@ def cover(
     kind = rng.choice(["mask", "hand", "microphone", "thing"], p=(0.2, 0.3, 0.2, 0.3))
     if kind == "mask":
         nose = landmarks[SCHEMA.regions["nose"][1]]
-        colour = _tuple(rng.choice([[225, 230, 235], [130, 175, 205], [35, 35, 40]]))
+        colour = rng.choice([[225, 230, 235], [130, 175, 205], [35, 35, 40]]).tolist()
         fill(picture, np.concatenate([contour[4:-4], nose[None]]), colour)
     elif kind == "hand":
         wrist = contour[int(rng.integers(6, 27))] + rng.normal(0, 0.1, 2) * scale
         centre = landmarks.mean(0)
-        tone = _tuple(np.asarray(skin) * rng.uniform(0.6, 0.95))
+        tone = (np.asarray(skin) * rng.uniform(0.6, 0.95)).tolist()
         toward = (centre - wrist) / (np.linalg.norm(centre - wrist) + 1e-6)
         across = np.array([-toward[1], toward[0]])
         for finger in range(4):
@@ -151,7 +147,7 @@ def cover(
         at = landmarks[int(rng.integers(len(landmarks)))]
         angle = np.sort(rng.uniform(0, 2 * np.pi, 6))
         shape = at + scale * rng.uniform(0.15, 0.45, (6, 1)) * np.column_stack([np.cos(angle), np.sin(angle)])
-        fill(picture, shape, _tuple(rng.uniform(0, 255, 3)))
+        fill(picture, shape, rng.uniform(0, 255, 3).tolist())
 
 
 def lens(picture: np.ndarray, blur: float, rng: np.random.Generator) -> np.ndarray:

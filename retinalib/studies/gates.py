@@ -53,9 +53,8 @@ def face_and_background(dataset: FaceDataset, size: int, seed: int = 0) -> tuple
 def gates(detector: Detector, crops: np.ndarray) -> dict[int, np.ndarray]:
     """The gates of (N, H, W, 3) uint8 RGB images, N > 0: stride -> (N, C), for the levels that have SE."""
     parts = []
-    for first in range(0, len(crops), _AT_ONCE):
-        pixels = torch.from_numpy(crops[first : first + _AT_ONCE]).permute(0, 3, 1, 2).to(detector.device)
-        found = excitations(detector.model, detector.model.config.normalisation.apply(pixels))
+    for pixels in torch.from_numpy(crops).permute(0, 3, 1, 2).split(_AT_ONCE):
+        found = excitations(detector.model, detector.model.config.normalisation.apply(pixels.to(detector.device)))
         parts.append({stride: gate.cpu().numpy() for stride, (_, gate, _) in found.items()})
     return {stride: np.concatenate([part[stride] for part in parts]) for stride in parts[0]}
 

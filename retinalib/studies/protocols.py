@@ -11,19 +11,6 @@ from retinalib.detect import Detector
 from retinalib.evaluate import THRESHOLD, evaluate_faces, resampled_ap, summary
 from retinalib.studies.statistics import cluster_bootstrap, photo_weights
 
-SUBSETS = ("test", *ATTRIBUTES)
-
-PUBLISHED = pd.DataFrame(
-    {
-        "SDM (Xiong, De la Torre 2013)": (10.29, 24.10, 11.45, 9.32, 9.38, 13.03, 11.28),
-        "LAB (Wu et al. 2018)": (5.27, 10.24, 5.51, 5.23, 5.15, 6.79, 6.32),
-        "Wing, ResNet-50 (Feng et al. 2018)": (5.11, 8.75, 5.36, 4.93, 5.41, 6.37, 5.81),
-        "HRNetV2-W18 (Sun et al. 2019)": (4.60, 7.94, 4.85, 4.55, 4.29, 5.44, 5.42),
-    },
-    index=SUBSETS,
-).T
-"""Mean NME (%), inter-ocular, on the 2,500 official test faces, as Sun et al. (arXiv:1904.04514) list them."""
-
 
 def end_to_end(faces: pd.DataFrame, detections: pd.DataFrame, images: Sequence[str]) -> pd.DataFrame:
     """What is found in ``images`` alone, from the tables of :func:`retinalib.ablation.measure`; a row per measure: value, low
