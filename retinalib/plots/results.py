@@ -30,7 +30,8 @@ def difference_figure(differences: pd.DataFrame, title: str) -> Figure:
         ax.set(ylim=(len(arms) - 0.5, -0.5), yticks=range(len(arms)), yticklabels=arms)
         ax.set(title=measure, xlabel=f"difference{unit}\n({part['better'].iloc[0]} is better)")
         ax.locator_params(axis="x", nbins=5)
-    over = f"95\u00a0% intervals over {differences['seeds'].max()} seeds and {differences['photos'].max()} photos"
+    photos = "–".join(f"{count:.0f}" for count in sorted({differences["photos"].min(), differences["photos"].max()}))
+    over = f"95\u00a0% intervals over {differences['seeds'].max()} seeds and {photos} photos"
     fig.legend(marks.values(), marks, title=over, loc="outside lower center", ncols=2)
     fig.suptitle(title, x=0.01, ha="left", weight="bold", fontsize="medium")
     return fig
