@@ -119,7 +119,7 @@ def _draw_landmarks(ax: Axes, face: Faces, colour: str, regions: bool, numbers: 
             for i in there:
                 direction = points[i] - points[there].mean(0)
                 far = max(float(np.linalg.norm(direction)), 1e-6)
-                step = -min(1.6 * size, 0.45 * far) if region == "inner lips" else 1.6 * size  # the outer lips' are outside
+                step = -min(1.4 * size, 0.45 * far) if region == "inner lips" else 1.3 * size  # the outer lips' are outside
                 at = points[i] + step * direction / far
                 text = ax.annotate(str(i), at, color="white", fontsize=9, zorder=4, ha="center", va="center")
                 text.set_path_effects([withStroke(linewidth=1.2, foreground="black")])
