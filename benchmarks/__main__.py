@@ -42,7 +42,7 @@ from retinalib.export import export
 from retinalib.files import write_text
 from retinalib.landmarks import Eye, LandmarkSchema
 from retinalib.loss import Target, multi_task_loss
-from retinalib.model import ModelConfig, Outputs, RetinaFace
+from retinalib.model import ModelConfig, Outputs, RetinaFace, native_bfloat16
 from retinalib.train import Training
 
 UNCOUNTED = 2  # first turns at each thing
@@ -80,17 +80,6 @@ class Material:
                 times[side].append(1e3 * (time.perf_counter() - begin))
         medians = {side: float(np.median(taken[UNCOUNTED:])) for side, taken in times.items()}
         self.rows.append({"group": group, "part": part, **medians})
-
-
-def native_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 natively: a GPU from Ampere on; avx512_bf16, AMX or ARM's bf16 in a processor.
-    Where torch can't tell (2.9 can't), a processor passes for one that does."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
-        return True
-    has = torch.cpu.get_capabilities()
-    return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
 
 @torch.inference_mode()

@@ -90,6 +90,7 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict) -> "ModelConfig":
         """The inverse of :meth:`to_dict`. Raises ValueError for an unknown parameter or schema."""
+        values = {name: value for name, value in values.items() if name != "eye_head"}  # of an earlier version
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"unknown model parameters: {', '.join(sorted(unknown))}")
@@ -291,6 +292,17 @@ class RetinaFace(nn.Module):
         """Logits (B, A, 2), box offsets (B, A, 4) and landmark shifts (B, A, 2L) at every anchor."""
         logits, boxes, features = self(images)
         return logits, boxes, self._flat(self.landmark_head, features, 2 * self.config.schema.count)
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 natively: a GPU from Ampere on; avx512_bf16, AMX or ARM's bf16 in a processor.
+    Where torch can't tell (2.9 can't), a processor passes for one that does."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
+        return True
+    has = torch.cpu.get_capabilities()
+    return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:

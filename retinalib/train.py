@@ -9,6 +9,7 @@ import json
 import math
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -35,7 +36,7 @@ from retinalib.evaluate import auc, detection_ap, evaluate_faces
 from retinalib.faces import Faces, mean_landmarks_in_box
 from retinalib.files import write_bytes
 from retinalib.loss import Parts, Target, multi_task_loss
-from retinalib.model import RetinaFace, TrainedOn, pick_device
+from retinalib.model import RetinaFace, TrainedOn, native_bfloat16, pick_device
 from retinalib.runs import STOP, Stopped, claim, save_epoch
 from retinalib.second_look import look_loss
 
@@ -195,6 +196,8 @@ def train(
         rows: list[dict] = state["rows"] if state else []
         if len(rows) == config.epochs:
             return pd.DataFrame(rows)
+        if config.precision == "bfloat16" and not native_bfloat16(device):
+            warnings.warn(f"this {device.type} computes bfloat16 in software, many times slower than float32", stacklevel=2)
         if state is None:
             _begin(network, train_set, layers)
         training = Training(network, config, device, state)

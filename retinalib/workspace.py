@@ -64,8 +64,8 @@ def open_dataset(dataset: str, data_root: str | Path | None, profile: str, seed:
 
 def measured(photos: FaceDataset, profile: str) -> FaceDataset:
     """As many photos as a profile measures at most, evenly spaced; "full" measures all."""
-    most = PROFILES[profile].measured or len(photos)
-    return photos.subset(photos.names[:: max(1, math.ceil(len(photos) / most))])
+    most = PROFILES[profile].measured
+    return photos.subset(photos.names[:: max(1, math.ceil(len(photos) / most))]) if most else photos
 
 
 def figures_folder(figures: str | Path | None, dataset: str, profile: str) -> Path:

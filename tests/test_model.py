@@ -135,6 +135,7 @@ def test_configuration_round_trip_and_unknown_parameters():
     assert again == config and again.normalisation.assumed and again.schema.name == "plate4"
     short = json.dumps(ModelConfig(schema=WIDER_5).to_dict())
     assert '"schema": "wider5"' in short and "assumed" not in short and "trained_on" not in short  # as runs always had it
+    assert ModelConfig.from_dict({"eye_head": None}) == ModelConfig()  # of an earlier version
     with pytest.raises(ValueError, match="unknown model parameters: se_reducton"):
         ModelConfig.from_dict({"se_reducton": 16})
     with pytest.raises(ValueError, match="unknown landmark schema 'wflw68'"):

@@ -84,6 +84,7 @@ def test_the_last_state_is_a_detector_too(finished, tmp_path):
     assert not torch.equal(state["model"]["fpn.merge.0.0.weight"], state["training"]["fpn.merge.0.0.weight"])
 
 
+@pytest.mark.filterwarnings("ignore:this cpu computes bfloat16 in software")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -96,6 +97,13 @@ def test_other_recipes_train(changes, sets, tmp_path):
     history = go(replace(CONFIG, epochs=1, **changes), sets, tmp_path)
     assert np.isfinite(history[["total", "box", "classification", "landmark"]].to_numpy()).all()
     assert (history["look"] > 0).all() == ("model" in changes)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_in_software_is_said(native, sets, tmp_path, monkeypatch, recwarn):
+    monkeypatch.setattr("retinalib.train.native_bfloat16", lambda _: native)
+    go(replace(CONFIG, epochs=1, precision="bfloat16"), sets, tmp_path)
+    assert any("this cpu computes bfloat16 in software" in str(one.message) for one in recwarn) == (not native)
 
 
 def test_bfloat16_leaves_the_second_look_its_digits(batch):

@@ -153,3 +153,4 @@ def test_a_profile_measures_so_many_photos_evenly_spaced(project, monkeypatch, m
     photos = open_dataset("wider", None, "quick", 0, "train")
     some = workspace.measured(photos, "quick")
     assert len(some) == left and some.names == photos.names[:: 18 // left]
+    assert len(workspace.measured(photos.subset([]), "quick")) == 0
