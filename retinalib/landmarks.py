@@ -39,7 +39,8 @@ class LandmarkSchema:
 
     ``flip_order[i]`` is the landmark of the original picture that becomes landmark ``i`` of the mirrored one. ``regions``
     partitions ``range(count)``; a region's points are in drawing order, and those named in ``closed_regions`` form closed
-    outlines. ``rigid``: points that hardly move with expression or gaze. Raises ValueError naming what does not agree."""
+    outlines; at points in ``breaks`` an outline begins anew. ``rigid``: points that hardly move with expression or gaze. Raises
+    ValueError naming what does not agree."""
 
     name: str
     count: int
@@ -49,6 +50,7 @@ class LandmarkSchema:
     left_eye: Eye | None = None
     closed_regions: frozenset[str] = frozenset()
     rigid: tuple[int, ...] = ()
+    breaks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         everything, order = list(range(self.count)), dict(enumerate(self.flip_order))
@@ -167,6 +169,7 @@ WFLW_98 = LandmarkSchema(
     left_eye=Eye(97, 72, 68, (72, 71, 70, 69, 68, 75, 74, 73), upper=(71, 70, 69), lower=(73, 74, 75)),
     closed_regions=frozenset({"right brow", "left brow", "right eye", "left eye", "outer lips", "inner lips"}),
     rigid=(51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 64, 68, 72),
+    breaks=(55,),  # from the nose's ridge to its base
 )
 """The 98 landmarks of WFLW (Wu et al., "Look at Boundary", CVPR 2018); 96 and 97 are the pupils."""
 

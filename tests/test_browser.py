@@ -141,11 +141,11 @@ def control(explorer, label):
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory, workbook):
-    """The notebooks' copies with the tests' knobs; what is watched in training has a folder of its own."""
+    """The notebooks' copies with the tests' knobs; chapters 4 and 5 train little, and keep that in a folder of their own."""
     root = tmp_path_factory.mktemp("lab")
     for number, name in enumerate(NOTEBOOKS, 1):
         knobs = workbook | {"FIGURES": str(root / "figures")}
-        if number == 4:
+        if number in (4, 5):
             knobs["RUNS"] = str(root / "runs")
         if number <= 3 and (SHARED / "real_faces").is_dir():
             knobs |= {"DATASET": "wflw", "DATA_ROOT": str(SHARED / "real_faces"), "SPLIT": "test"}

@@ -120,18 +120,22 @@ def _draw_landmarks(ax: Axes, face: Faces, colour: str, regions: bool, numbers: 
                 direction = points[i] - points[there].mean(0)
                 far = max(float(np.linalg.norm(direction)), 1e-6)
                 step = -min(1.4 * size, 0.45 * far) if region == "inner lips" else 1.3 * size  # the outer lips' are outside
+                if region.endswith("brow") and abs(direction[0]) < 0.4 * np.ptp(points[there, 0]):  # but for its ends
+                    direction, far, step = np.array([0.0, -1.0]), 1.0, 1.05 * size  # under it are those of the eye
                 at = points[i] + step * direction / far
                 text = ax.annotate(str(i), at, color="white", fontsize=9, zorder=4, ha="center", va="center")
                 text.set_path_effects([withStroke(linewidth=1.2, foreground="black")])
 
 
 def region_lines(points: np.ndarray, schema: LandmarkSchema) -> dict[str, np.ndarray]:
-    """The outlines of the regions that have more than two points: name -> (n, 2), in drawing order, without unknown points."""
+    """The outlines of the regions that have more than two points: name -> (n, 2), in drawing order, without unknown points, NaN
+    where an outline breaks."""
     lines = {}
     for name, region in schema.regions.items():
         if len(region) > 2:
-            line = points[[*region, *region[: name in schema.closed_regions]]]  # closed: back to the first
-            lines[name] = line[np.isfinite(line).all(-1)]
+            order = np.array([*region, *region[: name in schema.closed_regions]])  # closed: back to the first
+            order = order[np.isfinite(points[order]).all(-1)]
+            lines[name] = np.insert(points[order], np.flatnonzero(np.isin(order, schema.breaks)), np.nan, axis=0)
     return lines
 
 
