@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from scipy.optimize import brentq
+from scipy.special import ndtri
 
 _TAIL = (1 - 0.95) / 2  # of an interval of 95 %
 
@@ -160,8 +161,8 @@ def faces_needed(values: np.ndarray, difference: float, power: float = 0.8) -> f
     with this power, measured as in (N, 2) predicted and true values. Predictions show slope × difference, spread as they are:
     that is a perfect measure's difference times their correlation with the truth. Normal approximation, Guenther (1981)."""
     seen = difference * np.corrcoef(values.T)[0, 1] / values[:, 1].std(ddof=1)
-    sure = stats.norm.isf(_TAIL)
-    return float(2 * ((sure + stats.norm.ppf(power)) / seen) ** 2 + sure**2 / 4)
+    sure = ndtri(1 - _TAIL)
+    return float(2 * ((sure + ndtri(power)) / seen) ** 2 + sure**2 / 4)
 
 
 def rank_correlation(values: np.ndarray) -> float:
