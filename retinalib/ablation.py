@@ -89,7 +89,9 @@ def _side_by_side(
     for folder in configs:
         folder.mkdir(parents=True, exist_ok=True)  # so that a stop can be asked for from now on
         (folder / STOP).unlink(missing_ok=True)
-    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
+    # a fork of this process would inherit torch's threads in an unknown state; of a server that has loaded it, it does not
+    context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+    context.set_forkserver_preload(["retinalib.train"])
     shown = {"total": sum(config.epochs for config in configs.values()), "initial": _finished(configs), "desc": "epochs"}
     with ProcessPoolExecutor(processes, context, end_with_parent) as pool, tqdm(**shown) as bar:
         jobs = [pool.submit(_train_in_child, config, train_set, validation_set, at) for at, config in configs.items()]

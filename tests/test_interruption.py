@@ -67,16 +67,25 @@ def values(path):
     return plain(torch.load(path, weights_only=True))
 
 
+def in_own_group(function, *arguments, **keywords):
+    os.setsid()
+    sys.stderr = open(os.devnull, "w")
+    function(*arguments, **keywords)
+
+
 @contextlib.contextmanager
-def child(function, *arguments, **keywords):
-    """A process of its own group that calls a function; killed at the end."""
-    pid = os.fork()
+def child(function, *arguments, spawned=False, **keywords):
+    """A process of its own group that calls a function; killed at the end. spawned: for functions that have a server start
+    their processes, which a fork could not: it would take its parent's server for its own."""
+    if spawned:
+        spawn = multiprocessing.get_context("spawn")
+        process = spawn.Process(target=in_own_group, args=(function, *arguments), kwargs=keywords)
+        process.start()
+    pid = process.pid if spawned else os.fork()
     if not pid:
         try:
-            os.setsid()
-            sys.stderr = open(os.devnull, "w")
             multiprocessing.set_start_method("fork", force=True)  # a server of its parent's could start no workers of its own
-            function(*arguments, **keywords)
+            in_own_group(function, *arguments, **keywords)
         finally:
             os._exit(0)
     try:
@@ -145,7 +154,8 @@ def test_an_ablation_killed_gives_the_same_table(sets, tmp_path):
         def so_far(folder=folder, epochs=epochs):
             return sum(len(pd.read_csv(log)) for log in folder.glob("*/metrics.csv")) >= epochs
 
-        killed(so_far, ablation.run, *arguments, folder, "cpu", 2)
+        killed(so_far, ablation.run, *arguments, folder, "cpu", 2, spawned=True)
+        assert len(list(folder.glob("*/test.json"))) < 4  # it was, before its end
         again, runs_again = ablation.run(*arguments, folder, "cpu", 2)
         pd.testing.assert_frame_equal(again, faces)
         pd.testing.assert_frame_equal(runs_again, runs)
