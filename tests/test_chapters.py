@@ -60,7 +60,7 @@ def test_rendered_beside_real():
     assert table.loc["second (px)", "other: median"] == pytest.approx(other["b"].median())
     assert table["KS"].iloc[0] < table["by chance (95 %)"].iloc[0] < 0.15 < 0.8 < table["KS"].iloc[1]
     both = pd.concat([one.assign(source="one"), other.assign(source="other")], ignore_index=True)
-    fig = defined("01", "distributions")["distributions_figure"](both, labels, table["KS"])
+    fig = defined("01", "distributions")["distributions_figure"](both, labels, table)
     assert [(ax.get_title("left") or ax.get_title())[:3] for ax in fig.axes[:3]] == ["KS ", "KS ", ""]
     assert [text.get_text() for text in fig.axes[5].get_legend().get_texts()] == ["one", "other"]
 

@@ -91,9 +91,18 @@ def child(function, *arguments, spawned=False, **keywords):
     try:
         yield pid
     finally:
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        ended(pid)
+
+
+def ended(pid):
+    """Waits for a killed child, whoever started it."""
+    for process in multiprocessing.active_children():
+        if process.pid == pid:
+            process.join()
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
 
 
 def killed(moment, function, *arguments, **keywords):
@@ -107,7 +116,7 @@ def killed(moment, function, *arguments, **keywords):
             while time.monotonic() < until and not (callable(moment) and moment()):
                 time.sleep(0.02)
             os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            ended(pid)
             for _ in range(200):
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(-pid, os.WNOHANG)

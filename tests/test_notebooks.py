@@ -29,7 +29,7 @@ def test_the_chapters_are_numbered():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_runs_at_the_quick_profile(path, workbook, tmp_path):
-    workbook = workbook | {"FAULTS": ("se16",)}  # no fault, but an arm that is trained already
+    workbook = workbook | {"FAULTS": ["se16"]}  # no fault, but an arm that is trained already
     names = {node.id for node in ast.walk(ast.parse(parameters(path))) if isinstance(node, ast.Name)}
     run(path, tmp_path / path.name, {knob: value for knob, value in workbook.items() if knob in names})
     code = [cell for cell in nbformat.read(tmp_path / path.name, 4).cells if cell.cell_type == "code"]
