@@ -5,13 +5,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.colors import to_hex
+from scipy import stats
 
 from retinalib import WFLW_98, Faces, ModelConfig, RetinaFace
-from retinalib.anchors import AnchorConfig
+from retinalib.anchors import AnchorConfig, anchor_grid
+from retinalib.detect import Detector
 from retinalib.gaze import Eyeball, gaze_vector
+from retinalib.plots.style import PALETTE
 from retinalib.pupils import pupil_offset
+from retinalib.rendered import render_face
 from retinalib.rendered.head import Pose
+from retinalib.second_look import eye_look
+from retinalib.studies.gates import gates
+from retinalib.studies.network_cost import cost_by_part
+from retinalib.studies.statistics import cluster_bootstrap, rank_correlation
 from retinalib.workspace import PROJECT
+from tests.pictures import rendered_faces
 from tests.test_gaze import ANGLES, POSES, seen
 
 
@@ -127,6 +137,170 @@ def test_field_width_by_hand():
     assert field_width(field) == 1
     field[8:13, 8:13] = 1
     assert field_width(field) == 5
+
+
+def test_orange_means_significant_after_correction():
+    row = {"arm": "b", "unit": "%", "better": "lower", "estimate": 1.0, "low": 0.2, "high": 1.8, "seeds": 3, "photos": 9}
+    table = pd.DataFrame([{**row, "measure": "m", "p_holm": 0.2}, {**row, "measure": "n", "p_holm": 0.01}])
+    difference_figure = defined("05", "difference-figure")["difference_figure"]
+    fig = difference_figure(table, "n differs")
+    assert [to_hex(ax.lines[0].get_color()).upper() for ax in fig.axes] == [PALETTE[0], PALETTE[5]]
+    assert fig.axes[0].get_xlabel() == "difference in %\n(lower is better)"
+    assert [ax.lines[1].get_markerfacecolor() for ax in fig.axes] == ["white", PALETTE[5]]  # told apart in grey, too
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["p ≥ 0.05 (Holm)", "p < 0.05 (Holm)"]
+    third = difference_figure(pd.concat([table, table[:1].assign(measure="o", arm="c")]), "n differs")
+    assert [ax.axison for ax in third.axes] == [True, True, True, False]
+    assert third.axes[2].lines[1].get_ydata()[0] == 1  # the second arm's row, though it is alone there
+
+
+def test_a_heat_map_of_subsets():
+    table = pd.DataFrame({"a": [1.0, np.nan], "b": [2.0, 3.0]}, ["pose", "blur"])
+    ax = defined("05", "heat-map")["heat_map"](table, "error (%)", "title").axes[0]
+    assert [text.get_text() for text in ax.texts] == ["1.0", "2.0", "3.0"] and "title" in (ax.get_title("left"), ax.get_title())
+
+
+def test_explained_is_the_share_of_an_analysis_of_variance():
+    explained, rng = defined("05", "gate-table")["explained"], np.random.default_rng(0)
+    groups = rng.random(80) < 0.3
+    values = rng.normal(0, 1, (80, 3)) + np.outer(groups, [0.5, 0.0, 2.0])
+    within = sum(((part - part.mean(0)) ** 2).sum() for part in (values[groups], values[~groups]))
+    assert explained(values, groups) == pytest.approx(1 - within / ((values - values.mean(0)) ** 2).sum())
+    assert np.isnan(explained(values, np.ones(80, bool))) and np.isnan(explained(np.ones((80, 2)), groups))
+    chance = [explained(rng.normal(0, 1, (80, 3)), groups) for _ in range(400)]
+    assert np.mean(chance) == pytest.approx(1 / 79, rel=0.1)
+
+
+def test_what_the_gates_depend_on():
+    rng = np.random.default_rng(0)
+    about = pd.DataFrame({"image": "a", "face": np.arange(400) % 2 == 0, "blur": np.arange(400) % 4 == 0})
+    channel = np.r_[0.01, 0.01, rng.uniform(0.3, 0.9, 62)]
+    constant, listening = np.tile(channel, (400, 1)), channel + 0.1 * about["face"].to_numpy()[:, None]
+    table = defined("05", "gate-table")["gate_table"](
+        {0: {8: constant, 16: listening, 32: np.full((400, 64), 0.5)}}, about
+    ).set_index("level")
+    assert table["silenced"].tolist() == [2, 0, 0] and table["mean"].iloc[2] == 0.5
+    assert table["between_images"].iloc[0] == pytest.approx(0) and np.isnan(table["between_images"].iloc[2])
+    image, channels = 0.05**2, channel.var()
+    assert table.loc["1/16", "between_images"] == pytest.approx(image / (image + channels))
+    assert table.loc["1/16", "face_or_background"] == pytest.approx(1) and table.loc["1/16", "spread"] == pytest.approx(0.05)
+    assert np.isnan(table.loc["1/16", "blur"]) and np.isnan(table.loc["1/32", "face_or_background"])
+
+
+def test_constant_gates_no_longer_listen(tmp_path_factory):
+    photos = rendered_faces(tmp_path_factory, 14, seed=2, size=160)[0]
+    torch.manual_seed(0)
+    one = Detector(RetinaFace(ModelConfig(se_reduction=4)), "cpu")
+    pixels = one.model.config.normalisation.apply(torch.from_numpy(photos[0][0]).permute(2, 0, 1)[None])
+    with torch.no_grad():
+        for _ in range(50):
+            one.model.train()(pixels)  # batch norms learn what is usual
+        one.model.eval()
+        for block in one.model.excitation:
+            block.squeeze.weight.mul_(5)  # so that gates differ between images
+    fixed = defined("05", "constant-gates")["with_constant_gates"](one, photos)
+    means = {s: np.mean([gates(one, photos[n][0][None])[s][0] for n in range(len(photos))], 0) for s in (8, 16, 32)}
+    assert all(np.ptp(gate) > 0.05 for gate in means.values())
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        pyramid = one.model.fpn(one.model.backbone(images).values())
+        found = fixed.model.features(images)
+        for ssh, level, mean, features in zip(one.model.ssh, pyramid, means.values(), found, strict=True):
+            torch.testing.assert_close(features, ssh(level) * torch.from_numpy(mean)[:, None, None])
+        assert (one.model.features(images)[0] - found[0]).abs().max() > 1e-3
+
+
+def test_costs_side_by_side():
+    costs_side_by_side = defined("05", "costs-side-by-side")["costs_side_by_side"]
+    models = {"plain": RetinaFace(), "se": RetinaFace(ModelConfig(se_reduction=16))}
+    table = costs_side_by_side(models, "cpu", 96, rounds=7)
+    assert table["parameters"].tolist() == [sum(p.numel() for p in m.parameters()) for m in models.values()]
+    cells = len(anchor_grid(96, 96)) // 2
+    assert table.loc["se", "gflop"] - table.loc["plain", "gflop"] == pytest.approx((2 * 1536 + 2 * 64 * cells) / 1e9)
+    assert table.loc["plain", ["slower_ms", "its low", "its high"]].tolist() == [0, 0, 0]
+    dense = cost_by_part(models["plain"], 96, 96).set_index("part")["gflop"]
+    assert table.loc["plain", "gflop"] == pytest.approx(dense.sum() - dense["landmark head"])
+    assert (table["latency_ms"] > 0).all() and (table["latency_iqr_ms"] >= 0).all() and costs_side_by_side({}, "cpu", 96).empty
+
+
+def test_a_second_look_costs_parameters_and_no_time_without_faces():
+    models = {"plain": RetinaFace(), "eyes": RetinaFace(ModelConfig(looks=(eye_look(WFLW_98),)))}
+    table = defined("05", "costs-side-by-side")["costs_side_by_side"](models, "cpu", 64, rounds=1)
+    assert table["gflop"].nunique() == 1 and table["latency_iqr_ms"].tolist() == [0, 0]
+    assert table["parameters"].tolist() == [sum(p.numel() for p in m.parameters()) for m in models.values()]
+
+
+def test_pupils_outside_of_the_level_eye():
+    image, truth = render_face(size=160)
+    true, eye = truth.landmarks, WFLW_98.right_eye
+    eye_sheet = defined("06", "eye-sheet")["eye_sheet"]
+    lost = true.copy()
+    lost[0, eye.pupil] += [300, 0]
+    fig = eye_sheet([image] * 2, np.concatenate([true] * 2), np.concatenate([true, lost]), eye, ["2%", "250%"])
+    assert [ax.get_title() for ax in fig.axes[:2]] == ["2%", "250%, outside"]
+    mark = fig.axes[1].lines[-1]
+    assert mark.get_xydata()[0][0] == 120 and mark.get_marker() == ">"
+    eye_sheet([], true[:0], true[:0], eye, [])
+
+
+def test_saying_the_same_of_everybody_explains_nothing():
+    explained_share = defined("06", "explained-share")["explained_share"]
+    true = np.random.default_rng(0).normal(0.3, 2.0, 4000)
+    assert explained_share(np.column_stack([np.full(4000, 7.0), true])) == pytest.approx(0, abs=1e-12)
+    assert explained_share(np.column_stack([true + 0.5, true])) == pytest.approx(1)
+    noisy = np.column_stack([true + np.random.default_rng(1).normal(0, 1.0, 4000), true])
+    assert explained_share(noisy) == pytest.approx(0.75, abs=0.03)
+    lost = noisy.copy()
+    lost[:40, 0] += 1000  # a few lost faces
+    assert explained_share(lost) < -1000
+    assert explained_share(np.column_stack([-true, true])) == pytest.approx(-3)
+    assert np.isnan(explained_share(np.zeros((0, 2))))
+
+
+@pytest.mark.parametrize(("slope", "noise"), [(1.0, 0.0), (0.5, 0.4)])
+def test_as_many_faces_as_needed_give_the_power(slope, noise):
+    """Two groups whose true means differ, measured too flat and with errors: four fifths of such studies see it."""
+    faces_needed, rng, difference = defined("06", "faces-needed")["faces_needed"], np.random.default_rng(0), 0.05
+    true = rng.normal(0, 0.1, 20_000)
+    known = np.column_stack([slope * true + noise * rng.normal(0, 0.1, len(true)), true])
+    faces = round(faces_needed(known, difference))
+    drawn = rng.normal(0, 0.1, (2, 4000, faces)) + np.array([0, difference])[:, None, None]
+    measured = slope * drawn + noise * rng.normal(0, 0.1, drawn.shape)
+    assert (stats.ttest_ind(*measured, axis=1).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.025)
+    assert faces_needed(known, difference, power=0.9) > faces
+
+
+def test_partial_rank_correlation():
+    partial_rank_correlation = defined("06", "partial-rank-correlation")["partial_rank_correlation"]
+    rng = np.random.default_rng(0)
+    size = rng.normal(size=5000)
+    apart = np.column_stack([size + rng.normal(size=5000), np.exp(size + rng.normal(size=5000)), size])
+    assert rank_correlation(apart[:, :2]) > 0.4 and partial_rank_correlation(apart) == pytest.approx(0, abs=0.03)
+    own = rng.normal(size=5000)
+    assert partial_rank_correlation(np.column_stack([own, own + rng.normal(size=5000), size])) > 0.6
+    assert np.isnan(partial_rank_correlation(np.ones((9, 3)))) and np.isnan(partial_rank_correlation(apart[:3]))
+
+
+@pytest.mark.parametrize(("cell", "more"), [("explained-share", ()), ("faces-needed", (0.5,))])
+def test_intervals_over_photos_hold_what_offsets_truly_have(cell, more):
+    """Photos of three eyes, whose errors share a part and are now and then those of a lost face."""
+    function = defined("06", cell)[cell.replace("-", "_")]
+
+    def statistic(values):
+        return function(values, *more)
+
+    def offsets(photos):
+        true = rng.normal(0, 1, (photos, 1)) * 0.7 + rng.normal(0, 0.7, (photos, 3))
+        lost = np.where(rng.random((photos, 1)) < 0.05, 2.0, 0.5)
+        return 0.7 * true + lost * (rng.normal(0, 0.5, (photos, 1)) + rng.normal(0, 0.8, (photos, 3))), true
+
+    def table(photos):
+        predicted, true = offsets(photos)
+        return pd.DataFrame({"image": np.repeat(range(photos), 3), "p": predicted.ravel(), "t": true.ravel()})
+
+    rng = np.random.default_rng(3)
+    expected = statistic(table(1_000_000)[["p", "t"]].to_numpy())
+    intervals = [cluster_bootstrap(table(500), ["p", "t"], statistic, rounds=200)[1:] for _ in range(300)]
+    assert 0.92 <= np.mean([low <= expected <= high for low, high in intervals]) <= 0.98
 
 
 @pytest.mark.parametrize("turn", [(0.0, 0.0), (12.0, -5.0), (-30.0, 20.0)])

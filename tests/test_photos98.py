@@ -5,10 +5,11 @@ import sys
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from retinalib import WIDER_5, ModelConfig, RetinaFace, load_detector, rendered
+from retinalib import WIDER_5, Faces, ModelConfig, RetinaFace, load_detector, rendered
 from retinalib.checkpoint import load_model, save_model
 from retinalib.datasets import london
 from retinalib.evaluate import nme
@@ -115,6 +116,32 @@ def test_the_study_of_real_faces_trains_the_whole_network(tmp_path, monkeypatch)
     begun = load_model(tmp_path / "start.pt").state_dict()["fpn.merge.0.0.weight"]
     public, scratch = (networks[f"all-rendered{end}"].state_dict()["fpn.merge.0.0.weight"] for end in ("-public", ""))
     assert (public - begun).abs().max() < 0.01 < (scratch - begun).abs().max()
+
+
+def test_turned_faces_keep_their_landmarks():
+    turned = runpy.run_path(str(PROJECT / "data/checkpoints/turns.py"))["turned"]
+    image, faces = rendered.render_face(size=160)
+    again, moved = turned(*turned(image, faces, 20), -20)
+    spare = (np.array(again.shape[1::-1]) - image.shape[1::-1]) / 2
+    np.testing.assert_allclose(moved.landmarks - spare, faces.landmarks, atol=1.5)  # canvases are whole pixels
+    assert (moved.boxes[:, :2] <= moved.landmarks.min(1) + 1e-3).all()
+    dark = np.full((101, 81, 3), (124, 116, 104), np.uint8)
+    dark[30, 60] = 255
+    spot = Faces([[50, 20, 70, 40]], np.full((1, 98, 2), [60, 30]))
+    seen, there = turned(dark, spot, 40)
+    assert np.abs(np.unravel_index(seen.sum(2).argmax(), seen.shape[:2])[::-1] - there.landmarks[0, 0]).max() <= 0.75
+
+
+def test_the_study_of_turns(tmp_path, monkeypatch):
+    root = rendered.make(tmp_path / "real", 10, seed=1, size=96, progress=False)
+    torch.manual_seed(0)
+    save_model(RetinaFace(ModelConfig(schema=WIDER_5)), tmp_path / "start.pt")
+    monkeypatch.setattr(sys, "argv", ["turns.py"])
+    arguments = ["--real", str(root), "--start", str(tmp_path / "start.pt"), "--test", str(root), "--out", str(tmp_path / "t")]
+    script = runpy.run_path(str(PROJECT / "data/checkpoints/turns.py"))
+    script["main"]([*arguments, "--steps", "1", "--size", "64"], standalone_mode=False)
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert table["degrees"].tolist() == [0, 20, 40] * 4 and (table["found"] <= table["shown"]).all()
 
 
 def test_the_script_of_rendered98_gives_each_first_look_the_same_look(tmp_path, monkeypatch):

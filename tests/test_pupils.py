@@ -4,7 +4,7 @@ import pytest
 
 from retinalib.faces import Faces
 from retinalib.landmarks import WFLW_98, WIDER_5
-from retinalib.plots.faces import level_eye
+from retinalib.plots.eyes import level_eye
 from retinalib.pupils import (
     JESORSKY,
     baselines,

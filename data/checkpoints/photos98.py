@@ -81,10 +81,10 @@ def _joined(listed: np.ndarray, boxes: np.ndarray, points: np.ndarray) -> tuple[
 
 
 class Crops(Dataset):
-    """Crops for the first look, without end: a face from 14 pixels to the whole crop, turned up to 40°, mirrored, coloured."""
+    """Crops for the first look, without end: a face from 14 pixels to the whole crop, turned up to ``turn``°, coloured."""
 
-    def __init__(self, photos: list[Photo], size: int, seed: int) -> None:
-        self.photos, self.size, self.seed = photos, size, seed
+    def __init__(self, photos: list[Photo], size: int, seed: int, turn: float = TURN) -> None:
+        self.photos, self.size, self.seed, self.turn = photos, size, seed, turn
         weights = np.array([photo.weight for photo in photos])
         self.share = weights / weights.sum()
 
@@ -122,7 +122,7 @@ class Crops(Dataset):
         high = min(0.95 * self.size / extent, 3.2)
         low = min(max(SMALLEST / extent, 0.55 * self.size / max(height, width)), high)
         scale = math.exp(rng.uniform(math.log(low), math.log(high)))
-        turn = math.radians(rng.uniform(-TURN, TURN)) if rng.random() < 0.6 else 0.0
+        turn = math.radians(rng.uniform(-self.turn, self.turn)) if rng.random() < 0.6 else 0.0
         mirrored = rng.random() < 0.5
         cos, sin = scale * math.cos(turn), scale * math.sin(turn)
         axes = np.array([[cos, -sin], [sin, cos]]) * ([[-1, 1]] if mirrored else 1)
@@ -172,11 +172,11 @@ def _rates(steps: int, rate: float) -> Iterator[float]:
 
 def train_first_look(
     photos: list[Photo], start: Path | None, steps: int, device: str, workers: int, size: int = 512, batch: int = 32,
-    whole: bool = False, se_reduction: int | None = None,
+    whole: bool = False, se_reduction: int | None = None, turn: float = TURN,
 ) -> RetinaFace:  # fmt: skip
     """The public weights with a landmark head for 98 points; everything else stays as it is.
 
-    whole: everything learns, also without weights to start from, and with SE blocks where ``se_reduction`` says so.
+    whole: everything learns, also from scratch, and with SE blocks where ``se_reduction`` says so. turn: of the crops, degrees.
     """
     model = RetinaFace(ModelConfig(se_reduction=se_reduction))
     if start is not None:
@@ -192,7 +192,7 @@ def train_first_look(
     learning = (model if whole else model.landmark_head).parameters()
     optimiser = torch.optim.AdamW(learning, weight_decay=5e-4)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.998), use_buffers=True)
-    loader = DataLoader(Crops(photos, size, 0), batch, num_workers=workers, collate_fn=_collate)
+    loader = DataLoader(Crops(photos, size, 0, turn), batch, num_workers=workers, collate_fn=_collate)
     for rate, (images, targets) in zip(_rates(steps, 2e-3), loader, strict=False):
         optimiser.param_groups[0]["lr"] = rate
         targets = [Target(*(t.to(device) for t in target[:3]), target.complete) for target in targets]

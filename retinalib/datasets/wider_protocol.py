@@ -1,4 +1,4 @@
-"""WIDER FACE's own evaluation (Yang et al., CVPR 2016): its truth, its curves and AP.
+"""WIDER FACE's own evaluation (Yang et al., CVPR 2016): its truth and its AP.
 
 Detections are ``{"event/name": (N, 5) x y w h score}`` in pixels. Names may have a suffix, backslashes and folders before the
 event; a name without event is the one photo that is called so."""
@@ -24,30 +24,22 @@ def average_precision(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
 
 
 def wider_ap(predictions: dict[str, np.ndarray], truth: str | Path | pd.DataFrame) -> dict[str, float]:
-    """AP of WIDER FACE validation as its official evaluation computes it: ``{"easy": …, "medium": …, "hard": …}``, the areas of
-    :func:`wider_curves`. predictions: see the module; a photo that is not in it has no detections."""
-    curves = wider_curves(predictions, truth)
-    return {
-        str(subset): float(average_precision(part["recall"].to_numpy(), part["precision"].to_numpy()))
-        for subset, part in curves.groupby("subset", sort=False)
-    }
+    """AP of WIDER FACE validation as its official evaluation computes it, at 1,000 thresholds: ``{"easy": …, "medium": …,
+    "hard": …}``.
 
-
-def wider_curves(predictions: dict[str, np.ndarray], truth: str | Path | pd.DataFrame) -> pd.DataFrame:
-    """Precision and recall at the 1,000 thresholds of WIDER FACE's evaluation: columns subset, threshold, precision, recall.
-
-    truth: the folder of the official ``wider_{easy,medium,hard,face}_val.mat``, or a table as of :func:`read_truth`; each of a
-    table's columns of bool is a subset. Scores are rescaled to 0–1 over all photos, IoU is at least 0.5 with inclusive corners,
-    each detection belongs to the face it overlaps most, detections on faces outside a subset are ignored, and so are photos
-    without any face. Raises FileNotFoundError without the files; ValueError for predictions of a wrong shape or that are not
-    finite, if no name fits a photo or one fits several, and for a table without subsets."""
+    predictions: see the module; a photo that is not in it has no detections. truth: the folder of the official
+    ``wider_{easy,medium,hard,face}_val.mat``, or a table as of :func:`read_truth`; each of a table's columns of bool is a
+    subset. Scores are rescaled to 0–1 over all photos, IoU is at least 0.5 with inclusive corners, each detection belongs to
+    the face it overlaps most, detections on faces outside a subset are ignored, and so are photos without any face. Raises
+    FileNotFoundError without the files; ValueError for predictions of a wrong shape or that are not finite, if no name fits a
+    photo or one fits several, and for a table without subsets."""
     faces = truth if isinstance(truth, pd.DataFrame) else read_truth(truth)
     subsets = list(faces.select_dtypes(bool))
     if not subsets:
         raise ValueError("the table of faces has no column of bool that says which faces count, such as table.assign(all=True)")
     score, hit, face = _matches(predictions, faces)
     thresholds = 1 - np.arange(1, _STEPS + 1) / _STEPS
-    curves = []
+    result = {}
     for subset in subsets:
         counted = faces[subset].to_numpy()
         on_counted = hit & counted[face] if len(faces) else hit
@@ -55,9 +47,8 @@ def wider_curves(predictions: dict[str, np.ndarray], truth: str | Path | pd.Data
         found = np.searchsorted(-score[on_counted][np.sort(first)], -thresholds, side="right")
         proposed = np.searchsorted(-score[on_counted | ~hit], -thresholds, side="right")
         precision = np.divide(found, proposed, out=np.zeros(_STEPS), where=proposed > 0)
-        recall = found / max(counted.sum(), 1)
-        curves.append(pd.DataFrame({"subset": subset, "threshold": thresholds, "precision": precision, "recall": recall}))
-    return pd.concat(curves, ignore_index=True)
+        result[subset] = float(average_precision(found / max(counted.sum(), 1), precision))
+    return result
 
 
 def _endings(name: str) -> list[str]:

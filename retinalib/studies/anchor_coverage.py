@@ -12,12 +12,6 @@ from retinalib.anchors import AnchorConfig, anchor_grid, match
 from retinalib.faces import Faces
 
 
-def fitted(faces: Faces, photo: tuple[int, int], size: int) -> Faces:
-    """The faces of a photo (height, width) after it was scaled to fit a square of ``size`` pixels, from the corner."""
-    scale = size / max(photo)
-    return faces.transformed((scale, scale))
-
-
 def anchor_boxes(size: int, config: AnchorConfig) -> tuple[Tensor, np.ndarray]:
     """All anchors of a square image of ``size`` pixels: (A, 4) x1 y1 x2 y2 in pixels, and (A,) their strides."""
     counts = [rows * columns * config.per_cell for rows, columns in config.levels(size, size)]

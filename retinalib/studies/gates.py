@@ -1,20 +1,14 @@
-"""What Squeeze-and-Excitation does in a trained network: do the gates listen to the image, to what in it, does it matter?"""
-
-from collections.abc import Mapping
-from copy import deepcopy
+"""The gates of Squeeze-and-Excitation in a trained network, on crops with a face and without."""
 
 import cv2
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 from retinalib.datasets.table import ATTRIBUTES, FaceDataset
 from retinalib.detect import Detector
-from retinalib.model import RetinaFace
 from retinalib.studies.network_cost import excitations
 
-SILENCED = 0.05  # mean gate of a channel
 _AT_ONCE = 32
 
 
@@ -57,51 +51,3 @@ def gates(detector: Detector, crops: np.ndarray) -> dict[int, np.ndarray]:
         found = excitations(detector.model, detector.model.config.normalisation.apply(pixels.to(detector.device)))
         parts.append({stride: gate.cpu().numpy() for stride, (_, gate, _) in found.items()})
     return {stride: np.concatenate([part[stride] for part in parts]) for stride in parts[0]}
-
-
-def explained(values: np.ndarray, groups: np.ndarray) -> float:
-    """The share of variance within the columns of (N, C) values that (N,) bool groups explain (η²; 1 / (N - 1) by chance)."""
-    total = values.var(axis=0).sum()
-    if total < 1e-12 or groups.all() or not groups.any():
-        return float("nan")
-    share = groups.mean()
-    gap = values[groups].mean(0) - values[~groups].mean(0)
-    return float(share * (1 - share) * (gap**2).sum() / total)
-
-
-def gate_table(found: Mapping[int, Mapping[int, np.ndarray]], about: pd.DataFrame) -> pd.DataFrame:
-    """What the gates of several seeds depend on, a row per seed and level.
-
-    found: seed -> :func:`gates` of the crops; about: a row a crop, as of :func:`face_and_background`. Columns: seed, level,
-    mean, silenced (channels with a mean under SILENCED), spread (standard deviation over images, mean of the channels),
-    between_images (its share of the variance of the level's gates, NaN where that is 0), face_or_background (the share of the
-    variance between images that it explains), then the same for each attribute among the crops with a face."""
-    face = about["face"].to_numpy(bool)
-    rows = []
-    for seed, levels in found.items():
-        for stride, gate in levels.items():
-            row = {
-                "seed": seed,
-                "level": f"1/{stride}",
-                "mean": gate.mean(),
-                "silenced": int((gate.mean(0) < SILENCED).sum()),
-                "spread": gate.std(0).mean(),
-                "between_images": gate.var(0).mean() / gate.var() if np.ptp(gate) else np.nan,
-                "face_or_background": explained(gate, face),
-            }
-            for attribute in about.columns.drop(["image", "face"]):
-                row[attribute] = explained(gate[face], about.loc[face, attribute].to_numpy(bool))
-            rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def with_constant_gates(detector: Detector, dataset: FaceDataset) -> Detector:
-    """The same detector with each gate replaced by its mean over the photos of ``dataset``."""
-    photos = [gates(detector, dataset[number][0][None]) for number in range(len(dataset))]
-    model: RetinaFace = deepcopy(detector.model)
-    for number, stride in enumerate(model.config.anchors.strides):
-        if stride in photos[0]:
-            mean = torch.from_numpy(np.concatenate([photo[stride] for photo in photos]).mean(0))
-            model.excitation[number] = scale = nn.Conv2d(len(mean), len(mean), 1, groups=len(mean), bias=False)
-            scale.weight.data.copy_(mean[:, None, None, None])
-    return Detector(model, detector.device)

@@ -1,17 +1,12 @@
 """What a network is made of and how far it sees: parameters, operations, shapes, receptive fields, excitations."""
 
 import math
-import time
-from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import iqr, quantile_test
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from retinalib.detect import for_inference
 from retinalib.model import RetinaFace, SqueezeExcitation
 
 PARTS = {
@@ -46,33 +41,6 @@ def cost_by_part(model: RetinaFace, height: int = 640, width: int = 640) -> pd.D
         flop = sum(sum(counts[key].values()) for key in outer)
         rows.append({"part": part, "parameters": values, "gflop": flop / 1e9})
     return pd.DataFrame(rows)
-
-
-def costs_side_by_side(models: Mapping[str, RetinaFace], size: int = 640, rounds: int = 25) -> pd.DataFrame:
-    """A row per network: parameters, gflop (a multiplication and an addition are two), and latency_ms of finding boxes in one
-    image of ``size`` × ``size`` pixels as detection does: the median over ``rounds`` in which the networks take turns, and the
-    interquartile range. slower_ms, its low and its high: the median difference from the first network, with the interval that
-    the order of the differences gives (binomial: of 25 the 8th to the 18th, 95.7 %). Landmark head, second looks and NMS, which
-    grow with the faces, are in neither."""
-    ready = {name: for_inference(model) for name, model in models.items()}
-    rows, images, times = {}, {}, {name: [] for name in models}
-    with torch.inference_mode():
-        for name, network in ready.items():
-            blank = torch.zeros(1, 3, size, size, device=next(network.parameters()).device)
-            images[name] = blank.contiguous(memory_format=torch.channels_last)
-            with FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE) as counter:
-                network(images[name])
-            rows[name] = [sum(p.numel() for p in models[name].parameters()), counter.get_total_flops() / 1e9]
-        for _ in range(rounds):
-            for name, network in ready.items():
-                start = time.perf_counter()
-                network(images[name]).logits.cpu()  # waits for a GPU
-                times[name].append(1000 * (time.perf_counter() - start))
-    columns = ["parameters", "gflop", "latency_ms", "latency_iqr_ms", "slower_ms", "its low", "its high"]
-    table = [(*row, np.median(times[name]), iqr(times[name])) for name, row in rows.items()]
-    gaps = [np.subtract(taken, next(iter(times.values()))) for taken in times.values()]
-    table = [(*row, np.median(gap), *quantile_test(gap).confidence_interval()) for row, gap in zip(table, gaps, strict=True)]
-    return pd.DataFrame(table, list(models), columns)
 
 
 @torch.inference_mode()

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from scipy.optimize import brentq
-from scipy.special import ndtri
 
 _TAIL = (1 - 0.95) / 2  # of an interval of 95 %
 
@@ -144,40 +143,11 @@ def in_words(difference: tuple[float, float, float], reference: float, unit: str
     return f"**{word}** by {abs(estimate):.2f}{points} ({interval}): {values}{change}"
 
 
-def spread(values: np.ndarray) -> float:
-    """Interquartile range over 1.349, which is the standard deviation of a normal distribution; outliers don't move it."""
-    return float(stats.iqr(values, scale=1.349)) if len(values) else float("nan")
-
-
-def explained_share(values: np.ndarray) -> float:
-    """1 − variance of the errors / variance of the truth, of (N, 2) predicted and true values. 1 is perfect, 0 what the mean of
-    the truth, said of everybody, reaches. Bias does not count. NaN where the truth does not vary."""
-    signal = values[:, 1].var() if len(values) else 0.0
-    return float(1 - (values[:, 0] - values[:, 1]).var() / signal) if signal > 0 else float("nan")
-
-
-def faces_needed(values: np.ndarray, difference: float, power: float = 0.8) -> float:
-    """How many faces each of two groups needs so that Student's t (5 %, two-sided) sees a ``difference`` of their true means
-    with this power, measured as in (N, 2) predicted and true values. Predictions show slope × difference, spread as they are:
-    that is a perfect measure's difference times their correlation with the truth. Normal approximation, Guenther (1981)."""
-    seen = difference * np.corrcoef(values.T)[0, 1] / values[:, 1].std(ddof=1)
-    sure = ndtri(1 - _TAIL)
-    return float(2 * ((sure + ndtri(power)) / seen) ** 2 + sure**2 / 4)
-
-
 def rank_correlation(values: np.ndarray) -> float:
     """Spearman's ρ of (N, 2) values; NaN under three rows or for constants."""
     if len(values) < 3 or (np.ptp(values, axis=0) == 0).any():
         return float("nan")
     return float(stats.spearmanr(values).statistic)
-
-
-def partial_rank_correlation(values: np.ndarray) -> float:
-    """Spearman's ρ of the first two of (N, 3) values, the third held fixed (partial, of ranks); NaN under four or constant."""
-    if len(values) < 4 or (np.ptp(values, axis=0) == 0).any():
-        return float("nan")
-    (_, ab, ac), (_, _, bc), _ = np.corrcoef(stats.rankdata(values, axis=0).T)
-    return float((ab - ac * bc) / np.sqrt((1 - ac**2) * (1 - bc**2)))
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from retinalib.anchors import AnchorConfig, anchor_grid, match
 from retinalib.datasets.table import FaceDataset
 from retinalib.faces import Faces
 from retinalib.plots.anchors import KINDS, draw_coverage, draw_match
-from retinalib.studies.anchor_coverage import anchor_boxes, coverage, fitted
+from retinalib.studies.anchor_coverage import anchor_boxes, coverage
 from retinalib.widgets.explorer import Explorer, panels
 
 _MOST_FACES = 500  # more lag behind the hand
@@ -32,7 +32,7 @@ def anchor_explorer(dataset: FaceDataset) -> Explorer:
 
     @cache
     def at_input(size: int) -> list[Faces]:
-        return [fitted(dataset.faces(n), tuple(photos[n]), size) for n in numbers]
+        return [dataset.faces(n).transformed((size / max(photos[n]),) * 2) for n in numbers]
 
     def draw(
         strides: str, smallest: int, per_cell: int, ratio: float, image_size: int, threshold: float, face: int

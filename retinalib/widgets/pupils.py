@@ -10,7 +10,7 @@ from retinalib.evaluate import match_faces
 from retinalib.faces import Faces
 from retinalib.gaze import Eyeball, gaze_angles, gaze_error
 from retinalib.landmarks import WFLW_98
-from retinalib.plots.faces import draw_level_eye
+from retinalib.plots.eyes import draw_level_eye
 from retinalib.plots.style import PREDICTION, TRUTH, draw_faces
 from retinalib.pupils import eyes_of, pupil_table
 from retinalib.rendered import render_face

@@ -5,12 +5,11 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
 
-import cv2
-import numpy as np
 import pandas as pd
 from IPython.display import display
 from ipywidgets import Button, Dropdown
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 from matplotlib.ticker import MaxNLocator
 
 from retinalib.plots.style import PALETTE
@@ -61,7 +60,7 @@ def training_view(folders: str | Path | Iterable[str | Path]) -> Explorer:
         said = "; ".join(f"{name}: {_standing(history)}" for name, history in histories.items())
         if all(history.empty for history in histories.values()):
             return nothing("no run has finished an epoch yet: refresh later"), said
-        newest = _newest_picture(runs[run])
+        newest = max((runs[run] / "pictures").glob("*.jpg"), default=None)
         figure = Figure(figsize=(10, 5.2 if newest else 2.8), layout="constrained")
         grid = figure.add_gridspec(2 if newest else 1, len(_MEASURES))
         for place, (column, title) in enumerate(_MEASURES.items()):
@@ -75,10 +74,10 @@ def training_view(folders: str | Path | Iterable[str | Path]) -> Explorer:
         figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
         if newest:
             ax = figure.add_subplot(grid[1, :])
-            ax.imshow(newest[1])
+            ax.imshow(imread(newest))
             ax.set(xticks=[], yticks=[])
             ax.grid(False)
-            ax.set_title(f"{names[run]}, epoch {newest[0]}: predictions in blue over truth in green", fontsize=9)
+            ax.set_title(f"{names[run]}, epoch {newest.stem.lstrip('0')}: predictions in blue over truth in green", fontsize=9)
         return figure, said
 
     def stop(_: Button) -> None:
@@ -111,11 +110,3 @@ def _standing(history: pd.DataFrame) -> str:
     measured = history.dropna(subset=["ap"])
     said = f", AP {measured['ap'].iloc[-1]:.3f}, NME {measured['nme'].iloc[-1]:.1%}" if len(measured) else ""
     return f"epoch {epoch:.0f}, loss {loss:.2f}{said}"
-
-
-def _newest_picture(folder: Path) -> tuple[str, np.ndarray] | None:
-    for path in sorted((folder / "pictures").glob("*.jpg"), reverse=True):
-        picture = cv2.imread(str(path))
-        if picture is not None:
-            return path.stem.lstrip("0"), picture[..., ::-1]
-    return None

@@ -49,32 +49,23 @@ def test_what_is_missing_is_said_with_its_home(tmp_path, dataset, missing):
 
 @pytest.mark.parametrize(
     "name, kind",
-    [
-        ("../out.txt", tarfile.REGTYPE),
-        ("/out.txt", tarfile.REGTYPE),
-        ("a/link", tarfile.SYMTYPE),
-        ("a/hard", tarfile.LNKTYPE),
-        ("a/device", tarfile.CHRTYPE),
-    ],
+    [("../out.txt", tarfile.REGTYPE), ("a/link", tarfile.SYMTYPE), ("a/hard", tarfile.LNKTYPE), ("a/device", tarfile.CHRTYPE)],
 )
 def test_hostile_archives_write_nothing(tmp_path, name, kind):
     make_tar(tmp_path / "bad.tar.gz", [("good.txt", b"fine", tarfile.REGTYPE), (name, b"", kind)])
-    with pytest.raises(ValueError, match="nothing was extracted"):
+    with pytest.raises(ValueError, match=r"bad\.tar\.gz is damaged or can't be unpacked \("):
         archives.extract(tmp_path / "bad.tar.gz", tmp_path / "to")
-    assert [p.name for p in (tmp_path / "to").iterdir()] == [".lock"]
+    assert [p.name for p in (tmp_path / "to").iterdir()] == [".lock"] and not (tmp_path / "out.txt").exists()
 
 
-def test_hostile_and_huge_zips_write_nothing(tmp_path, monkeypatch):
+def test_paths_that_lead_out_stay_in_the_folder(tmp_path):
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as file:
-        file.writestr("../out.txt", "x")
-    with pytest.raises(ValueError, match="leads out of the folder"):
-        archives.extract(tmp_path / "bad.zip", tmp_path / "to")
-    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("zeros", bytes(100_000))
-    monkeypatch.setattr(archives, "_MOST_BYTES", 50_000)
-    with pytest.raises(ValueError, match="would unpack to more than"):
-        archives.extract(tmp_path / "bomb.zip", tmp_path / "to")
-    assert [p.name for p in (tmp_path / "to").iterdir()] == [".lock"]
+        file.writestr("../a.txt", "x")
+        file.writestr("/b.txt", "x")
+    make_tar(tmp_path / "bad.tar.gz", [("/c.txt", b"x", tarfile.REGTYPE)])
+    for name in ("bad.zip", "bad.tar.gz"):
+        archives.extract(tmp_path / name, tmp_path / "to")
+    assert sorted(p.name for p in (tmp_path / "to").iterdir()) == [".lock", "a.txt", "b.txt", "c.txt"]
 
 
 def test_damaged_archives_are_named(tmp_path):
@@ -104,7 +95,7 @@ def test_one_wrong_byte_in_an_archive_is_noticed(tmp_path, at):
         assert [p.name for p in (tmp_path / "to").iterdir()] == [".lock"]
 
 
-def test_archives_that_can_not_be_unpacked_are_named(tmp_path, monkeypatch):
+def test_archives_that_can_not_be_unpacked_are_named(tmp_path):
     with zipfile.ZipFile(tmp_path / "many.zip", "w") as file:
         for number in range(5):
             file.writestr(str(number), b"hello")
@@ -115,9 +106,6 @@ def test_archives_that_can_not_be_unpacked_are_named(tmp_path, monkeypatch):
     (tmp_path / "locked.zip").write_bytes(locked)
     with pytest.raises(ValueError, match=r"locked\.zip is damaged or can't be unpacked \(File .* is encrypted"):
         archives.extract(tmp_path / "locked.zip", tmp_path / "to")
-    monkeypatch.setattr(archives, "_MOST_MEMBERS", 4)
-    with pytest.raises(ValueError, match="or 4 files; nothing was extracted"):
-        archives.extract(tmp_path / "many.zip", tmp_path / "to")
     assert [p.name for p in (tmp_path / "to").iterdir()] == [".lock"]
 
 

@@ -8,8 +8,8 @@ from matplotlib.colors import to_hex
 
 from retinalib.faces import Faces
 from retinalib.landmarks import WFLW_98
-from retinalib.plots import anchors, faces, results
-from retinalib.plots.style import PALETTE, use_style
+from retinalib.plots import anchors, eyes
+from retinalib.plots.style import use_style
 from retinalib.rendered import render_face
 
 
@@ -27,16 +27,9 @@ def test_level_eyes_and_pupils_outside_of_them():
     image, truth = render_face(size=160)
     true, eye = truth.landmarks, WFLW_98.right_eye
     _, ax = plt.subplots()
-    faces.draw_level_eye(ax, image, true[0], eye, [("true", true[0], "green", "o")])
+    eyes.draw_level_eye(ax, image, true[0], eye, [("true", true[0], "green", "o")])
     pupil = ax.lines[1].get_xydata()[0]
     assert abs(pupil[0] - 60) < 25 and abs(pupil[1] - 36) < 15  # near the middle of what is shown
-    lost = true.copy()
-    lost[0, eye.pupil] += [300, 0]
-    fig = faces.eye_sheet([image] * 2, np.concatenate([true] * 2), np.concatenate([true, lost]), eye, ["2%", "250%"])
-    assert [ax.get_title() for ax in fig.axes[:2]] == ["2%", "250%, outside"]
-    mark = fig.axes[1].lines[-1]
-    assert mark.get_xydata()[0][0] == 120 and mark.get_marker() == ">"
-    faces.eye_sheet([], true[:0], true[:0], eye, [])
 
 
 def test_size_classes_hold_every_size():
@@ -66,23 +59,3 @@ def test_one_face_and_its_anchors():
     named = ["stride 8, with centres", "stride 16, with centres", "the face's box"]
     assert ax.get_legend_handles_labels()[1] == named and ax.get_xlim() == (10, 70)
     anchors.draw_match(ax, image, face, np.zeros((0, 4)), np.zeros(0, int))
-
-
-def test_orange_means_significant_after_correction():
-    row = {"arm": "b", "unit": "%", "better": "lower", "estimate": 1.0, "low": 0.2, "high": 1.8, "seeds": 3, "photos": 9}
-    table = pd.DataFrame([{**row, "measure": "m", "p_holm": 0.2}, {**row, "measure": "n", "p_holm": 0.01}])
-    fig = results.difference_figure(table, "n differs")
-    assert [to_hex(ax.lines[0].get_color()).upper() for ax in fig.axes] == [PALETTE[0], PALETTE[5]]
-    assert fig.axes[0].get_xlabel() == "difference in %\n(lower is better)"
-    assert [ax.lines[1].get_markerfacecolor() for ax in fig.axes] == ["white", PALETTE[5]]  # told apart in grey, too
-    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["p ≥ 0.05 (Holm)", "p < 0.05 (Holm)"]
-    third = results.difference_figure(pd.concat([table, table[:1].assign(measure="o", arm="c")]), "n differs")
-    assert [ax.axison for ax in third.axes] == [True, True, True, False]
-    assert third.axes[2].lines[1].get_ydata()[0] == 1  # the second arm's row, though it is alone there
-
-
-def test_subsets():
-    ax = results.subset_figure(
-        pd.DataFrame({"a": [1.0, np.nan], "b": [2.0, 3.0]}, ["pose", "blur"]), "error (%)", "title"
-    ).axes[0]
-    assert [text.get_text() for text in ax.texts] == ["1.0", "2.0", "3.0"] and ax.get_title(loc="left") == "title"

@@ -3,7 +3,7 @@ import pytest
 
 from retinalib.anchors import AnchorConfig, anchor_grid
 from retinalib.faces import Faces, box_iou
-from retinalib.studies.anchor_coverage import anchor_boxes, coverage, fitted
+from retinalib.studies.anchor_coverage import anchor_boxes, coverage
 
 CONFIG = AnchorConfig()
 
@@ -39,7 +39,3 @@ def test_faces_compete_within_an_image():
     alone = coverage([boxes(face)], 160, CONFIG)["positives"].iloc[0]
     shared = coverage([boxes(face, [52, 52, 84, 84])], 160, CONFIG)["positives"]
     assert (shared < alone + 1).all() and shared.sum() < 2 * alone
-
-
-def test_fitting_scales_by_the_longer_side():
-    assert fitted(boxes([10, 20, 30, 40]), (100, 400), 200).boxes.tolist() == [[5, 10, 15, 20]]

@@ -7,7 +7,7 @@ import torch
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector
 from retinalib.model import ModelConfig, RetinaFace
-from retinalib.studies.gates import explained, face_and_background, gate_table, gates, with_constant_gates
+from retinalib.studies.gates import face_and_background, gates
 from tests.pictures import rendered_faces
 
 
@@ -57,49 +57,3 @@ def test_gates_are_those_of_the_network(photos):
     np.testing.assert_allclose(found[32][0], expected[0], rtol=1e-5)
     with pytest.raises(ValueError, match="no SE blocks"):
         gates(detector(), crops)
-
-
-def test_explained_is_the_share_of_an_analysis_of_variance():
-    rng = np.random.default_rng(0)
-    groups = rng.random(80) < 0.3
-    values = rng.normal(0, 1, (80, 3)) + np.outer(groups, [0.5, 0.0, 2.0])
-    within = sum(((part - part.mean(0)) ** 2).sum() for part in (values[groups], values[~groups]))
-    assert explained(values, groups) == pytest.approx(1 - within / ((values - values.mean(0)) ** 2).sum())
-    assert np.isnan(explained(values, np.ones(80, bool))) and np.isnan(explained(np.ones((80, 2)), groups))
-    chance = [explained(rng.normal(0, 1, (80, 3)), groups) for _ in range(400)]
-    assert np.mean(chance) == pytest.approx(1 / 79, rel=0.1)
-
-
-def test_what_the_gates_depend_on():
-    rng = np.random.default_rng(0)
-    about = pd.DataFrame({"image": "a", "face": np.arange(400) % 2 == 0, "blur": np.arange(400) % 4 == 0})
-    channel = np.r_[0.01, 0.01, rng.uniform(0.3, 0.9, 62)]
-    constant, listening = np.tile(channel, (400, 1)), channel + 0.1 * about["face"].to_numpy()[:, None]
-    table = gate_table({0: {8: constant, 16: listening, 32: np.full((400, 64), 0.5)}}, about).set_index("level")
-    assert table["silenced"].tolist() == [2, 0, 0] and table["mean"].iloc[2] == 0.5
-    assert table["between_images"].iloc[0] == pytest.approx(0) and np.isnan(table["between_images"].iloc[2])
-    image, channels = 0.05**2, channel.var()
-    assert table.loc["1/16", "between_images"] == pytest.approx(image / (image + channels))
-    assert table.loc["1/16", "face_or_background"] == pytest.approx(1) and table.loc["1/16", "spread"] == pytest.approx(0.05)
-    assert np.isnan(table.loc["1/16", "blur"]) and np.isnan(table.loc["1/32", "face_or_background"])
-
-
-def test_constant_gates_no_longer_listen(photos):
-    one = detector(se_reduction=4)
-    pixels = one.model.config.normalisation.apply(torch.from_numpy(photos[0][0]).permute(2, 0, 1)[None])
-    with torch.no_grad():
-        for _ in range(50):
-            one.model.train()(pixels)  # batch norms learn what is usual
-        one.model.eval()
-        for block in one.model.excitation:
-            block.squeeze.weight.mul_(5)  # so that gates differ between images
-    fixed = with_constant_gates(one, photos)
-    means = {s: np.mean([gates(one, photos[n][0][None])[s][0] for n in range(len(photos))], 0) for s in (8, 16, 32)}
-    assert all(np.ptp(gate) > 0.05 for gate in means.values())
-    images = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode():
-        pyramid = one.model.fpn(one.model.backbone(images).values())
-        found = fixed.model.features(images)
-        for ssh, level, mean, features in zip(one.model.ssh, pyramid, means.values(), found, strict=True):
-            torch.testing.assert_close(features, ssh(level) * torch.from_numpy(mean)[:, None, None])
-        assert (one.model.features(images)[0] - found[0]).abs().max() > 1e-3

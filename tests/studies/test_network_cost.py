@@ -2,12 +2,8 @@ import pytest
 import torch
 
 from retinalib.anchors import anchor_grid
-from retinalib.detect import for_inference
-from retinalib.landmarks import WFLW_98
 from retinalib.model import ModelConfig, RetinaFace
-from retinalib.second_look import eye_look
-from retinalib.studies import network_cost
-from retinalib.studies.network_cost import cost_by_part, costs_side_by_side, excitations
+from retinalib.studies.network_cost import cost_by_part, excitations
 
 
 def build(se_reduction=None):
@@ -43,25 +39,3 @@ def test_excitations_scale_the_features():
 def test_levels_without_se_are_left_out():
     model = RetinaFace(ModelConfig(se_reduction=16, se_strides=(32,))).eval()
     assert list(excitations(model, torch.randn(1, 3, 64, 64))) == [32]
-
-
-def test_costs_side_by_side():
-    models = {"plain": build(), "se": build(16)}
-    table = costs_side_by_side(models, 96, rounds=7)
-    assert table["parameters"].tolist() == [sum(p.numel() for p in m.parameters()) for m in models.values()]
-    cells = len(anchor_grid(96, 96)) // 2
-    assert table.loc["se", "gflop"] - table.loc["plain", "gflop"] == pytest.approx((2 * 1536 + 2 * 64 * cells) / 1e9)
-    assert table.loc["plain", ["slower_ms", "its low", "its high"]].tolist() == [0, 0, 0]
-    dense = cost_by_part(models["plain"], 96, 96).set_index("part")["gflop"]
-    assert table.loc["plain", "gflop"] == pytest.approx(dense.sum() - dense["landmark head"])
-    assert (table["latency_ms"] > 0).all() and (table["latency_iqr_ms"] >= 0).all() and costs_side_by_side({}, 96).empty
-
-
-def test_costs_are_those_of_detections_copies(monkeypatch):
-    """A second look, which looks at faces alone, costs parameters and nothing else."""
-    made = []
-    monkeypatch.setattr(network_cost, "for_inference", lambda model: made.append(for_inference(model)) or made[-1])
-    models = {"plain": build(), "eyes": RetinaFace(ModelConfig(looks=(eye_look(WFLW_98),)))}
-    table = costs_side_by_side(models, 64, rounds=1)
-    assert len(made) == 2 and table["gflop"].nunique() == 1 and table["latency_iqr_ms"].tolist() == [0, 0]
-    assert table["parameters"].tolist() == [sum(p.numel() for p in m.parameters()) for m in models.values()]

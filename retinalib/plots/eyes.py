@@ -1,15 +1,12 @@
-"""Faces and eyes close up, and distributions side by side."""
+"""Eyes close up."""
 
 from collections.abc import Sequence
 
 import cv2
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from retinalib.landmarks import Eye
-from retinalib.plots.style import PREDICTION, TRUTH
 
 
 def level_eye(
@@ -46,29 +43,3 @@ def draw_level_eye(
         ax.plot(*points[eye.pupil], marker, color=colour, mfc="none", ms=10, mew=1.8, ls="none", label=name)
     ax.set(xlim=(0, crop.shape[1]), ylim=(crop.shape[0], 0), xticks=[], yticks=[])
     ax.grid(False)
-
-
-def eye_sheet(photos: Sequence[np.ndarray], true: np.ndarray, predicted: np.ndarray, eye: Eye, titles: Sequence[str]) -> Figure:
-    """Level eyes of N photos, each from its darkest to its brightest, with the true pupil and the predicted one."""
-    rows = max(1, -(-len(true) // 6))
-    fig, axes = plt.subplots(rows, 6, figsize=(9, 0.4 + 1.15 * rows), squeeze=False, layout="constrained")
-    for ax in axes.flat:
-        ax.axis("off")
-    for ax, photo, *points, title in zip(axes.flat, photos, true, predicted, titles, strict=False):
-        crop, matrix = level_eye(photo, points[0], eye)
-        there, found = (matrix[:, :2] @ landmarks[eye.pupil] + matrix[:, 2] for landmarks in points)
-        size = np.array(crop.shape[1::-1])
-        low, high = np.percentile(crop, [1, 99])
-        stretched = ((crop - low) / max(high - low, 40)).clip(0, 1)  # dark ones are seen, flat ones stay flat
-        ax.imshow(stretched, extent=(0, size[0], size[1], 0))
-        ax.plot(*there, "o", mfc="none", mec=TRUTH, ms=9, mew=1.6)
-        shown = np.clip(found, 0, size)
-        beyond, axis = found - shown, int(np.abs(found - shown).argmax())
-        inside = not beyond.any()
-        marker = "+" if inside else ("<>", "^v")[axis][int(beyond[axis] > 0)]
-        ax.plot(*shown, marker, color=PREDICTION, ms=10 if inside else 7, mew=1.8, clip_on=False)
-        ax.set(xlim=(0, size[0]), ylim=(size[1], 0))
-        ax.set_title(title if inside else f"{title}, outside", fontsize=9.5, loc="center", weight="normal")
-    title = "From best to worst (error in % of the eye's width): true (green circle), found (blue cross)"
-    fig.suptitle(title, x=0.01, ha="left", weight="bold", fontsize="medium")
-    return fig
