@@ -12,8 +12,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# Three processes even on two cores, for they wait for kernels and browsers a quarter of the time.
-PYTEST := -m pytest -n 3 --dist loadgroup --no-loadscope-reorder --durations 15
+PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 15
 FAST := --ignore=tests/test_notebooks.py --ignore=tests/test_workbook.py
 
 .PHONY: quick workbook test test-oldest coverage lab lint clean

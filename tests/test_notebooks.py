@@ -16,12 +16,6 @@ from retinalib.workspace import PROJECT
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
-CHAPTERS = [  # chapter 5 compares what chapter 4 trained
-    pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group("04_05" if path.name[:2] in ("04", "05") else path.stem))
-    for path in NOTEBOOKS
-]
-
-
 def parameters(path):
     cells = nbformat.read(path, 4).cells
     tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
@@ -33,7 +27,7 @@ def test_the_chapters_are_numbered():
     assert [int(path.name[:2]) for path in NOTEBOOKS] == list(range(1, 9))
 
 
-@pytest.mark.parametrize("path", CHAPTERS)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_runs_at_the_quick_profile(path, workbook, tmp_path):
     workbook = workbook | {"FAULTS": ["se16"]}  # no fault, but an arm that is trained already
     names = {node.id for node in ast.walk(ast.parse(parameters(path))) if isinstance(node, ast.Name)}
@@ -47,7 +41,7 @@ def test_runs_at_the_quick_profile(path, workbook, tmp_path):
     assert all(file.with_suffix(".pdf").stat().st_size > 1000 for file in drawn)
 
 
-@pytest.mark.parametrize("path", CHAPTERS)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_form(path):
     """Title, imports, parameters with a comment each, setup; executed as a whole, small, without traces of a machine."""
     text, cells = path.read_text(), nbformat.read(path, 4).cells
