@@ -29,8 +29,8 @@ STAND_IN = "stand-in.json"
 
 
 def extract(archive: str | Path, folder: str | Path) -> None:
-    """Extracts a ``.zip`` or ``.tar.gz`` into ``folder``, all or nothing; nothing lands outside of it, as the filter "data" of
-    tarfile and zipfile see to. Raises ValueError, naming the archive, for one that is damaged or wants out."""
+    """Extracts a ``.zip`` or ``.tar.gz`` into ``folder``, all or nothing; nothing lands outside of it, which tarfile's filter
+    "data" and zipfile see to. Raises ValueError, naming the archive, for one that is damaged or wants out."""
     archive, folder = Path(archive), Path(folder)
     with only_process(folder, wait=True):
         for left in folder.glob(".extracting-*"):
