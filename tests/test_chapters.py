@@ -10,7 +10,7 @@ from scipy import stats
 
 from retinalib import WFLW_98, Faces, ModelConfig, RetinaFace
 from retinalib.anchors import AnchorConfig, anchor_grid
-from retinalib.detect import Detector
+from retinalib.detect import Detector, for_inference
 from retinalib.gaze import Eyeball, gaze_vector
 from retinalib.plots.style import PALETTE
 from retinalib.pupils import pupil_offset
@@ -222,10 +222,13 @@ def test_costs_side_by_side():
     assert (table["latency_ms"] > 0).all() and (table["latency_iqr_ms"] >= 0).all() and costs_side_by_side({}, "cpu", 96).empty
 
 
-def test_a_second_look_costs_parameters_and_no_time_without_faces():
+def test_costs_are_those_of_detections_copies():
+    """A second look, which looks at faces alone, costs parameters and nothing else."""
+    names, made = defined("05", "costs-side-by-side"), []
+    names["for_inference"] = lambda model: made.append(for_inference(model)) or made[-1]
     models = {"plain": RetinaFace(), "eyes": RetinaFace(ModelConfig(looks=(eye_look(WFLW_98),)))}
-    table = defined("05", "costs-side-by-side")["costs_side_by_side"](models, "cpu", 64, rounds=1)
-    assert table["gflop"].nunique() == 1 and table["latency_iqr_ms"].tolist() == [0, 0]
+    table = names["costs_side_by_side"](models, "cpu", 64, rounds=1)
+    assert len(made) == 2 and table["gflop"].nunique() == 1 and table["latency_iqr_ms"].tolist() == [0, 0]
     assert table["parameters"].tolist() == [sum(p.numel() for p in m.parameters()) for m in models.values()]
 
 

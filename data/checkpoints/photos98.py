@@ -81,7 +81,7 @@ def _joined(listed: np.ndarray, boxes: np.ndarray, points: np.ndarray) -> tuple[
 
 
 class Crops(Dataset):
-    """Crops for the first look, without end: a face from 14 pixels to the whole crop, turned up to ``turn``°, coloured."""
+    """Endless crops for the first look: a face from 14 pixels to the whole crop, turned up to ``turn``°, mirrored, coloured."""
 
     def __init__(self, photos: list[Photo], size: int, seed: int, turn: float = TURN) -> None:
         self.photos, self.size, self.seed, self.turn = photos, size, seed, turn
