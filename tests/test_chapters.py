@@ -238,11 +238,11 @@ def test_pupils_outside_of_the_level_eye():
     eye_sheet = defined("06", "eye-sheet")["eye_sheet"]
     lost = true.copy()
     lost[0, eye.pupil] += [300, 0]
-    fig = eye_sheet([image] * 2, np.concatenate([true] * 2), np.concatenate([true, lost]), eye, ["2%", "250%"])
+    fig = eye_sheet([image] * 2, np.concatenate([true] * 2), np.concatenate([true, lost]), eye, ["2%", "250%"], "two eyes")
     assert [ax.get_title() for ax in fig.axes[:2]] == ["2%", "250%, outside"]
     mark = fig.axes[1].lines[-1]
     assert mark.get_xydata()[0][0] == 120 and mark.get_marker() == ">"
-    eye_sheet([], true[:0], true[:0], eye, [])
+    eye_sheet([], true[:0], true[:0], eye, [], "none")
 
 
 def test_saying_the_same_of_everybody_explains_nothing():
