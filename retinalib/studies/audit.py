@@ -19,18 +19,18 @@ _EXPLAINED = 0.5  # of the disagreement is left at most where a fault is what wa
 
 def look(detector: Detector, dataset: FaceDataset) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Reads each photo once. Returns a row a face with landmarks, none if the detector has others (columns file, line, image,
-    face, size; box, labels (L, 2) and predicted (L, 2), in that box; in pixels); and a row a photo: file, image, hash
-    ((64,) bool)."""
+    face, size; lists box, labels, predicted in that box; in pixels); and a row a photo: file, image, hash (a list)."""
     faces, hashes, table = [], [], dataset.table
     file, asked = table.attrs.get("source", ""), detector.model.config.schema == dataset.schema
     for number, name in enumerate(tqdm(dataset.names, desc="auditing", unit="photo", disable=None)):
         image, labelled = dataset[number]
-        hashes.append({"file": file, "image": name, "hash": imagehash.phash(Image.fromarray(image)).hash.ravel()})
+        hashes.append({"file": file, "image": name, "hash": imagehash.phash(Image.fromarray(image)).hash.ravel().tolist()})
         known = np.flatnonzero(np.isfinite(labelled.landmarks).all(-1).any(1) & asked)
         lines = table["line"].to_numpy()[dataset.rows[number]]
         for face, points in zip(known, detector.detect_in_boxes(image, labelled.boxes[known]).landmarks, strict=True):
             about = {"file": file, "line": lines[face], "image": name, "face": face, "size": labelled.size[face]}
-            faces.append({**about, "box": labelled.boxes[face], "labels": labelled.landmarks[face], "predicted": points})
+            values = {"box": labelled.boxes[face], "labels": labelled.landmarks[face], "predicted": points}
+            faces.append(about | {name: value.tolist() for name, value in values.items()})  # arrays would fragment memory
     return pd.DataFrame(faces), pd.DataFrame(hashes)
 
 
