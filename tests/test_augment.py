@@ -1,4 +1,4 @@
-"""Augmentation is held against the pictures themselves: marks painted where the landmarks are must be found where they went."""
+"""Augmentation is held against the pictures themselves: dots painted where the landmarks are must be found where they went."""
 
 import cv2
 import numpy as np
@@ -10,7 +10,6 @@ from retinalib.faces import Faces
 from retinalib.landmarks import WIDER_5
 
 PLAIN = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
-MARK = 4  # half the side of a painted mark, pixels
 
 
 def five(points, box=None):
@@ -22,56 +21,17 @@ def five(points, box=None):
 POINTS = [(70, 80), (130, 76), (101, 110), (78, 140), (125, 138)]
 
 
-def painted(point, shape=(200, 260)):
-    """A black picture with one white mark."""
-    image = np.zeros((*shape, 3), np.uint8)
-    x, y = point
-    image[y - MARK : y + MARK, x - MARK : x + MARK] = 255
-    return image
-
-
-def found(image):
-    """The centre of the white mark, None if it isn't there."""
-    rows, columns = np.nonzero(image.min(-1) > 180)
-    return (columns.mean() + 0.5, rows.mean() + 0.5) if len(rows) else None
-
-
-@pytest.mark.parametrize("seed", range(25))
-def test_marks_are_where_the_landmarks_say(seed):
-    """The same seed cuts each of five pictures alike; each shows the mark of one landmark."""
-    size, config, shown = 160, AugmentConfig(**PLAIN, crop=(0.3, 1.0)), []
-    for point in POINTS:
-        faces = five(POINTS, [60, 66, 140, 150])
-        image, faces = augment(painted(point), faces, size, np.random.default_rng(seed), config)
-        assert image.shape == (size, size, 3) and image.dtype == np.uint8 and len(faces) == 1 and faces.visible.all()
-        distances = np.linalg.norm(faces.landmarks[0] - found(image), axis=1)
-        assert distances.min() < 1.0
-        shown.append(int(distances.argmin()))
-    assert tuple(shown) in ((0, 1, 2, 3, 4), WIDER_5.flip_order)
-
-
-def test_flip_moves_marks_and_changes_sides():
-    always = AugmentConfig(**PLAIN, flip=1.0, expand=0.0, crop=(1.0, 1.0))
-    never = AugmentConfig(**PLAIN, flip=0.0, expand=0.0, crop=(1.0, 1.0))
-    for name, point in enumerate(POINTS):
-        image = painted(point, (200, 200))
-        straight, before = augment(image, five(POINTS), 200, np.random.default_rng(0), never)
-        mirrored, after = augment(image, five(POINTS), 200, np.random.default_rng(0), always)
-        assert (straight == image).all() and (mirrored == image[:, ::-1]).all()
-        assert np.allclose(found(straight), before.landmarks[0, name])
-        assert np.allclose(found(mirrored), after.landmarks[0, WIDER_5.flip_order[name]])
-        assert np.allclose(after.boxes, [[200 - before.boxes[0, 2], *before.boxes[0, 1:2], 200 - before.boxes[0, 0], 140]])
-
-
-@pytest.mark.parametrize("turn", [25.0, 180.0])
-def test_landmarks_follow_the_pixels_under_turns(turn):
+@pytest.mark.parametrize(("turn", "flip"), [(0.0, 0.0), (0.0, 1.0), (25.0, 0.0), (180.0, 0.0)])
+def test_landmarks_follow_the_pixels(turn, flip):
     """Five dots, each in a colour of its own, painted where the landmarks are and found again in the crop."""
     rows, columns = np.indices((200, 260)) + 0.5
     image, found, angles = np.full((200, 260, 3), 128, np.uint8), 0, []
     colours = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255)])
     for colour, (x, y) in zip(colours, POINTS, strict=True):
         image[np.hypot(columns - x, rows - y) < 6] = colour
-    config = AugmentConfig(**PLAIN, flip=0.0, expand=0.3, turn=turn)
+    config = AugmentConfig(**PLAIN, flip=flip, expand=0.3, turn=turn)
+    if flip:  # what was right is left
+        colours = colours[list(WIDER_5.flip_order)]
     for seed in range(40):
         crop, faces = augment(image, five(POINTS, [60, 66, 140, 150]), 192, np.random.default_rng(seed), config)
         for points in faces.landmarks:
@@ -84,7 +44,7 @@ def test_landmarks_follow_the_pixels_under_turns(turn):
                         found += 1
             x, y = points[1] - points[0]
             angles.append((np.degrees(np.arctan2(y, x) - np.arctan2(-4, 60)) + 180) % 360 - 180)
-    assert found > 100 and turn < np.ptp(angles) and np.abs(angles).max() <= turn
+    assert found > 100 and (flip or (np.ptp(angles) >= turn and np.abs(angles).max() <= turn + 1e-3))
 
 
 def test_a_turn_shows_the_photo_in_the_corners_and_keeps_the_extent_of_boxes():
@@ -121,32 +81,6 @@ def test_blur_loss_of_colours_and_compression_change_pixels_alone_and_draw_nothi
     assert rngs[0].random() == rngs[1].random()
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_one_face_is_kept_whole_and_the_rest_by_their_centres(seed):
-    rng = np.random.default_rng(seed)
-    corner = rng.uniform(0, 200, (6, 2))
-    boxes = np.concatenate([corner, corner + rng.uniform(8, 90, (6, 2))], 1).clip(0, [260, 200, 260, 200])
-    number = np.arange(6.0)  # an attribute that says which face it was
-    faces = Faces(boxes, np.zeros((6, 5, 2)), schema=WIDER_5, attributes=pd.DataFrame({"number": number}))
-    config = AugmentConfig(**PLAIN, flip=0.0)
-    _, kept = augment(np.zeros((200, 260, 3), np.uint8), faces, 128, np.random.default_rng(seed), config)
-    assert len(kept) and kept.boxes.min() >= 0 and kept.boxes.max() <= 128
-    assert ((kept.boxes[:, 2:] - kept.boxes[:, :2]) >= 1).all()
-    # a whole face keeps its proportions; all faces were scaled alike
-    original = boxes[kept.attributes["number"].astype(int)]
-    ratio = (kept.boxes[:, 2:] - kept.boxes[:, :2]) / (original[:, 2:] - original[:, :2])
-    assert ratio.max() - ratio.max(0).min() < 1e-3 and (ratio.min(1) > ratio.max() - 1e-3).any()
-
-
-def test_a_face_larger_than_the_crop_makes_it_grow():
-    faces = five(POINTS, [2, 2, 255, 198])
-    for seed in range(20):
-        config = AugmentConfig(**PLAIN, crop=(0.3, 0.4), expand=0.0, flip=0.0)
-        _, kept = augment(np.zeros((200, 260, 3), np.uint8), faces, 64, np.random.default_rng(seed), config)
-        width, height = kept.boxes[0, 2:] - kept.boxes[0, :2]
-        assert width / height == pytest.approx(253 / 196, rel=1e-3)
-
-
 def corners(boxes):
     """Faces whose five landmarks are their boxes' corners and centres: they tell where a box went that the crop cut."""
     x1, y1, x2, y2 = np.asarray(boxes, float).T
@@ -157,6 +91,7 @@ def corners(boxes):
 
 @pytest.mark.parametrize("near", [0.0, 0.5])
 def test_faces_are_kept_by_their_centres_and_the_share_that_the_crop_shows(near):
+    """And one of them whole, unless a part of it was wished for."""
     dropped = 0
     for seed in range(60):
         rng = np.random.default_rng(seed)
@@ -164,7 +99,7 @@ def test_faces_are_kept_by_their_centres_and_the_share_that_the_crop_shows(near)
         faces = corners(np.concatenate([corner, corner + rng.uniform(8, 120, (12, 2))], 1).clip(0, [260, 200, 260, 200]))
         config = AugmentConfig(**PLAIN, flip=0.0, near=near)
         _, kept = augment(np.zeros((200, 260, 3), np.uint8), faces, 128, rng, config)
-        if not len(kept):
+        if not len(kept) and near:
             continue
         one = int(kept.attributes["number"].iloc[0])
         (x1, y1), (x2, y2) = faces.landmarks[one, 0], faces.landmarks[one, 4]
@@ -178,6 +113,7 @@ def test_faces_are_kept_by_their_centres_and_the_share_that_the_crop_shows(near)
         unsure = np.abs(shown - 0.35) < 1e-3
         found = np.isin(np.arange(12), kept.attributes["number"])
         assert (found == expected)[~unsure].all()
+        assert near or (np.abs(moved - moved.clip(0, 128)).max(1) < 1e-2)[found].any()
         dropped += (((centre > 0) & (centre < 128)).all(1) & (shown < 0.35)).sum()
     assert dropped  # the share was what decided somewhere
 
@@ -200,45 +136,12 @@ def test_parts_of_a_large_face_are_background():
     assert np.ptp(centres, axis=0) == pytest.approx([160, 240], rel=0.2)
 
 
-def two_faces():
-    """One face that is kept, and one at the right border whose landmarks lie beyond the crop."""
-    inside = [(20, 20), (40, 20), (30, 30), (22, 40), (38, 40)]
-    beyond = [(90, 50), (140, 50), (99, 60), (90, 70), (150, 70)]
-    return Faces([[15, 10, 45, 50], [80, 40, 112, 80]], np.array([inside, beyond]), schema=WIDER_5)
-
-
-def test_landmarks_that_leave_the_crop_keep_their_place_and_are_masked():
-    image, config = np.zeros((100, 100, 3), np.uint8), {**PLAIN, "crop": (1.0, 1.0), "expand": 0.0, "flip": 0.0}
-    _, faces = augment(image, two_faces(), 100, np.random.default_rng(0), AugmentConfig(**config))
-    assert len(faces) == 2 and np.allclose(faces.landmarks, two_faces().landmarks)
-    assert faces.visible.tolist() == [[True] * 5, [True, False, True, True, False]]
-    assert faces.boxes[1].tolist() == [80, 40, 100, 80]
-
-
-def test_unknown_landmarks_stay_unknown():
-    points = np.array(POINTS, float)
-    points[2] = np.nan
-    faces = Faces([[60, 70, 140, 150]], points[None], schema=WIDER_5)
-    for seed in range(10):
-        _, kept = augment(painted((50, 50)), faces, 96, np.random.default_rng(seed), AugmentConfig(turn=20.0))
-        assert np.isnan(kept.landmarks[0]).all(-1).tolist() == [False, False, True, False, False]
-        assert not kept.visible[0, 2]
-
-
 def test_degenerate_faces_are_dropped():
     boxes = [[20, 20, 20, 60], [30, 30, 30.4, 30.4], [60, 60, 100, 100], [300, 300, 340, 340]]
     faces = Faces(boxes, np.full((4, 5, 2), np.nan), schema=WIDER_5)
     for seed in range(20):
         _, kept = augment(np.zeros((128, 128, 3), np.uint8), faces, 64, np.random.default_rng(seed), AugmentConfig())
         assert len(kept) <= 1 and ((kept.boxes[:, 2:] - kept.boxes[:, :2]) >= 1).all()
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (37, 3), (200, 640)])
-def test_no_faces_and_odd_pictures(shape):
-    for seed in range(10):
-        image = np.full((*shape, 3), 90, np.uint8)
-        result, faces = augment(image, Faces.empty(), 64, np.random.default_rng(seed), AugmentConfig())
-        assert result.shape == (64, 64, 3) and len(faces) == 0
 
 
 def test_the_seed_decides_everything_and_the_input_is_untouched():

@@ -30,7 +30,7 @@ from retinalib.evaluate import (
 from retinalib.faces import Faces, box_iou
 from retinalib.landmarks import SCHEMAS, WFLW_98, WIDER_5
 from retinalib.loss import LossConfig, multi_task_loss
-from retinalib.pupils import foreshortened, pupil_offset, pupil_table
+from retinalib.pupils import foreshortened, pupil_table
 from tests.test_anchors import brute_force_match
 
 settings.register_profile(
@@ -92,7 +92,7 @@ def read_bytes(read, data, name="label.txt"):
 
 
 @given(st.one_of(st.binary(max_size=300), lists_of_words, long_lines))
-@settings(max_examples=300)
+@settings(max_examples=150)
 @pytest.mark.parametrize("read", [wflw.read_annotations, wider.read_boxes, wider.read_labels])
 def test_a_list_is_read_or_refused_in_a_sentence(read, data):
     table = read_bytes(read, data)
@@ -197,6 +197,8 @@ def test_a_transformation_is_undone_by_its_inverse(faces, sx, sy, dx, dy):
     back = moved.transformed((1 / sx, 1 / sy), (-dx / sx, -dy / sy))
     np.testing.assert_allclose(back.boxes, faces.boxes, atol=0.05)
     np.testing.assert_allclose(back.landmarks, faces.landmarks, atol=0.05)
+    np.testing.assert_allclose(moved.landmarks, faces.landmarks * [sx, sy] + [dx, dy], rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(moved.boxes[:, 3], faces.boxes[:, 3] * sy + dy, rtol=1e-5, atol=1e-3)
     np.testing.assert_allclose(moved.size, faces.size * np.sqrt(sx * sy), rtol=1e-2)
     assert (back.visible == faces.visible).all() and (moved.boxes[:, 2:] > moved.boxes[:, :2]).all()
 
@@ -209,7 +211,8 @@ def test_two_flips_are_none(faces, width):
     assert (again.visible == faces.visible).all() and once.visible.sum() == faces.visible.sum()
     np.testing.assert_allclose(once.size, faces.size, rtol=1e-3)
     right, left = faces.schema.pupils
-    np.testing.assert_allclose(once.landmarks[:, left, 0], width - faces.landmarks[:, right, 0], atol=1e-3)
+    np.testing.assert_allclose(once.landmarks[:, left], faces.landmarks[:, right] * [-1, 1] + [width, 0], atol=1e-3)
+    assert (once.boxes[:, 2:] > once.boxes[:, :2]).all() and once.attributes.equals(faces.attributes)
 
 
 @given(some_faces(most=8), st.integers(1, 300), st.integers(1, 300), seeds)
@@ -221,11 +224,11 @@ def test_a_crop_keeps_points_where_the_picture_has_them(faces, height, width, se
     crop, kept = augment(image, faces, 64, np.random.default_rng(seed), still)
     assert crop.shape == (64, 64, 3) and crop.dtype == np.uint8 and len(kept) <= len(faces)
     assert (kept.boxes >= 0).all() and (kept.boxes <= 64).all() and (kept.boxes[:, 2:] - kept.boxes[:, :2] >= 1).all()
-    shown = kept.landmarks[kept.visible]
-    assert ((shown >= 0) & (shown <= 64)).all()
-    before = faces.landmarks[kept.attributes["number"]]
-    assert not (kept.visible & ~faces.visible[kept.attributes["number"]]).any()
+    before, inside = faces[kept.attributes["number"].to_numpy()], ((kept.landmarks >= 0) & (kept.landmarks <= 64)).all(-1)
+    assert (kept.visible == before.visible & inside).all()
+    before = before.landmarks
     known = np.isfinite(before).all(-1)
+    assert (np.isfinite(kept.landmarks).all(-1) == known).all()
     if known.sum() > 1:  # one shift and one scale for all points of the crop
         a, b = before[known], kept.landmarks[known]
         scale = (b - b.mean(0)).std() / (a - a.mean(0)).std()
@@ -324,12 +327,9 @@ def test_nme_does_not_feel_where_how_large_and_how_tilted_a_face_is(seed, scale,
     np.testing.assert_allclose(mirrored, before, rtol=1e-9)
 
 
-@given(seeds, st.floats(0.01, 100), st.floats(-np.pi, np.pi))
-def test_eyes_do_not_feel_it_either(seed, scale, angle):
+@given(seeds)
+def test_a_mirrored_face_has_the_other_eye_foreshortened(seed):
     points = np.random.default_rng(seed).uniform(0, 100, (3, 98, 2))
-    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    for eye in (WFLW_98.right_eye, WFLW_98.left_eye):
-        np.testing.assert_allclose(pupil_offset(points @ turn.T + 7, eye), pupil_offset(points, eye), rtol=1e-5, atol=1e-7)
     flipped = Faces(np.zeros((3, 4)), points).flipped(50).landmarks
     assert (foreshortened(flipped, WFLW_98) == foreshortened(points, WFLW_98)[:, ::-1]).all()
 
@@ -397,11 +397,3 @@ def test_iou_is_symmetric_and_does_not_feel_scale_and_shift(a, b, scale, shift):
     assert ((iou >= 0) & (iou <= 1 + 1e-9)).all()
     np.testing.assert_allclose(iou.T, box_iou(b.boxes.astype(float), a.boxes.astype(float)))
     np.testing.assert_allclose(box_iou(a.boxes * scale + float(shift), b.boxes * scale + float(shift)), iou, atol=2e-3)
-
-
-def test_every_schema_mirrors_its_regions():
-    """A region and its mirror image hold mirrored points: what is right becomes left."""
-    for schema in SCHEMAS.values():
-        for name, points in schema.regions.items():
-            swapped = name.replace("right", "\0").replace("left", "right").replace("\0", "left")
-            assert sorted(schema.flip_order[i] for i in points) == sorted(schema.regions[swapped])
