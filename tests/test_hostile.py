@@ -11,25 +11,23 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image, ImageOps
 
-from retinalib.anchors import AnchorConfig, anchor_grid, match
+from retinalib.anchors import AnchorConfig
 from retinalib.augment import AugmentConfig, augment
 from retinalib.datasets import wider
 from retinalib.datasets.describe import describe_faces
 from retinalib.datasets.table import FaceDataset, decode_image, read_image
 from retinalib.detect import Detector, load_detector
-from retinalib.evaluate import auc, detection_ap, evaluate_faces, matched_landmarks, nme, summary, wider_ap
+from retinalib.evaluate import detection_ap, evaluate_faces, matched_landmarks, nme, summary
 from retinalib.export import export
 from retinalib.faces import Faces
 from retinalib.landmarks import WFLW_98, WIDER_5
-from retinalib.loss import LossConfig
 from retinalib.model import ModelConfig, RetinaFace
 from retinalib.pupils import pupil_table
 from retinalib.second_look import eye_look
 from retinalib.workspace import PROJECT
-from tests.shared import IBUG_68, PLATE_4, SHARED, needs_shared
+from tests.shared import IBUG_68
 
 
 def ramp(height=60, width=80):
@@ -114,9 +112,10 @@ def test_a_face_is_where_its_box_says_however_viewers_turn_the_photo(tmp_path, o
         with pytest.raises(ValueError, match="TIFF with an orientation"):
             read_image(tmp_path / "a.tif")
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore" if orientation > 1 else "error")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         image, faces = wider.load(tmp_path / "wider_face_mine_bbx_gt.txt", tmp_path)[0]
+    assert ["viewers turn 1 photos as their EXIF" in str(one.message) for one in said] == [True] * (orientation > 1)
     x1, y1, x2, y2 = faces.boxes[0].astype(int)
     assert image[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2, 0].mean() > 240 and image[..., 0].mean() < 25
     seen = read_image(tmp_path / f"a.{suffix}", honour_exif=True)  # as a viewer shows it
@@ -168,21 +167,6 @@ def test_images_of_any_size_and_memory_layout(detector):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"boxes": None}, "boxes of shape"),
-        ({"boxes": [[0, 0, np.nan, 9]]}, "must be finite"),
-        ({"scores": [np.inf]}, "must be finite"),
-        ({"scores": [np.nan]}, "must be finite"),
-    ],
-)
-def test_faces_of_no_numbers(change, message):
-    with pytest.raises(ValueError, match=message):
-        Faces(**{"boxes": [[0, 0, 9, 9]], "landmarks": np.zeros((1, 98, 2)), **change})
-    assert Faces([[0, 0, 9, 9]], np.zeros((1, 98, 2)), attributes={"yaw": [4]}).attributes["yaw"].tolist() == [4]
-
-
-@pytest.mark.parametrize(
     ("use", "message"),
     [
         (lambda: load_detector(3), "found by its name or path, got int"),
@@ -190,9 +174,10 @@ def test_faces_of_no_numbers(change, message):
         (lambda: ModelConfig(schema="wflw98"), "schema must be a LandmarkSchema, got 'wflw98'"),
         (lambda: ModelConfig(normalisation="imagenet"), "normalisation must be a Normalisation"),
         (lambda: export(RetinaFace(), "a.onnx", "everything"), "must be one of network, detector, looks; got 'everything'"),
+        (lambda: export(RetinaFace(), "a.onnx", "looks"), "no second looks"),
         (lambda: eye_look(IBUG_68), "no lids of eight points with a pupil"),
-        (lambda: eye_look(PLATE_4), "no lids of eight points with a pupil"),
-        (lambda: pupil_table(Faces.empty(WIDER_5)), "schema wider5 has no"),
+        (lambda: eye_look(WIDER_5), "wider5 has no lids of eight points with a pupil"),
+        (lambda: ModelConfig(schema=WIDER_5, looks=(eye_look(WFLW_98),)), "the schema wider5 does not have"),
         (
             lambda: nme(np.zeros((1, 68, 2)), np.zeros((1, 68, 2)), normaliser="inter_ocular"),
             "98 landmarks, the faces have 68",
@@ -205,13 +190,6 @@ def test_wrong_uses_are_named(use, message):
 
 
 def test_configurations_of_no_sense():
-    for wrong in ({"box_weight": -1.0}, {"landmark_weight": float("nan")}, {"negatives_per_positive": -1}):
-        with pytest.raises(ValueError, match="must be finite and not negative"):
-            LossConfig(**wrong)
-    for wrong in ({"positive_iou": 2.0}, {"minimum_iou": 0.4}, {"minimum_iou": 0.0}):
-        with pytest.raises(ValueError, match="minimum_iou <= positive_iou"):
-            LossConfig(**wrong)
-    assert LossConfig(positive_iou=1.0, minimum_iou=1.0, pupil_weight=0, box_weight=0).class_weight == 1
     for wrong in ({"strides": (0, 16, 32)}, {"sizes": ((16, 0), (64, 128), (256, 512))}, {"variances": (0.1, 0.0)}):
         with pytest.raises(ValueError, match="must be positive"):
             AnchorConfig(**wrong)
@@ -255,11 +233,6 @@ def test_a_box_far_larger_than_the_photo_fits_into_memory():
         assert crop.shape == (64, 64, 3) and len(kept) <= 1
 
 
-def test_faces_smaller_than_every_anchor_are_background():
-    boxes = torch.tensor([[0.5, 0.5, 0.51, 0.51]])
-    assert (match(boxes, anchor_grid(64, 64)) == -1).all()
-
-
 # ------------------------------------------------------------------------------------------------------------------- metrics
 
 
@@ -287,9 +260,6 @@ def test_predictions_that_would_flatter_are_refused():
         with pytest.raises(ValueError, match="2 faces need as many lengths"):
             nme(true, true, normaliser=lengths)
     assert nme(true, true, normaliser=[1.0, 2.0]).tolist() == [0, 0]
-    for wrong in (lambda: auc(np.array([-1.0])), lambda: auc(np.ones(2), 0.0)):
-        with pytest.raises(ValueError, match="must not be negative"):
-            wrong()
 
 
 def test_schemas_and_names_that_disagree():
@@ -301,17 +271,11 @@ def test_schemas_and_names_that_disagree():
         evaluate_faces([many, many], [many, many], ["a"])
 
 
-@needs_shared
-def test_scores_that_are_none_are_refused():
-    with pytest.raises(ValueError, match=r"predictions of a/b must be .* finite numbers"):
-        wider_ap({"a/b": np.array([[0, 0, 1, 1, np.nan]])}, SHARED / "reference/wider_ground_truth")
-
-
 # ----------------------------------------------------------------------------------------------------------------------- fuzz
 
 
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is made for Linux")
-def test_readers_bear_two_thousand_fuzzed_files():
-    command = [sys.executable, str(PROJECT / "tests/fuzz_readers.py"), "-runs=2000", "-seed=1", "-max_len=600"]
+def test_readers_bear_a_thousand_fuzzed_files():
+    command = [sys.executable, str(PROJECT / "tests/fuzz_readers.py"), "-runs=1000", "-seed=1", "-max_len=600"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT)
-    assert result.returncode == 0 and "Done 2000 runs" in result.stderr, result.stderr[-3000:]
+    assert result.returncode == 0 and "Done 1000 runs" in result.stderr, result.stderr[-3000:]

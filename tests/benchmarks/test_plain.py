@@ -9,7 +9,6 @@ from retinalib import load_detector, rendered
 from retinalib.anchors import anchor_grid
 from retinalib.config import TrainConfig
 from retinalib.datasets import wider
-from retinalib.loss import LossConfig, multi_task_loss
 from retinalib.model import RetinaFace
 from retinalib.train import Training
 from tests.shared import SHARED, needs_shared
@@ -52,19 +51,6 @@ def test_nms_by_hand():
     boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10], [0, 0, 10, 10.5]])
     assert plain.plain_nms(boxes, np.array([0.5, 0.9, 0.2, 0.6]), 0.4) == [1, 2]
     assert plain.plain_nms(np.zeros((0, 4)), np.zeros(0), 0.4) == []
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_fast_loss_is_the_plain(seed):
-    """Values and gradients."""
-    anchors, targets, *given = random_batch(seed, faces=(1, 4, 0, 7))
-    fast, slow = ([t.clone().requires_grad_() for t in given] for _ in range(2))
-    ours = multi_task_loss(fast[0], fast[1], lambda i, a: fast[2][i, a], targets, anchors).total
-    theirs = plain.plain_loss(*slow, targets, anchors, LossConfig())
-    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
-    (ours + theirs).backward()
-    for mine, other in zip(fast, slow, strict=True):
-        np.testing.assert_allclose(mine.grad.numpy(), other.grad.numpy(), atol=1e-6)
 
 
 def test_fast_step_is_the_plain():
