@@ -95,24 +95,18 @@ def test_five_landmarks_have_no_pupil_columns(tmp_path):
         (("detect", "{}/a.png", "--out", "{}/out", "--score-threshold", "2"), "not in the range"),
         (("detect", "--out", "{}/out"), "Missing argument"),
         (("datasets", "check", "{}/empty"), "no annotations at"),
-        (("datasets", "describe", "{}/empty"), "no annotations at"),
+        (("datasets", "audit", "{}/empty", "--out", "{}/out"), "no annotations at"),
         (("datasets", "extract", "wflw", "{}/empty"), "WFLW_images.tar.gz and WFLW_annotations.tar.gz missing in"),
-        (("datasets", "extract", "lfw", "{}/empty"), "'lfw' is not one of 'wflw', 'wider'"),
+        (("datasets", "extract", "wider", "{}/empty"), ": download from http"),
         (("detect", "{}/a.png", "--out", "{}/out", "--device", "gpu"), "device 'gpu' can't be used here: choose cpu"),
         (("detect", "{}/a.png", "--out", "{}/out", "--normalisation", "caffe"), "'caffe' is not one of 'imagenet'"),
-        (("train", "{}/run", "--device", "gpu"), "device 'gpu' can't be used here"),
         (("train", "{}/run", "--profile", "fast"), "PROFILE must be one of quick, standard"),
         (("train", "{}/run", "--dataset", "lfw"), "DATASET must be one of synthetic, wflw, wider; got 'lfw'"),
-        (("train", "{}/run", "--dataset", "wflw", "--data-root", "{}/empty"), "no annotations at"),
-        (("train", "{}/run", "--epochs", "0"), "0 is not in the range x>=1"),
         (("train", "{}/a.png"), "is a file"),
         (("ablation", "--seeds"), "Option '--seeds' requires an argument"),
         (("ablation", "--seeds", "0", "x"), "'x' is not a valid integer"),
-        (("ablation", "--seeds", "0", "-1"), "No such option"),
-        (("export", "nobody", "{}/a.onnx"), "no detector 'nobody'"),
         (("export", "rendered98", "{}"), "is a directory"),
         (("workbook", "99"), "no notebook's name begins with 99"),
-        (("workbook", "--profile", "fast"), "the profile must be one of quick, standard"),
         (("dance",), "No such command 'dance'"),
     ],
 )
@@ -229,12 +223,6 @@ def test_box_lists_in_wflws_folder_are_checked_too(tmp_path):
     boxes.write_text(f"elsewhere.jpg\n1\n1 1 0 9\n{name}\n2\n1 1 9 9\n1 1 0 9\n")
     result = call("datasets", "check", root)
     assert result.exit_code == 1 and result.stderr.splitlines()[-2:] == [f"{boxes}, line 7: box of no area", "things wrong: 1"]
-    boxes.write_text(f"elsewhere.jpg\n1\n1 1 9 9\n{name}\n1\n1 x 9 9\n")
-    result = call("datasets", "check", root)
-    assert result.exit_code == 1 and f"{boxes}, line 6: could not convert" in result.stderr
-    boxes.write_text(f"{name}\n1\n500 1 9 9\n")
-    result = call("datasets", "check", root)
-    assert result.exit_code == 1 and f"{boxes}, line 3: the box lies outside {name}" in result.stderr
 
 
 @needs_shared
@@ -243,13 +231,6 @@ def test_what_is_assumed_is_a_note_that_an_option_ends(tmp_path):
     options = (photo(tmp_path / "a.png", size=64), "--out", out, "--checkpoint", weights)
     assert call("detect", *options).stderr.startswith(f"note: {weights} does not say what input it was trained with")
     assert "note" not in call("detect", *options, "--normalisation", "reference", "--all-turns").stderr
-
-
-def test_options_take_several_values(monkeypatch):
-    given = {}
-    monkeypatch.setattr("retinalib.ablation.report", lambda **options: given.update(options))
-    assert call("ablation", "--arms", "no-se", "se4", "--epochs", 3, "--seeds", 0, 1, "--seeds", 4).exit_code == 0
-    assert given["arms"] == ("no-se", "se4") and given["seeds"] == (0, 1, 4) and given["epochs"] == 3
 
 
 @pytest.mark.parametrize("module", ["train", "ablation", "export"])

@@ -1,4 +1,3 @@
-import shutil
 from dataclasses import replace
 
 import cv2
@@ -10,7 +9,6 @@ from retinalib.config import PROFILES
 from retinalib.datasets import wflw, wider
 from retinalib.landmarks import WFLW_98, WIDER_5, Eye, LandmarkSchema
 from retinalib.workspace import open_dataset
-from tests.shared import SHARED, needs_shared
 
 POINTS = "12 22 0.0 28 22 0.0 20 30 0.0 15 38 0.0 25 38 0.0 0.9"
 
@@ -77,10 +75,6 @@ def test_wider_face_missing(project):
         open_dataset("wider", None, "quick", 0, "validation")
     with pytest.raises(FileNotFoundError, match=r"neither .*val/label\.txt \(from http.*_val_bbx_gt\.txt \(wider_face_split"):
         open_dataset("wider", None, "quick", 0, "test")
-    wider_layout(project / "data/wider", labels=True)
-    shutil.rmtree(project / "data/wider/WIDER_val")
-    with pytest.raises(FileNotFoundError, match=r"none of the 2 photos is below .*images: get .*WIDER_val\.zip"):
-        open_dataset("wider", None, "quick", 0, "test")
     with pytest.raises(ValueError, match=r"DATASET must be one of synthetic, wflw, wider; got 'widerface'"):
         open_dataset("widerface", None, "quick", 0, "test")
     with pytest.raises(ValueError, match="split must be 'train' or 'test', got 'val'"):
@@ -128,13 +122,6 @@ def test_wflws_own_lists_come_before_those_of_wider_face(project):
     assert open_dataset("wflw", None, "quick", 0, "test").complete
 
 
-@needs_shared
-def test_real_photos_with_all_their_faces():
-    dataset = open_dataset("wflw", SHARED / "real_faces", "quick", 0, "test")
-    labelled = [np.isfinite(points).all() for points in dataset.table["landmarks"]]
-    assert dataset.complete and len(dataset) == 63 and sum(labelled) == 72 and len(dataset.table) > 300
-
-
 def test_profiles_train_any_schema():
     eyes = {"right_eye": Eye(0), "left_eye": Eye(1)}
     few = LandmarkSchema("mine3", 3, {"eyes": (0, 1), "chin": (2,)}, (1, 0, 2), **eyes)
@@ -142,8 +129,6 @@ def test_profiles_train_any_schema():
     profile = workspace.PROFILES["standard"]
     weights = [profile.train_config(schema=schema).loss.landmark_weight for schema in (few, WIDER_5, many, WFLW_98)]
     assert weights == [1.0, 1.0, 0.25, 0.25]
-    with pytest.raises(ValueError, match="at least one epoch"):
-        profile.train_config(epochs=0)
 
 
 @pytest.mark.parametrize(("most", "left"), [(None, 18), (18, 18), (17, 9), (1, 1), (100, 18)])

@@ -40,14 +40,6 @@ def test_another_number_of_faces_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "dataset, missing", [("wflw", "WFLW_images.tar.gz and WFLW_annotations.tar.gz"), ("wider", "WIDER_train.zip")]
-)
-def test_what_is_missing_is_said_with_its_home(tmp_path, dataset, missing):
-    with pytest.raises(FileNotFoundError, match=rf"{missing}.* missing in .*: download from http"):
-        archives.prepare(dataset, tmp_path)
-
-
-@pytest.mark.parametrize(
     "name, kind",
     [("../out.txt", tarfile.REGTYPE), ("a/link", tarfile.SYMTYPE), ("a/hard", tarfile.LNKTYPE), ("a/device", tarfile.CHRTYPE)],
 )
@@ -66,15 +58,6 @@ def test_paths_that_lead_out_stay_in_the_folder(tmp_path):
     for name in ("bad.zip", "bad.tar.gz"):
         archives.extract(tmp_path / name, tmp_path / "to")
     assert sorted(p.name for p in (tmp_path / "to").iterdir()) == [".lock", "a.txt", "b.txt", "c.txt"]
-
-
-def test_damaged_archives_are_named(tmp_path):
-    (tmp_path / "half.zip").write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(ValueError, match=r"half\.zip is damaged .*: download it again$"):
-        archives.extract(tmp_path / "half.zip", tmp_path / "to")
-    (tmp_path / "half.tar.gz").write_bytes(b"\x1f\x8b cut off")
-    with pytest.raises(ValueError, match=r"half\.tar\.gz is damaged"):
-        archives.extract(tmp_path / "half.tar.gz", tmp_path / "to")
 
 
 @pytest.mark.parametrize("at", [60, 5_000, 150_000, -6])
@@ -103,9 +86,11 @@ def test_archives_that_can_not_be_unpacked_are_named(tmp_path):
     locked = bytearray(plain)
     locked[6] |= 1
     locked[plain.index(b"PK\x01\x02") + 8] |= 1
-    (tmp_path / "locked.zip").write_bytes(locked)
-    with pytest.raises(ValueError, match=r"locked\.zip is damaged or can't be unpacked \(File .* is encrypted"):
-        archives.extract(tmp_path / "locked.zip", tmp_path / "to")
+    cut = {"half.zip": (b"PK\x03\x04 cut off", ".*: download it again$"), "half.tar.gz": (b"\x1f\x8b cut off", "")}
+    for name, (data, said) in {**cut, "locked.zip": (locked, r"or can't be unpacked \(File .* is encrypted")}.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ValueError, match=f"{name} is damaged {said}"):
+            archives.extract(tmp_path / name, tmp_path / "to")
     assert [p.name for p in (tmp_path / "to").iterdir()] == [".lock"]
 
 

@@ -29,11 +29,8 @@ def write(tmp_path, text, name="list.txt", **options):
 
 def test_reads_what_is_there(tmp_path, lines):
     table = wflw.read_annotations(write(tmp_path, "\n".join(lines)))
-    assert table["image"].tolist() == ["0--A/a.jpg", "0--A/a.jpg", "1--B/with blank.jpg"] and table["line"].tolist() == [
-        1,
-        2,
-        3,
-    ]
+    assert table["image"].tolist() == ["0--A/a.jpg", "0--A/a.jpg", "1--B/with blank.jpg"]
+    assert table["line"].tolist() == [1, 2, 3]
     assert table.loc[0, ["x1", "y1", "x2", "y2"]].tolist() == [10, 20, 60, 90]
     assert table.loc[0, list(ATTRIBUTES)].tolist() == [False, True, False, False, False, True]
     expected = np.array(lines[1].split()[:196], np.float32).reshape(98, 2)
@@ -48,14 +45,8 @@ def test_line_ends_marks_tabs_and_blank_lines_do_not_matter(tmp_path, lines):
     assert table["line"].tolist() == [1, 3, 4]
 
 
-def test_there_and_back(tmp_path, lines):
-    """Unknown landmarks come back unknown, attributes that a table lacks as False; odd names are refused."""
+def test_attributes_that_a_table_lacks_are_false_and_odd_names_are_refused(tmp_path, lines):
     table = wflw.read_annotations(write(tmp_path, "\n".join(lines)))
-    table["landmarks"][1][5] = np.nan
-    wflw.write_annotations(table, tmp_path / "again.txt")
-    again = wflw.read_annotations(tmp_path / "again.txt")
-    np.testing.assert_allclose(np.stack(again["landmarks"]), np.stack(table["landmarks"]), atol=1e-5)
-    pd.testing.assert_frame_equal(again.drop(columns="landmarks"), table.drop(columns="landmarks"))
     wflw.write_annotations(table.drop(columns=list(ATTRIBUTES)), tmp_path / "bare.txt")
     again = wflw.read_annotations(tmp_path / "bare.txt")
     assert not again[list(ATTRIBUTES)].to_numpy().any() and again["image"].tolist() == table["image"].tolist()
@@ -72,8 +63,6 @@ def test_there_and_back(tmp_path, lines):
         (lambda s: "1.0 " + s, "line 2: 208 columns, where WFLW has 207"),
         (lambda s: s.replace(s.split()[5], "x7.5", 1), "line 2: could not convert string to float: 'x7.5'"),
         (lambda s: s.replace("0--A/a.jpg", "../../secret.jpg"), r"line 2: the image path '\.\./\.\./secret\.jpg' leads out"),
-        (lambda s: s.replace("0--A/a.jpg", "/secret.jpg"), "line 2: the image path '/secret.jpg' leads out"),
-        (lambda s: s.replace(" 0 1 0 0 0 1 ", " 0 7 0 0 0 1 "), "line 2: the six attributes must be 0 or 1, not 0 7 0 0 0 1"),
         (lambda s: s.replace(" 0 1 0 0 0 1 ", " 0 1 nan 0 0 1 "), "line 2: the six attributes must be 0 or 1, not 0 1 nan"),
     ],
 )
@@ -90,17 +79,6 @@ def test_files_that_are_none(tmp_path):
         wflw.read_annotations(write(tmp_path, "\n \n"))
     with pytest.raises(ValueError, match="not UTF-8"):
         wflw.read_annotations(write(tmp_path, b"\xff\xfe\x00"))
-
-
-def test_the_policy_of_tables_holds_for_lists(tmp_path):
-    rng = np.random.default_rng(1)
-    text = "\n".join(
-        [line(rng, box=(10, 20, 10, 90)), "nan inf -1 -1 " + line(rng).split(" ", 4)[4], line(rng, box=(9, 9, 3, 20))]
-    )
-    table = wflw.read_annotations(write(tmp_path, text))
-    assert table["line"].tolist() == [2] and table.attrs["set_aside"] == [(1, "box of no area"), (3, "box of no area")]
-    assert np.isnan(table["landmarks"][0]).any(1).tolist() == [True, True] + [False] * 96
-    assert table.attrs["repaired"] == [(2, "1 landmarks that are no place are unknown")]
 
 
 def official(tmp_path, train, test, images):
@@ -140,22 +118,6 @@ def test_no_photo_or_no_face_left_says_why(tmp_path):
     message = r"_train\.txt: no face is left, for all are set aside: 1 \(box of no area\), 1 \(its photo is in the test list\)"
     with pytest.raises(ValueError, match=message):
         wflw.load(tmp_path, "train")
-
-
-def test_a_photo_that_is_none_is_set_aside_and_a_damaged_one_named_when_it_is_read(tmp_path):
-    rng = np.random.default_rng(6)
-    official(tmp_path, [], [line(rng, f"a/{n}.jpg") for n in (1, 2)], ["a/1.jpg", "a/2.jpg"])
-    photo = tmp_path / wflw.IMAGES / "a/1.jpg"
-    photo.write_bytes(photo.read_bytes()[:-40])  # its header is whole
-    (tmp_path / wflw.IMAGES / "a/2.jpg").write_text("no picture")
-    with pytest.warns(UserWarning, match="its photo is no image that can be read"):
-        dataset = wflw.load(tmp_path, "test")
-    assert dataset.names == ["a/1.jpg"]
-    with pytest.raises(ValueError, match=r"a/1\.jpg is not an image"):
-        dataset[0]
-    photo.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"no face is left, for all are set aside: 2 \(its photo is no image"):
-        wflw.load(tmp_path, "test")
 
 
 @needs_shared

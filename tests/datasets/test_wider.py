@@ -54,7 +54,6 @@ def test_line_ends_marks_tabs_and_blank_lines_do_not_matter(tmp_path, at):
         ("a/b.jpg\n3\n1 2 3 4\n", "line 2: 3 faces of a/b.jpg announced, but the file ends"),
         ("a/b.jpg\n1\n1 2 3\n", "line 3: 3 numbers, where 4 or 10 belong"),
         ("a/b.jpg\n1\n1 2 x 4\n", "line 3: could not convert"),
-        ("../b.jpg\n1\n1 2 3 4\n", "line 1: the image path"),
         ("a/b.jpg\n²\n1 2 3 4\n", "line 2: the number of faces of a/b.jpg belongs here, not '²'"),
         ("a/b.jpg\n1\n1 2 3 4\n5 6 7 8\nc.jpg\n", "line 5: the number of faces of 5 6 7 8 belongs here, not 'c.jpg'"),
     ],
@@ -135,9 +134,7 @@ def test_missing_photos_are_counted_and_photos_without_faces_stay(tmp_path):
 def test_lists_of_nothing_usable(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none of the 3 photos is below .*: get WIDER_train\.zip"):
         wider.load(write(tmp_path, BOXES), tmp_path)
-    photos(tmp_path, "flat.jpg", "none.jpg")
-    with pytest.raises(ValueError, match=r"no face is left, for all are set aside: 1 \(box of no area\)"):
-        wider.load(write(tmp_path, "flat.jpg\n1\n1 2 0 5\n"), tmp_path)
+    photos(tmp_path, "none.jpg")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dataset = wider.load(write(tmp_path, "none.jpg\n0\n"), tmp_path)

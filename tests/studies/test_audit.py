@@ -95,8 +95,3 @@ def test_of_wflws_layout_labels_are_audited_with_a_contact_sheet(tmp_path):
     assert copied.any() and set(copied.index[copied]) <= set(twice["image"]) and not twice["across"].any()
     assert len(faces) == 40 and faces["dispute"].is_monotonic_decreasing and faces["file"].nunique() == 2
     assert cv2.imread(str(tmp_path / "worst.png")).shape[1] > 1000
-
-
-def test_nothing_to_audit_is_said(tmp_path):
-    said = CliRunner().invoke(main, ["datasets", "audit", str(tmp_path), "--out", str(tmp_path / "out")])
-    assert said.exit_code == 2 and "no annotations at" in said.output and not (tmp_path / "out").exists()
