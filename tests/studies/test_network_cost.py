@@ -34,8 +34,3 @@ def test_excitations_scale_the_features():
         torch.testing.assert_close(after, model(images).features[number])
     with pytest.raises(ValueError, match="no SE blocks"):
         excitations(build(), images)
-
-
-def test_levels_without_se_are_left_out():
-    model = RetinaFace(ModelConfig(se_reduction=16, se_strides=(32,))).eval()
-    assert list(excitations(model, torch.randn(1, 3, 64, 64))) == [32]
