@@ -21,7 +21,6 @@ from retinalib.studies.gates import gates
 from retinalib.studies.network_cost import cost_by_part
 from retinalib.studies.statistics import cluster_bootstrap, rank_correlation
 from retinalib.workspace import PROJECT
-from tests.pictures import rendered_faces
 from tests.test_gaze import ANGLES, POSES, seen
 
 
@@ -186,8 +185,8 @@ def test_what_the_gates_depend_on():
     assert np.isnan(table.loc["1/16", "blur"]) and np.isnan(table.loc["1/32", "face_or_background"])
 
 
-def test_constant_gates_no_longer_listen(tmp_path_factory):
-    photos = rendered_faces(tmp_path_factory, 14, seed=2, size=160)[0]
+def test_constant_gates_no_longer_listen(sets):
+    photos = sets[0]
     torch.manual_seed(0)
     one = Detector(RetinaFace(ModelConfig(se_reduction=4)), "cpu")
     pixels = one.model.config.normalisation.apply(torch.from_numpy(photos[0][0]).permute(2, 0, 1)[None])

@@ -27,11 +27,6 @@ def photos(count, height, width):
 
 
 @pytest.fixture(scope="module")
-def detector():
-    return load_detector("rendered98", "cpu")
-
-
-@pytest.fixture(scope="module")
 def exported(detector, tmp_path_factory):
     path = tmp_path_factory.mktemp("onnx") / "detector.onnx"
     export(detector.model, path)
@@ -75,13 +70,6 @@ def test_network_alone_is_torchs_from_the_command_line(tmp_path):
             np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-3 * float(theirs.abs().max()))
 
 
-def test_overlapping_faces_of_two_photos_both_stay(detector, exported):
-    image = photos(1, 160, 160)
-    alone = detector.detect(image[0], **AS_EXPORTED)
-    found = exported.run(None, {"images": np.repeat(image, 2, 0)})
-    assert len(alone) > 0 and len(found[0]) == 2 * len(alone)
-
-
 def fitted(points, shape, mirrored):
     """(2, 3) the frame that brings (K, 2) ``shape`` closest to points, by complex numbers: (x, y, 1) to pixels."""
     own, there = shape * [-1, 1] if mirrored else shape, points
@@ -115,8 +103,3 @@ def test_looks_in_numpy_and_opencv_are_torchs(tmp_path):
             landmarks[list(part)] = points[0] @ to_pixels[:, :2].T + to_pixels[:, 2]
     moved = np.linalg.norm(after.landmarks[0] - before.landmarks[0], axis=1).mean()
     assert np.linalg.norm(landmarks - after.landmarks[0], axis=1).mean() < 0.05 * moved
-
-
-def test_a_network_without_looks_exports_none(tmp_path):
-    with pytest.raises(ValueError, match="no second looks"):
-        export(RetinaFace(ModelConfig()), tmp_path / "out.onnx", "looks")

@@ -14,7 +14,6 @@ from retinalib.checkpoint import load_model, save_model
 from retinalib.datasets import london
 from retinalib.evaluate import nme
 from retinalib.landmarks import WFLW_98
-from retinalib.second_look import Look, LookConfig
 from retinalib.workspace import PROJECT
 
 PUPILS = list(WFLW_98.pupils)
@@ -69,51 +68,39 @@ def test_headshots(detector, photos, longer):
         assert nme(found.landmarks, expected, normaliser="inter_ocular")[0] < 0.06
 
 
-def test_looks_travel_in_the_checkpoint_and_leave_what_they_cannot_see(tmp_path):
-    shape = ((-0.5, 0.0), (0.5, 0.0), (0.0, 0.2), (-0.3, 0.5), (0.3, 0.5))
-    config = ModelConfig(schema=WIDER_5, looks=(LookConfig((tuple(range(5)),), (False,), shape, 32, 32, 4),))
-    model = RetinaFace(config).eval()
-    save_model(model, tmp_path / "model.pt")
-    again = load_model(tmp_path / "model.pt")
-    assert again.config == config and isinstance(again.looks[0], Look)
-    images = torch.rand(2, 3, 64, 64)
-    points = 20 * torch.tensor(shape)[None] + 32
-    landmarks = torch.cat([points, 0.05 * points, points + 900])  # seen, too small, far away
-    with torch.inference_mode():
-        moved = again.look_again(images, torch.tensor([0, 1, 1]), landmarks)
-        none = again.look_again(images, torch.zeros(0, dtype=torch.int64), landmarks[:0])
-    assert not torch.equal(moved[0], landmarks[0]) and torch.equal(moved[1:], landmarks[1:]) and none.shape == (0, 5, 2)
-
-
-def test_the_recipe_trains(tmp_path, monkeypatch):
-    """Two steps of each training, on rendered faces for the real ones, give a detector that loads."""
-    root = rendered.make(tmp_path / "real", 10, seed=1, size=160, progress=False)
-    torch.manual_seed(0)
-    save_model(RetinaFace(ModelConfig(schema=WIDER_5)), tmp_path / "start.pt")
-    script = runpy.run_path(str(PROJECT / "data/checkpoints/photos98.py"))
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    """Runs a script of the checkpoints in ``tmp_path``: begun with ``start.pt``, with few rendered faces for all others."""
+    monkeypatch.chdir(tmp_path)
+    root = rendered.make(tmp_path / "faces", 21, seed=1, size=96, progress=False)
     monkeypatch.setattr(rendered, "make", lambda *_, **__: root)
-    monkeypatch.setattr(sys, "argv", ["photos98.py"])
-    out = tmp_path / "out.pt"
-    arguments = ["--real", str(root), "--start", str(tmp_path / "start.pt"), "--out", str(out), "--steps", "2"]
-    script["main"](arguments + ["--workers", "0", "--batch", "16"], standalone_mode=False)
-    detector = load_detector(out, "cpu")
+    torch.manual_seed(7)
+    save_model(RetinaFace(ModelConfig(schema=WIDER_5)), tmp_path / "start.pt")
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name])
+        main = runpy.run_path(str(PROJECT / "data/checkpoints" / name))["main"]
+        main([argument.replace("FACES", str(root)) for argument in arguments], standalone_mode=False)
+
+    return run
+
+
+START = ("--real", "FACES", "--start", "start.pt", "--out")
+
+
+def test_the_recipe_trains(script):
+    """Two steps of each training, on rendered faces for the real ones, give a detector that loads."""
+    script("photos98.py", *START, "out.pt", "--steps", "2", "--workers", "0", "--batch", "16")
+    detector = load_detector("out.pt", "cpu")
     assert len(detector.model.looks) == 2
     detector.detect(np.zeros((96, 96, 3), np.uint8))
 
 
-def test_the_study_of_real_faces_trains_the_whole_network(tmp_path, monkeypatch):
-    root = rendered.make(tmp_path / "real", 10, seed=1, size=96, progress=False)
-    torch.manual_seed(7)
-    save_model(RetinaFace(ModelConfig(schema=WIDER_5)), tmp_path / "start.pt")
-    script = runpy.run_path(str(PROJECT / "data/checkpoints/rendered_to_real.py"))
-    monkeypatch.setattr(rendered, "make", lambda *_, **__: root)
-    monkeypatch.setattr(sys, "argv", ["rendered_to_real.py"])
-    out = tmp_path / "out"
-    arguments = ["--real", str(root), "--start", str(tmp_path / "start.pt"), "--out", str(out), "--steps", "1", "--size", "64"]
-    script["main"]([*arguments, "--workers", "0"], standalone_mode=False)
-    networks = {path.stem: load_model(path) for path in out.iterdir()}
+def test_the_study_of_real_faces_trains_the_whole_network(script, tmp_path):
+    script("rendered_to_real.py", *START, "out", "--steps", "1", "--size", "64", "--workers", "0")
+    networks = {path.stem: load_model(path) for path in (tmp_path / "out").iterdir()}
     assert len(networks) == 11 and networks["all-rendered-public-se16"].config.se_reduction == 16
-    begun = load_model(tmp_path / "start.pt").state_dict()["fpn.merge.0.0.weight"]
+    begun = load_model("start.pt").state_dict()["fpn.merge.0.0.weight"]
     public, scratch = (networks[f"all-rendered{end}"].state_dict()["fpn.merge.0.0.weight"] for end in ("-public", ""))
     assert (public - begun).abs().max() < 0.01 < (scratch - begun).abs().max()
 
@@ -132,30 +119,18 @@ def test_turned_faces_keep_their_landmarks():
     assert np.abs(np.unravel_index(seen.sum(2).argmax(), seen.shape[:2])[::-1] - there.landmarks[0, 0]).max() <= 0.75
 
 
-def test_the_study_of_turns(tmp_path, monkeypatch):
-    root = rendered.make(tmp_path / "real", 10, seed=1, size=96, progress=False)
-    torch.manual_seed(0)
-    save_model(RetinaFace(ModelConfig(schema=WIDER_5)), tmp_path / "start.pt")
-    monkeypatch.setattr(sys, "argv", ["turns.py"])
-    arguments = ["--real", str(root), "--start", str(tmp_path / "start.pt"), "--test", str(root), "--out", str(tmp_path / "t")]
-    script = runpy.run_path(str(PROJECT / "data/checkpoints/turns.py"))
-    script["main"]([*arguments, "--steps", "1", "--size", "64"], standalone_mode=False)
-    table = pd.read_csv(tmp_path / "t.csv")
+def test_the_study_of_turns(script):
+    script("turns.py", *START, "t", "--test", "FACES", "--steps", "1", "--size", "64")
+    table = pd.read_csv("t.csv")
     assert table["degrees"].tolist() == [0, 20, 40] * 4 and (table["found"] <= table["shown"]).all()
 
 
-def test_the_script_of_rendered98_gives_each_first_look_the_same_look(tmp_path, monkeypatch):
-    root = rendered.make(tmp_path / "faces", 21, size=96, workers=1, progress=False)
-    monkeypatch.setattr(rendered, "make", lambda *_, **__: root)
-    monkeypatch.setattr(sys, "argv", ["rendered98.py"])
-    firsts = [str(tmp_path / name) for name in ("a.pt", "b.pt")]
-    for seed, first in enumerate(firsts):
-        torch.manual_seed(seed)
-        save_model(RetinaFace(), first)
-    script = runpy.run_path(str(PROJECT / "data/checkpoints/rendered98.py"))
-    script["main"]([*firsts, "--out", str(tmp_path / "out"), "--steps", "60"], standalone_mode=False)
+def test_the_script_of_rendered98_gives_each_first_look_the_same_look(script, tmp_path):
+    for name in ("a.pt", "b.pt"):
+        save_model(RetinaFace(), name)
+    script("rendered98.py", "a.pt", "b.pt", "--out", "out", "--steps", "30")
     a, b = (load_model(tmp_path / "out" / name).state_dict() for name in ("a.pt", "b.pt"))
     looks = [name for name in a if name.startswith("looks.")]
     assert looks and all(torch.equal(a[name], b[name]) for name in looks)
-    assert torch.equal(a["fpn.merge.0.0.weight"], load_model(firsts[0]).state_dict()["fpn.merge.0.0.weight"])
+    assert torch.equal(a["fpn.merge.0.0.weight"], load_model("a.pt").state_dict()["fpn.merge.0.0.weight"])
     assert not torch.equal(a["fpn.merge.0.0.weight"], b["fpn.merge.0.0.weight"])

@@ -8,7 +8,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from retinalib.batches import to_target
-from retinalib.checkpoint import load_model, save_model, start_from
+from retinalib.checkpoint import load_model, save_model
 from retinalib.config import TrainConfig
 from retinalib.datasets.table import FaceDataset
 from retinalib.detect import load_detector
@@ -18,16 +18,9 @@ from retinalib.model import REFERENCE_NORMALISATION, ModelConfig, RetinaFace
 from retinalib.runs import Stopped, request_stop, save_epoch
 from retinalib.second_look import eye_look
 from retinalib.train import Training, learning_rate_factor, run_folder, train
-from tests.pictures import rendered_faces
-from tests.shared import SHARED, needs_shared
 
 CONFIG = TrainConfig(image_size=96, epochs=2, batch_size=4, validate_every=1)
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory):
-    return rendered_faces(tmp_path_factory, 14, seed=1, size=160)
 
 
 @pytest.fixture(scope="module")
@@ -84,25 +77,14 @@ def test_the_last_state_is_a_detector_too(finished, tmp_path):
     assert not torch.equal(state["model"]["fpn.merge.0.0.weight"], state["training"]["fpn.merge.0.0.weight"])
 
 
-@pytest.mark.filterwarnings("ignore:this cpu computes bfloat16 in software")
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"precision": "bfloat16"},
-        {"model": replace(CONFIG.model, looks=(eye_look(WFLW_98),))},
-    ],
-    ids=lambda changes: next(iter(changes)),
-)
-def test_other_recipes_train(changes, sets, tmp_path):
-    history = go(replace(CONFIG, epochs=1, **changes), sets, tmp_path)
-    assert np.isfinite(history[["total", "box", "classification", "landmark"]].to_numpy()).all()
-    assert (history["look"] > 0).all() == ("model" in changes)
-
-
 @pytest.mark.parametrize("native", [True, False])
-def test_bfloat16_in_software_is_said(native, sets, tmp_path, monkeypatch, recwarn):
+def test_bfloat16_and_second_looks_train_and_slow_bfloat16_is_said(native, sets, tmp_path, monkeypatch, recwarn):
     monkeypatch.setattr("retinalib.train.native_bfloat16", lambda _: native)
-    go(replace(CONFIG, epochs=1, precision="bfloat16"), sets, tmp_path)
+    looks = (eye_look(WFLW_98),) if native else ()
+    config = replace(CONFIG, epochs=1, precision="bfloat16", model=replace(CONFIG.model, looks=looks))
+    history = go(config, sets, tmp_path)
+    assert np.isfinite(history[["total", "box", "classification", "landmark"]].to_numpy()).all()
+    assert (history["look"] > 0).all() == native
     assert any("this cpu computes bfloat16 in software" in str(one.message) for one in recwarn) == (not native)
 
 
@@ -142,15 +124,6 @@ def test_the_best_epoch_is_best_in_finding_and_in_placing(measured, best, tmp_pa
     for number in range(1, 4):
         save_epoch(tmp_path, {"config": {"epochs": 3}}, rows[:number], model, average, optimiser)
     assert torch.load(tmp_path / "best.pt", weights_only=True)["epoch"] == best
-
-
-def test_five_landmarks_train(sets, tmp_path):
-    """The same library, another schema: eye centres, nose and mouth corners of the rendered faces."""
-    five = [96, 97, 54, 76, 82]
-    tables = [s.table.assign(landmarks=[points[five] for points in s.table["landmarks"]]) for s in sets]
-    datasets = [FaceDataset(t, s.images_root, WIDER_5) for t, s in zip(tables, sets, strict=True)]
-    history = go(replace(CONFIG, epochs=1, model=ModelConfig(schema=WIDER_5)), datasets, tmp_path)
-    assert np.isfinite(history["landmark"]).all() and load_detector(tmp_path, "cpu").model.config.schema is WIDER_5
 
 
 def test_same_seed_same_weights_whatever_the_workers(finished, sets, tmp_path):
@@ -198,13 +171,11 @@ def test_a_finished_run_is_only_read_or_goes_on_for_more_epochs(finished, sets, 
     assert json.loads((folder / "config.json").read_text())["config"]["epochs"] == 4
     with pytest.raises(ValueError, match="run holds 4 epochs already: ask for as many"):
         go(replace(CONFIG, epochs=3), sets, folder)
-    with pytest.raises(ValueError, match="another configuration or other data"):
-        go(replace(CONFIG, epochs=5, learning_rate=1e-4), sets, folder)
 
 
 def test_training_learns(sets, tmp_path):
-    """A handful of images seen fifty times, never cropped alike: every part of the loss falls clearly."""
-    history = go(replace(CONFIG, epochs=50, validate_every=50, learning_rate=1e-2), sets, tmp_path / "run")
+    """A handful of images seen thirty times, never cropped alike: every part of the loss falls clearly."""
+    history = go(replace(CONFIG, epochs=30, validate_every=30, learning_rate=1e-2), sets, tmp_path / "run")
     fall = history.iloc[-3:].mean() / history.iloc[0]
     assert fall["landmark"] < 0.85 and fall["box"] < 0.85 and fall["classification"] < 0.7
 
@@ -258,22 +229,6 @@ def test_a_run_starts_from_weights(finished, sets, tmp_path, capsys):
         go(moved, sets, tmp_path / "run")
     with pytest.raises(FileNotFoundError, match=r"five\.pt"):
         go(config, sets, tmp_path / "other")
-
-
-@needs_shared
-@pytest.mark.filterwarnings("ignore:.*does not say what input")
-def test_public_weights_fill_what_fits():
-    for name, filled in (("mobilenet0.25_Final.pth", "ssh"), ("mobilenetV1X0.25_pretrain.tar", "backbone")):
-        model = RetinaFace(ModelConfig(se_reduction=16))
-        before = {n: v.clone() for n, v in model.state_dict().items()}
-        layers, left = start_from(model, SHARED / "reference" / name)
-        parts, after = {layer.split(".")[0] for layer in layers}, model.state_dict()
-        assert filled in parts and not parts & {"landmark_head", "excitation"} and set(layers).isdisjoint(left)
-        for layer in ("backbone.stage2.0.0", "excitation.0.squeeze", "landmark_head.1"):
-            assert torch.equal(before[f"{layer}.weight"], after[f"{layer}.weight"]) == (layer not in layers)
-        assert (model.config.normalisation == REFERENCE_NORMALISATION) == (filled == "ssh")
-        with pytest.raises(ValueError, match=r"nothing in .* fits a network with the backbone resnet50"):
-            start_from(RetinaFace(ModelConfig(backbone="resnet50")), SHARED / "reference" / name)
 
 
 @pytest.mark.parametrize(

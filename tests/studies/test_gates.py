@@ -8,12 +8,6 @@ from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector
 from retinalib.model import ModelConfig, RetinaFace
 from retinalib.studies.gates import face_and_background, gates
-from tests.pictures import rendered_faces
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return rendered_faces(tmp_path_factory, 14, seed=2, size=160)[0]
 
 
 def detector(**config):
@@ -21,7 +15,8 @@ def detector(**config):
     return Detector(RetinaFace(ModelConfig(**config)), "cpu")
 
 
-def test_crops_of_faces_and_of_none(photos):
+def test_crops_of_faces_and_of_none(sets):
+    photos = sets[0]
     crops, about = face_and_background(photos, 64)
     assert crops.shape[1:] == (64, 64, 3) and crops.dtype == np.uint8 and 2 <= len(crops) <= 2 * len(photos)
     assert about["face"].tolist() == [True, False] * (len(crops) // 2)
@@ -45,8 +40,8 @@ def test_backgrounds_hold_no_face_and_faces_do(tmp_path):
         face_and_background(FaceDataset(table, tmp_path, complete=False), 48)
 
 
-def test_gates_are_those_of_the_network(photos):
-    crops, _ = face_and_background(photos, 64)
+def test_gates_are_those_of_the_network(sets):
+    crops, _ = face_and_background(sets[0], 64)
     one = detector(se_reduction=4, se_strides=(8, 32))
     found = gates(one, np.concatenate([crops] * 5))  # more than go through at once
     assert list(found) == [8, 32] and found[8].shape == (5 * len(crops), 64)

@@ -7,23 +7,15 @@ import pytest
 from click.testing import CliRunner
 
 from retinalib.cli import main
-from retinalib.cli import track as command
 from retinalib.datasets.video import Video, write_video
-from retinalib.detect import load_detector
 from retinalib.pupils import pupil_table
 from retinalib.rendered.clip import make_clip
 from retinalib.tracking import Tracker, blinks, track, write_trace
-from retinalib.tracking.one_euro import OneEuro
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     return make_clip(tmp_path_factory.mktemp("clips"), 7, 3.4, (240, 180))
-
-
-@pytest.fixture(scope="module")
-def detector():
-    return load_detector("rendered98", "cpu")
 
 
 def call(*arguments):
@@ -93,23 +85,24 @@ def test_the_command_writes_what_track_gives(clip, detector, tmp_path):
     assert cv2.imread(str(tmp_path / "out" / "trace.png")).shape[1] > 500
 
 
-def test_the_options_begin_where_the_filter_does():
-    given = {option.name: option.default for option in command.params}
-    assert OneEuro(given["min_cutoff"], given["beta"]) == OneEuro()
+def interrupted(clip, detector, frame, folder):
+    """Writes a trace that is stopped at a frame."""
+
+    class Interrupted(Tracker):
+        def update(self, image, time):
+            if self.frames == frame:
+                raise KeyboardInterrupt
+            return super().update(image, time)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_trace(Video(clip[0]), Interrupted(detector), folder)
 
 
 def test_goes_on_where_it_was_interrupted(clip, detector, tmp_path, monkeypatch):
     monkeypatch.setattr("retinalib.tracking.tracker._TABLED", 30)
     write_trace(Video(clip[0]), Tracker(detector), tmp_path / "whole")
 
-    class Interrupted(Tracker):
-        def update(self, image, time):
-            if self.frames == 70:
-                raise KeyboardInterrupt
-            return super().update(image, time)
-
-    with pytest.raises(KeyboardInterrupt):
-        write_trace(Video(clip[0]), Interrupted(detector), tmp_path / "a")
+    interrupted(clip, detector, 70, tmp_path / "a")
     with open(tmp_path / "a" / "trace.csv.part", "a") as file:
         file.write("60,2.0,0,half a ro")  # as a power cut leaves it
     seen = []
@@ -129,14 +122,7 @@ def test_goes_on_where_it_was_interrupted(clip, detector, tmp_path, monkeypatch)
 def test_another_video_or_other_parameters_begin_anew(clip, detector, tmp_path, monkeypatch):
     monkeypatch.setattr("retinalib.tracking.tracker._TABLED", 30)
 
-    class Interrupted(Tracker):
-        def update(self, image, time):
-            if self.frames == 40:
-                raise KeyboardInterrupt
-            return super().update(image, time)
-
-    with pytest.raises(KeyboardInterrupt):
-        write_trace(Video(clip[0]), Interrupted(detector), tmp_path)
+    interrupted(clip, detector, 40, tmp_path)
     write_trace(Video(clip[0]), Tracker(detector, every=5), tmp_path)
     assert pd.read_csv(tmp_path / "trace.csv")["frame"].unique().tolist() == list(range(102))
 
@@ -153,5 +139,3 @@ def test_one_sentence_for_what_does_not_work(tmp_path):
         result = call(tmp_path / name, "--out", tmp_path / "out", "--checkpoint", "rendered98", "--device", "cpu")
         assert result.exit_code == 2 and sentence in result.output and "Traceback" not in result.output
     assert {p.name for p in (tmp_path / "out").iterdir()} <= {".lock"}
-    result = call("63", "--out", tmp_path / "out", "--checkpoint", "rendered98", "--device", "cpu")
-    assert result.exit_code == 2 and "there is no camera 63" in result.output
