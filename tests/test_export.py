@@ -70,6 +70,13 @@ def test_network_alone_is_torchs_from_the_command_line(tmp_path):
             np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-3 * float(theirs.abs().max()))
 
 
+def test_overlapping_faces_of_two_photos_both_stay(detector, exported):
+    image = photos(1, 160, 160)
+    alone = detector.detect(image[0], **AS_EXPORTED)
+    found = exported.run(None, {"images": np.repeat(image, 2, 0)})
+    assert len(alone) > 0 and len(found[0]) == 2 * len(alone)
+
+
 def fitted(points, shape, mirrored):
     """(2, 3) the frame that brings (K, 2) ``shape`` closest to points, by complex numbers: (x, y, 1) to pixels."""
     own, there = shape * [-1, 1] if mirrored else shape, points
