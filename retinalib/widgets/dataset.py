@@ -40,8 +40,7 @@ def dataset_browser(dataset: FaceDataset) -> Explorer:
         rows = chosen(attribute, sizes, text, odd)
         if not len(rows):
             return nothing("no face is left: widen the filters"), f"0 of {len(table)} faces"
-        place = min(face, len(rows))
-        row = rows.iloc[place - 1]
+        row = rows.iloc[:face].iloc[-1]
         image, faces = dataset[row["photo"]]
         figure, (left, right) = panels([3.5, 3.5], 3.7)
         draw_faces(left, image, faces, landmarks=False)
@@ -54,7 +53,7 @@ def dataset_browser(dataset: FaceDataset) -> Explorer:
         right.set_title(f"{row['size']:.0f} px, face {row['face'] + 1} of {row['faces']} in the photo", fontsize=8)
         said = [n.replace("_", "-") for n in names if row[n]] or (["no attribute"] if names else [])
         said += [what.format(int(row[column])) for column, what in _ODD.items() if row[column]]
-        return figure, f"{place} of {len(rows)} faces" + (": " + ", ".join(said) if said else "")
+        return figure, f"{min(face, len(rows))} of {len(rows)} faces" + (": " + ", ".join(said) if said else "")
 
     controls = {
         "attribute": ToggleButtons(options=choices, style={"button_width": "auto"}),  # the attributes' bars, to be clicked
