@@ -1,9 +1,11 @@
+import copy
 import json
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -18,7 +20,7 @@ from retinalib.detect import Detector, for_inference
 from retinalib.evaluate import detection_ap, nme
 from retinalib.faces import Faces, box_iou
 from retinalib.landmarks import WFLW_98, WIDER_5
-from retinalib.model import ModelConfig, RetinaFace
+from retinalib.model import ModelConfig, RetinaFace, TrainedOn
 from retinalib.rendered.dataset import load, make, render_face
 from retinalib.second_look import eye_look
 from retinalib.workspace import PROJECT
@@ -67,7 +69,20 @@ def test_a_face_that_fills_the_picture_is_found(rendered, longer):
     assert nme(found.landmarks, wanted.landmarks, normaliser="inter_ocular").item() < 0.08
 
 
-def test_a_pyramid_changes_nothing_for_a_photo_as_in_training_and_finds_nothing_where_nothing_is(rendered):
+def test_the_pyramid_follows_what_training_covered(detector, rendered):
+    """Levels halve until a face that fills the picture is as in training; a single level changes nothing."""
+
+    def levels(model, height, width):
+        seen, ours = [], Detector(model, "cpu")
+        ours._detect_batch = lambda pictures, *_: seen.append(pictures[0].shape[:2]) or [Faces.empty(model.config.schema)]
+        ours.detect(np.zeros((height, width, 3), np.uint8))
+        return seen
+
+    assert levels(rendered.model, 160, 90) == [(160, 90)] and levels(rendered.model, 300, 321) == [(300, 321), (150, 160)]
+    model = copy.deepcopy(detector.model)
+    assert levels(model, 512, 9) == [(512, 9)] and len(levels(model, 513, 9)) == 2  # not known: the largest anchor
+    model.config = replace(model.config, trained_on=TrainedOn(10, 100, 0))
+    assert [max(shape) for shape in levels(model, 640, 480)] == [640, 320, 160, 80]
     image = render_face(size=160)[0]
     np.testing.assert_array_equal(rendered.detect(image).landmarks, rendered.detect(image, pyramid=False).landmarks)
     nothing = rendered.detect(np.full((900, 700, 3), 128, np.uint8))

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from retinalib.datasets import table as module
 from retinalib.datasets.table import (
     BOX,
     PHOTO_SUFFIXES,
@@ -51,7 +52,9 @@ def test_grey_levels_and_16_bits_become_rgb(tmp_path, picture):
         assert image[0, 0].tolist() == ([255, 255, 255] if name == "grey.png" else [255, 0, 0]), name
 
 
-def test_the_photo_formats_can_be_read(tmp_path, picture):
+def test_the_photo_formats_are_those_that_can_be_read(tmp_path, picture):
+    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in module._FORMATS}
+    assert known - {".pfm"} == PHOTO_SUFFIXES  # of PFM, no values are colours
     for suffix in PHOTO_SUFFIXES:
         Image.fromarray(picture).convert({".pbm": "1", ".pgm": "L"}.get(suffix, "RGB")).save(tmp_path / f"photo{suffix}")
         assert read_image(tmp_path / f"photo{suffix}").shape == (20, 30, 3)

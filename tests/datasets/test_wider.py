@@ -54,6 +54,7 @@ def test_line_ends_marks_tabs_and_blank_lines_do_not_matter(tmp_path, at):
         ("a/b.jpg\n3\n1 2 3 4\n", "line 2: 3 faces of a/b.jpg announced, but the file ends"),
         ("a/b.jpg\n1\n1 2 3\n", "line 3: 3 numbers, where 4 or 10 belong"),
         ("a/b.jpg\n1\n1 2 x 4\n", "line 3: could not convert"),
+        ("../b.jpg\n1\n1 2 3 4\n", "line 1: the image path"),
         ("a/b.jpg\n²\n1 2 3 4\n", "line 2: the number of faces of a/b.jpg belongs here, not '²'"),
         ("a/b.jpg\n1\n1 2 3 4\n5 6 7 8\nc.jpg\n", "line 5: the number of faces of 5 6 7 8 belongs here, not 'c.jpg'"),
     ],
