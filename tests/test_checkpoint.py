@@ -90,7 +90,8 @@ def test_wrappers_of_weights_are_taken_off(tmp_path, prefix, wrap):
 @needs_shared
 def test_what_fits_is_taken_from_other_weights(tmp_path):
     """ImageNet's into the backbone, five landmarks into 98; what does not fit is named, and normalisation comes along."""
-    model, pretrained = build(), SHARED / "reference/mobilenetV1X0.25_pretrain.tar"
+    model, pretrained = build(se_reduction=16), SHARED / "reference/mobilenetV1X0.25_pretrain.tar"
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     filled, left = start_from(model, pretrained)
     state = torch.load(pretrained, map_location="cpu", weights_only=True)["state_dict"]
     assert torch.equal(model.state_dict()["backbone.stage3.1.3.weight"], state["module.stage3.1.3.weight"])
@@ -98,7 +99,9 @@ def test_what_fits_is_taken_from_other_weights(tmp_path):
     assert model.config.normalisation == Normalisation()
     with pytest.warns(UserWarning, match="is assumed"):
         filled, left = start_from(model, SHARED / "reference/mobilenet0.25_Final.pth")
-    assert left == [f"landmark_head.{level}" for level in range(3)] and "box_head.0" in filled
+    assert {name.split(".")[0] for name in left} == {"excitation", "landmark_head"} and "box_head.0" in filled
+    kept = [name for name in before if name.startswith(("excitation", "landmark_head"))]
+    assert all(torch.equal(before[name], model.state_dict()[name]) for name in kept)
     assert model.config.normalisation == REFERENCE_NORMALISATION and not model.config.normalisation.assumed
     save_model(build(schema=IBUG_68, normalisation=RGB), tmp_path / "68.pt")
     assert start_from(model, tmp_path / "68.pt")[1] == left and model.config.normalisation == RGB

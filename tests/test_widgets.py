@@ -37,12 +37,13 @@ def dataset(sets):
 
 
 class Told:
-    """A detector that answers with what it is given."""
+    """A detector that answers with what it is given, and counts how often it is asked."""
 
     def __init__(self, detector, answer):
-        self.model, self.answer = detector.model, answer
+        self.model, self.answer, self.asked = detector.model, answer, 0
 
     def detect(self, *_, **__):
+        self.asked += 1
         return self.answer
 
 
@@ -121,7 +122,7 @@ def test_a_photo_that_is_gone_is_named(dataset, tmp_path):
     assert explorer.sentence.value.startswith("1 of")
 
 
-def test_anchors(dataset):
+def test_anchors(dataset, monkeypatch):
     assert ladder((8, 16, 32), 16, 2, 2.0) == AnchorConfig() and ladder((16, 32), 10, 1, 3.0).sizes == ((10,), (30,))
     explorer = anchor_explorer(dataset)
     changes(explorer, image_size=160, threshold=0.6, strides="4, 8, 16, 32", per_cell=1, ratio=2.83, smallest=32, face=1)
@@ -130,6 +131,10 @@ def test_anchors(dataset):
     shares = [f"{(table['kind'] == kind).mean():.1%} {kind}" for kind in ("matched", "kept", "missed")]
     assert explorer.sentence.value.startswith(f"{len(table)} faces: {', '.join(shares)}.")
     assert f"{40 * 40 + 20 * 20 + 10 * 10 + 5 * 5:,} per image" in explorer.sentence.value
+    monkeypatch.setattr("retinalib.widgets.anchors._MOST_FACES", len(dataset.table) // 2)
+    used = sum(len(faces) for faces in faces[::3])
+    assert len(dataset.table) % 2  # so that every third photo is taken
+    assert anchor_explorer(dataset).sentence.value.startswith(f"{used} of {len(dataset.table)} faces")
 
 
 def test_features(dataset, detector):
@@ -146,14 +151,19 @@ def test_features(dataset, detector):
 def test_detections_of_two_detectors(dataset, detector):
     three = rendered.render_face(size=160)[1][[0, 0, 0]]
     three.scores = np.array([0.95, 0.5, 0.1], np.float32)
-    explorer = detection_explorer({"real": detector, "given": Told(detector, three)}, dataset)
+    given = Told(detector, three)
+    explorer = detection_explorer({"real": detector, "given": given}, dataset)
     assert "given finds 2 with a score of at least 0.50" in explorer.sentence.value
     changes(explorer, photo=3, landmarks=False, truth=False)
+    asked = given.asked
     changes(explorer, score=0.05)
     assert "given finds 3 with a score of at least 0.05" in explorer.sentence.value
     changes(explorer, score=0.9)
+    assert given.asked == asked  # the score asks no detector anything
     explorer.controls["nms"].value = 0.7
-    explorer.controls["photo"].value = 1
+    for photo in (1, 3, 1):
+        explorer.controls["photo"].value = photo
+    assert given.asked == asked + 2  # photo 3, photo 1, and neither a second time
     found = detector.detect(dataset[0][0], 0.9, 0.7)
     name = dataset.names[0].rpartition("/")[2]
     assert explorer.sentence.value.startswith(name) and f"real finds {len(found)}, given finds 1 " in explorer.sentence.value

@@ -80,6 +80,18 @@ def test_numbers_of_closed_lips_stay_on_their_side():
     assert at["90"][1] < 60 < at["94"][1] and len(at) == len(lips)
 
 
+def test_numbers_of_brows_stand_over_their_points():
+    """Beside them, those of a lower row would lie on the line, and below it on the eye; its ends have theirs beside it."""
+    points, brow = np.full((1, 98, 2), np.nan), list(WFLW_98.regions["left brow"])
+    points[0, brow] = [[20, 40], [35, 35], [50, 34], [65, 36], [80, 42], [66, 44], [50, 43], [35, 43], [20, 46]]
+    _, ax = plt.subplots()
+    draw_faces(ax, np.zeros((100, 100, 3), np.uint8), Faces([[0, 0, 100, 100]], points), numbers=True)
+    at = {int(text.get_text()): np.array(text.xy) - points[0, int(text.get_text())] for text in ax.texts}
+    assert sorted(at) == brow
+    assert all(abs(at[i][0]) < 1e-6 and at[i][1] < 0 for i in brow if i not in (brow[0], brow[4], brow[8]))
+    assert at[brow[0]][0] < 0 and at[brow[8]][0] < 0 and at[brow[4]][0] > 0
+
+
 def test_lines_run_through_the_regions():
     points = np.random.default_rng(0).uniform(size=(98, 2))
     lines = region_lines(points, WFLW_98)
