@@ -30,7 +30,7 @@ from retinalib.evaluate import (
 from retinalib.faces import Faces, box_iou
 from retinalib.landmarks import SCHEMAS, WFLW_98, WIDER_5
 from retinalib.loss import LossConfig, multi_task_loss
-from retinalib.pupils import foreshortened, pupil_table
+from retinalib.pupils import pupil_table
 from tests.test_anchors import brute_force_match
 
 settings.register_profile(
@@ -327,13 +327,6 @@ def test_nme_does_not_feel_where_how_large_and_how_tilted_a_face_is(seed, scale,
     np.testing.assert_allclose(mirrored, before, rtol=1e-9)
 
 
-@given(seeds)
-def test_a_mirrored_face_has_the_other_eye_foreshortened(seed):
-    points = np.random.default_rng(seed).uniform(0, 100, (3, 98, 2))
-    flipped = Faces(np.zeros((3, 4)), points).flipped(50).landmarks
-    assert (foreshortened(flipped, WFLW_98) == foreshortened(points, WFLW_98)[:, ::-1]).all()
-
-
 @given(some_faces(most=4))
 def test_every_face_has_its_row_of_the_pupils(faces):
     table = pupil_table(faces)
@@ -370,10 +363,8 @@ def test_ap_is_a_share_that_better_detections_raise(photos, surplus):
     assert recall.is_monotonic_increasing and ap <= max(recall, default=0) + 1e-9
     monotone = [Faces(f.boxes, f.landmarks, scores=f.scores**3 / 2, schema=f.schema) for f in predicted]
     assert detection_ap(monotone, true) == pytest.approx(ap)  # the order of the scores counts, not the scores
-    wrong = Faces(
-        [[9000, 9000, 9010 + i, 9010] for i in range(surplus)] or np.zeros((0, 4)), np.zeros((surplus, 5, 2)), schema=WIDER_5
-    )
-    wrong = Faces(wrong.boxes, wrong.landmarks, scores=np.ones(surplus), schema=WIDER_5)
+    far = np.array([[9000, 9000, 9010 + i, 9010] for i in range(surplus)]).reshape(-1, 4)
+    wrong = Faces(far, np.zeros((surplus, 5, 2)), scores=np.ones(surplus), schema=WIDER_5)
     assert detection_ap([*predicted, wrong], [*true, Faces.empty(WIDER_5)]) <= ap + 1e-9
     assert detection_ap(true, true) == pytest.approx(1)
 
@@ -389,11 +380,3 @@ def test_matching_of_detections_is_one_to_one_and_over_its_threshold(predicted, 
     predicted.landmarks = np.nan_to_num(predicted.landmarks)  # predictions are whole
     table = evaluate_faces([predicted], [true])
     assert len(table) <= len(true) and table.loc[~table["matched"], "nme"].isna().all()
-
-
-@given(some_faces(most=6), some_faces(most=6), st.floats(0.1, 20), coordinates)
-def test_iou_is_symmetric_and_does_not_feel_scale_and_shift(a, b, scale, shift):
-    iou = box_iou(a.boxes.astype(float), b.boxes.astype(float))
-    assert ((iou >= 0) & (iou <= 1 + 1e-9)).all()
-    np.testing.assert_allclose(iou.T, box_iou(b.boxes.astype(float), a.boxes.astype(float)))
-    np.testing.assert_allclose(box_iou(a.boxes * scale + float(shift), b.boxes * scale + float(shift)), iou, atol=2e-3)
