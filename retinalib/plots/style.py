@@ -77,8 +77,8 @@ def draw_faces(
     regions: bool = False,
     numbers: bool = False,
 ) -> None:
-    """Draws faces over an image, (H, W, 3) uint8, truth in green, predictions in blue, invisible landmarks hollow. regions: a
-    colour and an outline for each region; numbers: the number of every landmark."""
+    """Draws faces over an image, (H, W, 3) uint8, truth in green, predictions in blue, invisible landmarks ringed in black.
+    regions: a colour and an outline for each region; numbers: the number of every landmark."""
     height, width = image.shape[:2]
     ax.imshow(image, extent=(0, width, height, 0))
     ax.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))

@@ -6,8 +6,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 PANELS = {
-    "offset across\n(eye widths)": ("offset_x_right", "offset_x_left"),
-    "offset up\n(eye widths)": ("offset_y_right", "offset_y_left"),
+    "horizontal offset\n(eye widths)": ("offset_x_right", "offset_x_left"),
+    "vertical offset\n(eye widths)": ("offset_y_right", "offset_y_left"),
     "openness": ("openness_right", "openness_left"),
     "head (°)": ("yaw", "pitch", "roll"),
 }

@@ -75,15 +75,15 @@ def disagreement(
 ) -> pd.DataFrame:
     """A row per face of (N, L, 2) predicted landmarks; the larger a number, the less one may trust the pupils.
 
-    Columns: "eyes disagree across" and "eyes disagree in height" (difference of the eyes' offsets, eye widths; NaN unless both
-    eyes are readable), and for other landmarks of the same faces "mirrored photo disagrees" and "two looks disagree" (mean
-    distance of the pupils, fractions of the distance of the outer canthi; NaN where unknown)."""
+    Columns: "eyes disagree horizontally" and "eyes disagree vertically" (difference of the eyes' offsets, eye widths; NaN
+    unless both eyes are readable), and for other landmarks of the same faces "mirrored photo disagrees" and "two looks
+    disagree" (mean distance of the pupils, fractions of the distance of the outer canthi; NaN where unknown)."""
     apart = np.abs(np.diff(_offsets(landmarks, schema), axis=1)[:, 0])
     both = np.where(readable_eyes(landmarks, schema, closed).all(1), 1.0, np.nan)
     table = pd.DataFrame(
         {
-            "eyes disagree across": both * apart[:, 0],
-            "eyes disagree in height": both * apart[:, 1],
+            "eyes disagree horizontally": both * apart[:, 0],
+            "eyes disagree vertically": both * apart[:, 1],
         }
     )
     ends = landmarks[:, list(schema.inter_ocular)]
@@ -124,7 +124,7 @@ def repeatability(
     readable &= np.isfinite(true).all(-1) & np.isfinite(seen).all((1, 3))
     seen = seen - np.nanmean(np.where(readable[:, None, :, None], seen, np.nan), axis=(0, 1))  # sides differ: not by person
     table, both = {}, readable.all(1)
-    for axis, name in enumerate(("across", "in height")):
+    for axis, name in enumerate(("horizontal", "vertical")):
         repeats = seen[..., axis].swapaxes(1, 2)[readable]  # (eyes, looks)
         between, within = looks * repeats.mean(1).var(ddof=1), repeats.var(1, ddof=1).mean()
         icc = (between - within) / (between + (looks - 1) * within)

@@ -12,7 +12,7 @@ from retinalib.datasets.video import Video
 from retinalib.plots.style import PREDICTION
 from retinalib.widgets.explorer import Explorer, panels
 
-_PANELS = {"offset across (eye widths)": "offset_x_{}_smooth", "openness": "openness_{}"}
+_PANELS = {"horizontal offset (eye widths)": "offset_x_{}_smooth", "openness": "openness_{}"}
 
 
 def trace_explorer(video: str | Path, trace: pd.DataFrame) -> Explorer:

@@ -74,9 +74,9 @@ def test_eyes_that_disagree():
     points = np.stack([face((0.1, 0.05)), face((0.1, 0.05)), face((0.1, 0.05), 0.05)])
     points[1, WFLW_98.left_eye.pupil] += [6, -3]  # to the person's left, and up
     signs = agreement.disagreement(points, WFLW_98)
-    assert signs["eyes disagree across"].tolist() == pytest.approx([0.2, 0.0, np.nan], nan_ok=True, abs=1e-6)
-    assert signs["eyes disagree in height"].tolist() == pytest.approx([0, 0.1, np.nan], nan_ok=True, abs=1e-6)
-    assert list(signs) == ["eyes disagree across", "eyes disagree in height"]
+    assert signs["eyes disagree horizontally"].tolist() == pytest.approx([0.2, 0.0, np.nan], nan_ok=True, abs=1e-6)
+    assert signs["eyes disagree vertically"].tolist() == pytest.approx([0, 0.1, np.nan], nan_ok=True, abs=1e-6)
+    assert list(signs) == ["eyes disagree horizontally", "eyes disagree vertically"]
 
 
 def test_nothing_at_all():
@@ -114,9 +114,9 @@ def test_repeatability_of_known_noise():
 
     image = np.zeros((400, 400, 3), np.uint8)
     table = agreement.repeatability(Noisy(), [(image, Faces([[0, 0, 200, 200]], p[None])) for p in people], looks=6)
-    across = table.loc["across"]
+    across = table.loc["horizontal"]
     assert across["eyes"] == 300 and across["sd of repeats"] == pytest.approx(0.03, rel=0.1)
     assert across["ICC"] == pytest.approx(0.004 / (0.004 + 0.0009), abs=0.05)
     assert across["label floor"] == pytest.approx(0.02, rel=0.15) and across["r, true"] == pytest.approx(0.9, abs=0.05)
-    assert table.loc["in height", "sd of repeats"] == pytest.approx(0, abs=1e-6)
-    assert table.loc["in height", ["ICC", "r, true"]].tolist() == pytest.approx([1, 1])
+    assert table.loc["vertical", "sd of repeats"] == pytest.approx(0, abs=1e-6)
+    assert table.loc["vertical", ["ICC", "r, true"]].tolist() == pytest.approx([1, 1])
