@@ -120,10 +120,10 @@ def _train_in_child(config: TrainConfig, train_set: FaceDataset, validation_set:
     train(config, train_set, validation_set, folder, "cpu", 0, False)
 
 
-def measure(detector: Detector, dataset: FaceDataset) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, float]]:
+def measure(detector: Detector, dataset: FaceDataset, pyramid: bool = False) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
     """A row a labelled face (evaluate.evaluate_faces), a row a detection (evaluate.precision_recall), AP at IoU 0.5, 0.75 and
     over 0.5 to 0.95 (COCO's), numbers of photos and faces. Where labels are partial: no rows of detections, and AP is NaN."""
-    found = detect_all(detector, dataset)
+    found = detect_all(detector, dataset, pyramid=pyramid)
     truth = [dataset.faces(number) for number in range(len(dataset))]
     table = evaluate_faces([f[f.scores >= SCORE_THRESHOLD] for f in found], truth, dataset.names)
     detections = precision_recall(found, truth, dataset.names) if dataset.complete else precision_recall([], [])
@@ -144,8 +144,10 @@ def run(
     processes: int | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Trains (:func:`train_all`) and measures arms × seeds: the faces, a row per arm, seed and true face, and the runs (columns
-    arm, seed, ap, photos, faces, folder)."""
+    arm, seed, ap, photos, faces, folder). Raises ValueError for arms that do not differ, and what training raises."""
     configs = {(arm, seed): arm_config(arm, base, seed) for seed in seeds for arm in arms}
+    if len({str(arm_config(arm, base, 0)) for arm in arms}) < len(set(arms)):
+        raise ValueError(f"two of the arms {', '.join(arms)} are the same training at this profile: leave one out")
     folders = {key: run_folder(runs, key[0], config, train_set) for key, config in configs.items()}
     train_all({folders[key]: config for key, config in configs.items()}, train_set, validation_set, device, processes)
     faces, rows = [], []

@@ -33,7 +33,8 @@ _NORMALISATION = click.option(
     "--normalisation", type=click.Choice(["imagenet", "reference"]), help="Of weights that do not say what they learned with."
 )
 _EPOCHS = click.option("--epochs", type=_COUNT, help="By default those of the profile.")
-_PROFILE = click.option("--profile", default="standard", help="quick, standard, shipped or full.")
+_PROFILE = click.option("--profile", default="standard", type=click.Choice(["quick", "standard", "shipped", "full"]))
+_WORK = click.option("--profile", default="standard", type=click.Choice(["quick", "standard", "full"]))
 _DATA_ROOT = click.option("--data-root", help="Folder of the data set, by default below data/.")
 _DATASET = click.option("--dataset", default="synthetic", help="synthetic, wflw (98 landmarks), wider (5).")
 
@@ -148,7 +149,7 @@ def ablation(**options: Any) -> None:
 @click.option("--given-boxes", is_flag=True, help="Landmarks in the labelled boxes, by WFLW's subsets, as in publications.")
 @_DEVICE
 def evaluate(checkpoint: str | None, given_boxes: bool, device: str | None, **place: str | None) -> None:
-    """Measures a detector on a data set's test photos; low and high: 95 % intervals over photos."""
+    """Measures a detector on a data set's test photos, with smaller copies of large ones; low and high: 95 % over photos."""
     from retinalib.ablation import measure
     from retinalib.detect import load_detector
     from retinalib.studies import protocols
@@ -162,7 +163,7 @@ def evaluate(checkpoint: str | None, given_boxes: bool, device: str | None, **pl
     if given_boxes:
         table = protocols.by_subset(protocols.in_given_boxes(detector, photos))
     else:
-        table = protocols.end_to_end(*measure(detector, photos)[:2], photos.names)
+        table = protocols.end_to_end(*measure(detector, photos, pyramid=True)[:2], photos.names)
     click.echo(table.round(4).to_string())
 
 
@@ -193,7 +194,7 @@ def export(checkpoint: str, out: Path, what: str, normalisation: str | None, **t
 
 @main.command()
 @click.argument("notebooks", nargs=-1)
-@_PROFILE
+@_WORK
 def workbook(notebooks: tuple[str, ...], profile: str) -> None:
     """Runs the NOTEBOOKS whose names begin so, such as 01 05, by default all: in place, or at another profile into build/."""
     from retinalib.workbook import make
@@ -203,7 +204,7 @@ def workbook(notebooks: tuple[str, ...], profile: str) -> None:
 
 @main.command("wflw")
 @click.argument("root", type=_FOLDER)
-@_PROFILE
+@_WORK
 def report_on_wflw(root: Path, profile: str) -> None:
     """From WFLW's archives in ROOT, such as data/wflw, to a report: extracts them, checks the lists, says how long the training
     will take, and runs chapters 1, 2, 4, 5 and 6, which train and measure.
@@ -244,24 +245,26 @@ def detect(photos: tuple[Path, ...], out: Path, checkpoint: str | None, score_th
     turns = (0, 90, 180, 270) if options["all_turns"] else (0,)
     schema = detector.model.config.schema
     rows, records, names = [], [], picture_names(paths)
-    for path in tqdm(paths, desc="detecting", unit="photo", disable=None):
-        try:
-            image = read_image(path, honour_exif=True)
-            faces = detector.detect(image, score_threshold, turns=turns)
-            write_bytes(out / names[path], annotated(image, faces))
-        except (OSError, ValueError) as error:
-            with tqdm.external_write_mode():
-                click.echo(f"left out: {_sentence(error)}", err=True)
-            continue
-        photo, picture = map(click.format_filename, (path, names[path]))  # a name may be no UTF-8
-        rows += face_table(faces).assign(photo=photo, picture=picture).to_dict("records")
-        size = {"height": image.shape[0], "width": image.shape[1]}
-        records.append({"photo": photo, "picture": picture, **size, "faces": face_records(faces)})
-    table = pd.DataFrame(rows, columns=["photo", "picture", *face_table(Faces.empty(schema))])
-    write_text(out / "faces.csv", table.round(4).to_csv(index=False))
-    about = {"checkpoint": checkpoint or find_checkpoint().stem, "score_threshold": score_threshold, "schema": schema.name}
-    write_text(out / "faces.json", json.dumps({**about, "photos": records}, indent=1, ensure_ascii=False, allow_nan=False))
-    click.echo(f"photos: {len(records)}, faces: {len(table)}, written to {out}")
+    try:
+        for path in tqdm(paths, desc="detecting", unit="photo", disable=None):
+            try:
+                image = read_image(path, honour_exif=True)
+                faces = detector.detect(image, score_threshold, turns=turns)
+                write_bytes(out / names[path], annotated(image, faces))
+            except (OSError, ValueError) as error:
+                with tqdm.external_write_mode():
+                    click.echo(f"left out: {_sentence(error)}", err=True)
+                continue
+            photo, picture = map(click.format_filename, (path, names[path]))  # a name may be no UTF-8
+            rows += face_table(faces).assign(photo=photo, picture=picture).to_dict("records")
+            size = {"height": image.shape[0], "width": image.shape[1]}
+            records.append({"photo": photo, "picture": picture, **size, "faces": face_records(faces)})
+    finally:  # interrupted, too: what was found stays
+        table = pd.DataFrame(rows, columns=["photo", "picture", *face_table(Faces.empty(schema))])
+        write_text(out / "faces.csv", table.round(4).to_csv(index=False))
+        about = {"checkpoint": checkpoint or find_checkpoint().stem, "score_threshold": score_threshold, "schema": schema.name}
+        write_text(out / "faces.json", json.dumps({**about, "photos": records}, indent=1, ensure_ascii=False, allow_nan=False))
+        click.echo(f"photos: {len(records)}, faces: {len(table)}, written to {out}")
     if failed := len(paths) - len(records):
         click.echo(f"photos left out: {failed} of {len(paths)}", err=True)
         sys.exit(1)
@@ -275,13 +278,12 @@ def detect(photos: tuple[Path, ...], out: Path, checkpoint: str | None, score_th
 @click.option("--gap", default=1.0, type=click.FloatRange(min=0), help="Seconds for which a lost face keeps its number.")
 @click.option("--min-cutoff", default=0.5, type=_POSITIVE, help="One-Euro filter: Hz, of a face at rest.")
 @click.option("--beta", default=64.0, type=click.FloatRange(min=0), help="One-Euro filter: Hz for each face size a second.")
-@click.option("--annotated", is_flag=True, help="Write annotated.mp4, too.")
+@click.option("--annotated", is_flag=True, help="Write annotated.mp4, too, of a video file.")
 @_DEVICE
 def track(video: str, out: Path, checkpoint: str | None, device: str | None, annotated: bool, **options: Any) -> None:
-    """Follows the faces of VIDEO, a file or a camera's number, and measures their pupils in each frame.
+    """Follows the faces of VIDEO, a file, a stream's address or a camera's number, and measures their pupils in each frame.
 
-    trace.csv has a row per frame and face. Interrupted, it goes on where it was; of a camera, Ctrl-C ends the recording.
-    """
+    trace.csv has a row per frame and face. Interrupted, it goes on where it was; of a camera or stream, Ctrl-C ends it."""
     from retinalib.datasets.video import Video
     from retinalib.detect import find_checkpoint, load_detector
     from retinalib.tracking import Tracker, write_trace
@@ -290,7 +292,7 @@ def track(video: str, out: Path, checkpoint: str | None, device: str | None, ann
     smoothing, name = OneEuro(options["min_cutoff"], options["beta"]), checkpoint or find_checkpoint().stem
     tracker = Tracker(load_detector(name, device), options["every"], options["gap"], smoothing)
     source = Video(video)
-    if source.camera:
+    if not source.file:
         signal.signal(signal.SIGINT, lambda *_: source.close())
     done = write_trace(source, tracker, out, annotated, name)
     said = ", ".join(f"{name} {value:g}" for name, value in done["parameters"].items())

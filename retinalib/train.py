@@ -301,9 +301,9 @@ def _validation_loss(model: RetinaFace, config: TrainConfig, dataset: FaceDatase
     return dict(zip(names, torch.stack(parts).mean(0).tolist(), strict=True))
 
 
-def detect_all(detector: Detector, dataset: FaceDataset, score: float = 0.02) -> list[Faces]:
-    """What the detector finds in each photo, down to the score from which on detections enter AP."""
-    return [detector.detect(dataset[number][0], score, pyramid=False) for number in range(len(dataset))]
+def detect_all(detector: Detector, dataset: FaceDataset, score: float = 0.02, pyramid: bool = False) -> list[Faces]:
+    """What the detector finds in each photo, by default at its own size alone, down to the score from which on AP counts."""
+    return [detector.detect(dataset[number][0], score, pyramid=pyramid) for number in range(len(dataset))]
 
 
 def _draw(image: np.ndarray, truth: Faces, found: Faces) -> np.ndarray:

@@ -8,13 +8,7 @@ _TYPICAL = 0.12  # NME
 
 
 def study(
-    rng: np.random.Generator,
-    seeds: int,
-    photos: int,
-    gain: float = 0.0,
-    run: float = 0.03,
-    own: float = 0.1,
-    miss: float = 0.0,
+    rng: np.random.Generator, seeds: int, photos: int, gain: float = 0.0, run: float = 0.03, own: float = 0.1, miss: float = 0.0
 ) -> tuple[pd.DataFrame, pd.DataFrame, float]:
     """Tables of faces and detections as of retinalib.ablation, and the true difference of mean NME.
 

@@ -37,6 +37,8 @@ def test_arms_change_what_they_say():
     assert ablation.arm_config("five-point-flip", BASE, 0).fault == "five-point-flip"
     with pytest.raises(ValueError, match="unknown arm 'se5': choose from no-se"):
         ablation.arm_config("se5", BASE, 0)
+    with pytest.raises(ValueError, match="the arms no-se, second-look are the same training"):
+        ablation.run(("no-se", "second-look"), (0,), PROFILES["full"].train_config(), None, None, None, None)
     base = replace(BASE, loss=replace(BASE.loss, pupil_weight=1.0))
     assert len({str(ablation.arm_config(arm, base, 0)) for arm in ablation.ARMS}) == len(ablation.ARMS)
 

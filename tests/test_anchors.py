@@ -3,14 +3,7 @@ import pytest
 import torch
 from torchvision.ops import box_convert
 
-from retinalib.anchors import (
-    AnchorConfig,
-    anchor_grid,
-    decode_boxes,
-    encode_boxes,
-    encode_landmarks,
-    match,
-)
+from retinalib.anchors import AnchorConfig, anchor_grid, decode_boxes, encode_boxes, encode_landmarks, match
 from tests.shared import SHARED, needs_shared
 
 

@@ -18,6 +18,7 @@ from retinalib.checkpoint import save_model
 from retinalib.cli import main
 from retinalib.datasets import wflw
 from retinalib.datasets.photos import find_photos, picture_names
+from retinalib.datasets.table import read_image
 from retinalib.detect import available_detectors
 from retinalib.landmarks import WIDER_5
 from retinalib.model import ModelConfig, RetinaFace
@@ -100,7 +101,8 @@ def test_five_landmarks_have_no_pupil_columns(tmp_path):
         (("datasets", "extract", "wider", "{}/empty"), ": download from http"),
         (("detect", "{}/a.png", "--out", "{}/out", "--device", "gpu"), "device 'gpu' can't be used here: choose cpu"),
         (("detect", "{}/a.png", "--out", "{}/out", "--normalisation", "caffe"), "'caffe' is not one of 'imagenet'"),
-        (("train", "{}/run", "--profile", "fast"), "PROFILE must be one of quick, standard"),
+        (("train", "{}/run", "--profile", "fast"), "'fast' is not one of 'quick', 'standard'"),
+        (("workbook", "--profile", "shipped"), "'shipped' is not one of 'quick', 'standard', 'full'"),
         (("train", "{}/run", "--dataset", "lfw"), "DATASET must be one of synthetic, wflw, wider; got 'lfw'"),
         (("train", "{}/a.png"), "is a file"),
         (("ablation", "--seeds"), "Option '--seeds' requires an argument"),
@@ -207,6 +209,18 @@ def test_odd_file_names_cost_no_other_photo(tmp_path):
     assert ".faces.png could not be written and is as it was before: File name too long" in result.stderr
     assert len(pd.read_csv(tmp_path / "out" / "faces.csv")) == 2
     assert len(json.loads((tmp_path / "out" / "faces.json").read_text())["photos"]) == 2
+
+
+def test_an_interruption_keeps_what_was_found(tmp_path, monkeypatch):
+    def interrupted(path, **options):
+        if path.stem == "b":
+            raise KeyboardInterrupt
+        return read_image(path, **options)
+
+    monkeypatch.setattr("retinalib.cli.read_image", interrupted)
+    photos = photo(tmp_path / "a.png"), photo(tmp_path / "b.png")
+    assert call("detect", *photos, "--out", tmp_path / "out").exit_code == 1
+    assert set(pd.read_csv(tmp_path / "out" / "faces.csv")["photo"]) == {str(photos[0])}
 
 
 def test_box_lists_in_wflws_folder_are_checked_too(tmp_path):

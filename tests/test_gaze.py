@@ -4,13 +4,7 @@ import pytest
 
 from retinalib import rendered
 from retinalib.faces import Faces
-from retinalib.gaze import (
-    Eyeball,
-    calibrate,
-    gaze_angles,
-    gaze_error,
-    head_pose,
-)
+from retinalib.gaze import Eyeball, calibrate, gaze_angles, gaze_error, head_pose
 from retinalib.landmarks import WFLW_98
 from retinalib.pupils import pupil_table
 from retinalib.rendered.head import EYE_RADIUS, Expression, Pose, average_landmarks, build, gaze_vector

@@ -133,22 +133,13 @@ def test_what_is_no_image_is_said(detector, images):
         detector.detect(images)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"score_threshold": "0.5"},
-        {"nms_threshold": None},
-        {"max_faces": None},
-        {"score_threshold": np.nan},
-        {"score_threshold": -1},
-        {"nms_threshold": np.nan},
-        {"max_faces": -1},
-        {"max_faces": 2.5},
-    ],
-)
-def test_thresholds_that_are_none(detector, options):
+NONE = {"score_threshold": ("0.5", np.nan, -1), "nms_threshold": (None, np.nan), "max_faces": (None, -1, 2.5)}
+
+
+@pytest.mark.parametrize(("option", "value"), [(option, value) for option, values in NONE.items() for value in values])
+def test_thresholds_that_are_none(detector, option, value):
     with pytest.raises(ValueError, match="thresholds must not be negative"):
-        detector.detect(np.zeros((32, 32, 3), np.uint8), **options)
+        detector.detect(np.zeros((32, 32, 3), np.uint8), **{option: value})
 
 
 def test_images_of_any_size_and_memory_layout(detector):

@@ -18,12 +18,13 @@ class Video:
     """A video file, a stream's address, or a camera by its number.
 
     ``size``: width and height, pixels; ``fps``: frames a second as the file states them; ``frames``: how many it promises, None
-    where it doesn't; ``camera``: whether it is one. Raises FileNotFoundError where there is no such file, and ValueError for a
-    camera that isn't there, a file without a picture track (damaged, or audio alone), or frames over 8K."""
+    where it doesn't; ``file``, ``camera``: whether it is one. Raises FileNotFoundError where there is no such file, ValueError
+    for a camera that isn't there, a file without a picture track (damaged, or audio alone), or frames over 8K."""
 
     def __init__(self, source: str | Path | int) -> None:
-        self.source, self.camera = source, str(source).isdecimal() and not Path(str(source)).exists()
-        if not self.camera and "://" not in str(source) and not Path(source).is_file():
+        self.source, self.file = source, Path(str(source)).is_file()
+        self.camera = str(source).isdecimal() and not self.file
+        if not self.camera and "://" not in str(source) and not self.file:
             raise FileNotFoundError(f"there is no video {source}")
         level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         self._capture = cv2.VideoCapture(int(source) if self.camera else str(source))

@@ -80,12 +80,8 @@ def disagreement(
     disagree" (mean distance of the pupils, fractions of the distance of the outer canthi; NaN where unknown)."""
     apart = np.abs(np.diff(_offsets(landmarks, schema), axis=1)[:, 0])
     both = np.where(readable_eyes(landmarks, schema, closed).all(1), 1.0, np.nan)
-    table = pd.DataFrame(
-        {
-            "eyes disagree horizontally": both * apart[:, 0],
-            "eyes disagree vertically": both * apart[:, 1],
-        }
-    )
+    names = ("eyes disagree horizontally", "eyes disagree vertically")
+    table = pd.DataFrame({name: both * apart[:, axis] for axis, name in enumerate(names)})
     ends = landmarks[:, list(schema.inter_ocular)]
     span = np.linalg.norm(ends[:, 0] - ends[:, 1], axis=1)
     span = np.where(span > 0, span, np.nan)

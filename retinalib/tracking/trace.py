@@ -46,11 +46,13 @@ def write_trace(source: Video, tracker: Tracker, out: Path, annotated: bool = Fa
     """Tracks ``source`` into the folder ``out``: ``trace.csv``, ``blinks.csv``, ``trace.png``, ``trace.json`` (counts
     and parameters, returned as well) and, on demand, ``annotated.mp4``. detector: its name.
 
-    An interrupted call goes on where it was, with the same result. Raises ValueError where no frame has a face, or another
-    process is at work in ``out``."""
+    An interrupted call goes on where it was, with the same result. Raises ValueError where no frame has a face, another
+    process is at work in ``out``, or a camera's frames would have to be drawn."""
+    if annotated and not source.file:
+        raise ValueError("an annotated video is made of a file: a camera's or a stream's frames are gone once they are tracked")
     with only_process(out):
         parameters = {"every": tracker.every, "gap": tracker.gap, **asdict(tracker.smoothing)}
-        size = None if source.camera else [source.frames, *source.size]
+        size = [source.frames, *source.size] if source.file else None
         about = {"video": str(source.source), "size": size, "detector": detector, "parameters": parameters}
         part, state = out / "trace.csv.part", out / "state.json"
         _resume(tracker, part, state, about)
@@ -72,10 +74,10 @@ def write_trace(source: Video, tracker: Tracker, out: Path, annotated: bool = Fa
         (out / "trace.png").write_bytes(png(trace_figure(trace, events), 130))
         result = {**about, "frames": tracker.frames, "seconds": tracker.time, "faces": tracker.faces, "blinks": len(events)}
         write_text(out / "trace.json", json.dumps(result, indent=1))
+        if annotated:
+            write_video(out / "annotated.mp4", draw_trace(source.source, pd.read_csv(part)), source.fps)
         os.replace(part, out / "trace.csv")
         state.unlink()
-        if annotated and not source.camera:
-            write_video(out / "annotated.mp4", draw_trace(source.source, pd.read_csv(out / "trace.csv")), source.fps)
         return result
 
 

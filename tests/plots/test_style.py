@@ -4,15 +4,7 @@ import pytest
 
 from retinalib.faces import Faces
 from retinalib.landmarks import SCHEMAS, WFLW_98, WIDER_5, Eye, LandmarkSchema
-from retinalib.plots.style import (
-    REGION_COLOURS,
-    crop_face,
-    draw_faces,
-    region_colours,
-    region_lines,
-    save_figure,
-    use_style,
-)
+from retinalib.plots.style import REGION_COLOURS, crop_face, draw_faces, region_colours, region_lines, save_figure, use_style
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -77,10 +78,8 @@ def test_the_command_writes_what_track_gives(clip, detector, tmp_path):
     assert len(drawn) == 102
     row, (_, plain) = trace.iloc[0], next(Video(clip[0]).read())
     x, y, radius = (row[name] for name in ("pupil_x_right", "pupil_y_right", "eye_width_right"))
-    ring = (
-        drawn[0][1][round(y - 0.15 * radius - 0.5), round(x - 0.5)].astype(int)
-        - plain[round(y - 0.15 * radius - 0.5), round(x - 0.5)]
-    )
+    at = round(y - 0.15 * radius - 0.5), round(x - 0.5)
+    ring = drawn[0][1][at].astype(int) - plain[at]
     assert ring[:2].min() > 20 and ring[:2].mean() > ring[2]  # yellow
     assert cv2.imread(str(tmp_path / "out" / "trace.png")).shape[1] > 500
 
@@ -98,10 +97,15 @@ def interrupted(clip, detector, frame, folder):
         write_trace(Video(clip[0]), Interrupted(detector), folder)
 
 
+def interrupting(*_):
+    raise KeyboardInterrupt
+
+
 def test_goes_on_where_it_was_interrupted(clip, detector, tmp_path, monkeypatch):
     monkeypatch.setattr("retinalib.tracking.tracker._TABLED", 30)
-    write_trace(Video(clip[0]), Tracker(detector), tmp_path / "whole")
-
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("retinalib.tracking.trace.write_video", interrupting)
+        write_trace(Video(clip[0]), Tracker(detector), tmp_path / "whole", annotated=True)
     interrupted(clip, detector, 70, tmp_path / "a")
     with open(tmp_path / "a" / "trace.csv.part", "a") as file:
         file.write("60,2.0,0,half a ro")  # as a power cut leaves it
@@ -112,6 +116,8 @@ def test_goes_on_where_it_was_interrupted(clip, detector, tmp_path, monkeypatch)
             seen.append(self.frames)
             return super().update(image, time)
 
+    write_trace(Video(clip[0]), Noting(detector), tmp_path / "whole")
+    assert seen == []  # all but the picture was there
     write_trace(Video(clip[0]), Noting(detector), tmp_path / "a")
     assert seen == list(range(60, 102))
     for name in ("trace.csv", "blinks.csv", "trace.png", "trace.json"):
@@ -139,3 +145,5 @@ def test_one_sentence_for_what_does_not_work(tmp_path):
         result = call(tmp_path / name, "--out", tmp_path / "out", "--checkpoint", "rendered98", "--device", "cpu")
         assert result.exit_code == 2 and sentence in result.output and "Traceback" not in result.output
     assert {p.name for p in (tmp_path / "out").iterdir()} <= {".lock"}
+    with pytest.raises(ValueError, match="an annotated video is made of a file"):
+        write_trace(SimpleNamespace(file=False), None, tmp_path, annotated=True)
