@@ -6,7 +6,7 @@
 # make coverage   which lines and branches of retinalib the tests run, without the notebooks
 # make lab        set up, open JupyterLab on this machine
 # make lint       ruff on code and notebooks, import-linter on who imports whom
-# make clean      remove what was generated: environment, rendered faces, runs
+# make clean      remove what is quickly made again: environment, rendered faces, caches; trainings (data/runs) and build/ stay
 
 PYTHON ?= python3
 VENV := .venv
@@ -54,4 +54,4 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest build data/synthetic data/runs figures/synthetic-*/ .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info
+	rm -rf $(VENV) $(VENV)-oldest build/quick data/synthetic figures/synthetic-*/ .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info

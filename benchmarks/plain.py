@@ -1,4 +1,4 @@
-"""The same said in the straightforward way: what the fast ways are held against, in tests for what they give and in
+"""The same said in the straightforward way: what the fast ways are compared with, in tests for what they give and in
 :mod:`benchmarks.__main__` for what they cost.
 
 The landmark head at every anchor, anchors made in loops for every image, NMS in NumPy, a loss that goes from image to image

@@ -3,8 +3,8 @@
 Every picture is drawn from a generator of its own, so the files are the same to the byte whatever the number of processes.
 The six attributes follow from what was drawn. *pose*: yaw over 45°, pitch over 25° or roll over 35°. *expression*: mouth wide
 open, strong smile or pucker. *illumination*: dark, glaring, one-sided or coloured light. *make_up*: painted eyes and lips.
-*occlusion*: sunglasses, mask, hand, microphone or another thing before the face, hair over the brows. *blur*: the picture's
-blur is at least a fiftieth of the face's size."""
+*occlusion*: sunglasses, mask, hand, microphone or another thing in front of the face, hair over the brows. *blur*: the
+picture's blur is at least a fiftieth of the face's size."""
 
 import hashlib
 import json
