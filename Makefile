@@ -6,7 +6,7 @@
 # make coverage   which lines and branches of retinalib the tests run, without the notebooks
 # make lab        set up, open JupyterLab on this machine
 # make lint       ruff on code and notebooks, import-linter on who imports whom
-# make clean      remove what is quickly made again: environment, rendered faces, caches; trainings (data/runs) and build/ stay
+# make clean      remove what is quickly made again: environment, rendered faces, caches; trainings (data/runs) and other builds stay
 
 PYTHON ?= python3
 VENV := .venv

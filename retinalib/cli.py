@@ -259,12 +259,14 @@ def detect(photos: tuple[Path, ...], out: Path, checkpoint: str | None, score_th
             rows += face_table(faces).assign(photo=photo, picture=picture).to_dict("records")
             size = {"height": image.shape[0], "width": image.shape[1]}
             records.append({"photo": photo, "picture": picture, **size, "faces": face_records(faces)})
-    finally:  # interrupted, too: what was found stays
-        table = pd.DataFrame(rows, columns=["photo", "picture", *face_table(Faces.empty(schema))])
-        write_text(out / "faces.csv", table.round(4).to_csv(index=False))
-        about = {"checkpoint": checkpoint or find_checkpoint().stem, "score_threshold": score_threshold, "schema": schema.name}
-        write_text(out / "faces.json", json.dumps({**about, "photos": records}, indent=1, ensure_ascii=False, allow_nan=False))
-        click.echo(f"photos: {len(records)}, faces: {len(table)}, written to {out}")
+    finally:
+        if records or not sys.exception():  # interrupted, what was found is kept, and with nothing an earlier result
+            table = pd.DataFrame(rows, columns=["photo", "picture", *face_table(Faces.empty(schema))])
+            write_text(out / "faces.csv", table.round(4).to_csv(index=False))
+            about = {"checkpoint": checkpoint or find_checkpoint().stem, "score_threshold": score_threshold}
+            about |= {"schema": schema.name, "photos": records}
+            write_text(out / "faces.json", json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False))
+            click.echo(f"photos: {len(records)}, faces: {len(table)}, written to {out}")
     if failed := len(paths) - len(records):
         click.echo(f"photos left out: {failed} of {len(paths)}", err=True)
         sys.exit(1)

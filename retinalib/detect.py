@@ -53,7 +53,6 @@ def load_detector(
     for weights that do not say it, see :func:`retinalib.checkpoint.load_model`. Raises FileNotFoundError or ValueError saying
     what was looked for.
     """
-    device = pick_device(device)
     return Detector(load_model(find_checkpoint(name_or_path), normalisation), device)
 
 
@@ -107,9 +106,7 @@ class Detector:
 
     def __init__(self, model: RetinaFace, device: str | torch.device | None = None) -> None:
         if not isinstance(model, RetinaFace):
-            raise ValueError(
-                f"a Detector takes a RetinaFace, got {type(model).__name__}: load_detector makes one by name or path"
-            )
+            raise ValueError(f"a Detector takes a RetinaFace, got {type(model).__name__}: load_detector makes one")
         self.device = pick_device(device)
         self.model = model.to(self.device).eval()
         self._copy: RetinaFace | None = None

@@ -74,9 +74,10 @@ def write_trace(source: Video, tracker: Tracker, out: Path, annotated: bool = Fa
         (out / "trace.png").write_bytes(png(trace_figure(trace, events), 130))
         result = {**about, "frames": tracker.frames, "seconds": tracker.time, "faces": tracker.faces, "blinks": len(events)}
         write_text(out / "trace.json", json.dumps(result, indent=1))
+        write_text(out / "trace.csv", part.read_text())
         if annotated:
             write_video(out / "annotated.mp4", draw_trace(source.source, pd.read_csv(part)), source.fps)
-        os.replace(part, out / "trace.csv")
+        part.unlink()
         state.unlink()
         return result
 
