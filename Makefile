@@ -1,4 +1,4 @@
-# make quick      set up, run all notebooks with little work, about eleven minutes: into build/quick/ and figures/synthetic-quick/
+# make quick      set up, run all notebooks with little work, about eight minutes: into build/quick/ and figures/synthetic-quick/
 # make workbook   set up, run all notebooks on rendered faces, write figures/
 # make test       set up, run the tests (the notebooks at their quick profile among them; in a browser, too, where Chromium is:
 #                 apt-get install chromium, or its path as make test CHROMIUM=/path/to/chrome)
