@@ -34,7 +34,7 @@ _NORMALISATION = click.option(
 )
 _EPOCHS = click.option("--epochs", type=_COUNT, help="By default those of the profile.")
 _PROFILE = click.option("--profile", default="standard", type=click.Choice(["quick", "standard", "shipped", "full"]))
-_WORK = click.option("--profile", default="standard", type=click.Choice(["quick", "standard", "full"]))
+_WORKBOOK_PROFILE = click.option("--profile", default="standard", type=click.Choice(["quick", "standard", "full"]))
 _DATA_ROOT = click.option("--data-root", help="Folder of the data set, by default below data/.")
 _DATASET = click.option("--dataset", default="synthetic", help="synthetic, wflw (98 landmarks), wider (5).")
 
@@ -194,7 +194,7 @@ def export(checkpoint: str, out: Path, what: str, normalisation: str | None, **t
 
 @main.command()
 @click.argument("notebooks", nargs=-1)
-@_WORK
+@_WORKBOOK_PROFILE
 def workbook(notebooks: tuple[str, ...], profile: str) -> None:
     """Runs the NOTEBOOKS whose names begin so, such as 01 05, by default all: in place, or at another profile into build/."""
     from retinalib.workbook import make
@@ -204,7 +204,7 @@ def workbook(notebooks: tuple[str, ...], profile: str) -> None:
 
 @main.command("wflw")
 @click.argument("root", type=_FOLDER)
-@_WORK
+@_WORKBOOK_PROFILE
 def report_on_wflw(root: Path, profile: str) -> None:
     """From WFLW's archives in ROOT, such as data/wflw, to a report: extracts them, checks the lists, says how long the training
     will take, and runs chapters 1, 2, 4, 5 and 6, which train and measure.

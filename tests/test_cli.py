@@ -5,6 +5,7 @@ import os
 import runpy
 import shutil
 import sys
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -18,7 +19,6 @@ from retinalib.checkpoint import save_model
 from retinalib.cli import main
 from retinalib.datasets import wflw
 from retinalib.datasets.photos import find_photos, picture_names
-from retinalib.datasets.table import read_image
 from retinalib.detect import available_detectors
 from retinalib.landmarks import WIDER_5
 from retinalib.model import ModelConfig, RetinaFace
@@ -212,12 +212,7 @@ def test_odd_file_names_cost_no_other_photo(tmp_path):
 
 
 def test_an_interruption_keeps_what_was_found(tmp_path, monkeypatch):
-    def interrupted(path, **options):
-        if path.stem == "b":
-            raise KeyboardInterrupt
-        return read_image(path, **options)
-
-    monkeypatch.setattr("retinalib.cli.read_image", interrupted)
+    monkeypatch.setattr("retinalib.cli.read_image", Mock(side_effect=[render_face(size=160)[0], KeyboardInterrupt]))
     photos = photo(tmp_path / "a.png"), photo(tmp_path / "b.png")
     assert call("detect", *photos, "--out", tmp_path / "out").exit_code == 1
     assert set(pd.read_csv(tmp_path / "out" / "faces.csv")["photo"]) == {str(photos[0])}

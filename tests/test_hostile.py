@@ -69,6 +69,12 @@ def test_colours_are_those_of_the_photo_in_every_format(tmp_path, mode, suffix, 
     assert np.abs(read_image(path).astype(int) - ramp()).mean() <= most
 
 
+def test_sizes_at_both_ends():
+    assert decode_image(cv2.imencode(".png", np.full((1, 1, 3), 9, np.uint8))[1].tobytes(), "dot").shape == (1, 1, 3)
+    wide = decode_image(cv2.imencode(".png", np.zeros((7, 20_000, 3), np.uint8))[1].tobytes(), "wide")
+    assert wide.shape == (7, 20_000, 3)
+
+
 @pytest.mark.parametrize("size", [(30_000, 30_000), (100_000, 100_000), (2**31 - 1, 2**31 - 1), (100_001, 1)])
 def test_bombs_are_refused_by_their_headers(size):
     with pytest.raises(ValueError, match=r"photo has .* scale it down"):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -30,7 +31,7 @@ from retinalib.evaluate import (
 from retinalib.faces import Faces, box_iou
 from retinalib.landmarks import SCHEMAS, WFLW_98, WIDER_5
 from retinalib.loss import LossConfig, multi_task_loss
-from retinalib.pupils import pupil_table
+from retinalib.pupils import foreshortened, pupil_table
 from tests.test_anchors import brute_force_match
 
 settings.register_profile(
@@ -327,6 +328,13 @@ def test_nme_does_not_feel_where_how_large_and_how_tilted_a_face_is(seed, scale,
     np.testing.assert_allclose(mirrored, before, rtol=1e-9)
 
 
+@given(seeds)
+def test_a_mirrored_face_has_the_other_eye_foreshortened(seed):
+    points = np.random.default_rng(seed).uniform(0, 100, (3, 98, 2))
+    flipped = Faces(np.zeros((3, 4)), points).flipped(50).landmarks
+    assert (foreshortened(flipped, WFLW_98) == foreshortened(points, WFLW_98)[:, ::-1]).all()
+
+
 @given(some_faces(most=4))
 def test_every_face_has_its_row_of_the_pupils(faces):
     table = pupil_table(faces)
@@ -380,3 +388,13 @@ def test_matching_of_detections_is_one_to_one_and_over_its_threshold(predicted, 
     predicted.landmarks = np.nan_to_num(predicted.landmarks)  # predictions are whole
     table = evaluate_faces([predicted], [true])
     assert len(table) <= len(true) and table.loc[~table["matched"], "nme"].isna().all()
+
+
+@given(some_faces(most=6), some_faces(most=6), st.floats(0.1, 20), coordinates)
+def test_iou_is_torchvisions_symmetric_and_does_not_feel_scale_and_shift(a, b, scale, shift):
+    a, b = a.boxes.astype(float), b.boxes.astype(float)
+    iou = box_iou(a, b)
+    assert ((iou >= 0) & (iou <= 1 + 1e-9)).all()
+    for same in (box_iou(b, a).T, torchvision.ops.box_iou(torch.from_numpy(a), torch.from_numpy(b)).numpy()):
+        np.testing.assert_allclose(iou, same, atol=1e-9)
+    np.testing.assert_allclose(box_iou(a * scale + float(shift), b * scale + float(shift)), iou, atol=2e-3)

@@ -24,7 +24,7 @@ class Video:
     def __init__(self, source: str | Path | int) -> None:
         self.source, self.file = source, Path(str(source)).is_file()
         self.camera = str(source).isdecimal() and not self.file
-        if not self.camera and "://" not in str(source) and not self.file:
+        if not (self.file or self.camera or "://" in str(source)):
             raise FileNotFoundError(f"there is no video {source}")
         level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         self._capture = cv2.VideoCapture(int(source) if self.camera else str(source))

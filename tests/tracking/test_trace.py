@@ -1,5 +1,6 @@
 import json
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -97,14 +98,10 @@ def interrupted(clip, detector, frame, folder):
         write_trace(Video(clip[0]), Interrupted(detector), folder)
 
 
-def interrupting(*_):
-    raise KeyboardInterrupt
-
-
 def test_goes_on_where_it_was_interrupted(clip, detector, tmp_path, monkeypatch):
     monkeypatch.setattr("retinalib.tracking.tracker._TABLED", 30)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("retinalib.tracking.trace.write_video", interrupting)
+        patched.setattr("retinalib.tracking.trace.write_video", Mock(side_effect=KeyboardInterrupt))
         write_trace(Video(clip[0]), Tracker(detector), tmp_path / "whole", annotated=True)
     interrupted(clip, detector, 70, tmp_path / "a")
     with open(tmp_path / "a" / "trace.csv.part", "a") as file:
@@ -136,11 +133,8 @@ def test_another_video_or_other_parameters_begin_anew(clip, detector, tmp_path, 
 def test_one_sentence_for_what_does_not_work(tmp_path):
     write_video(tmp_path / "nobody.mp4", [np.full((90, 120, 3), 128, np.uint8)] * 5, 30)
     (tmp_path / "text.mp4").write_text("no video")
-    said = {
-        "nobody.mp4": "no face was found in the 5 frames of",
-        "text.mp4": "is no video that OpenCV can read",
-        "none.mp4": "there is no video",
-    }
+    said = {"nobody.mp4": "no face was found in the 5 frames of", "text.mp4": "is no video that OpenCV can read"}
+    said["none.mp4"] = "there is no video"
     for name, sentence in said.items():
         result = call(tmp_path / name, "--out", tmp_path / "out", "--checkpoint", "rendered98", "--device", "cpu")
         assert result.exit_code == 2 and sentence in result.output and "Traceback" not in result.output
