@@ -21,9 +21,11 @@ import pandas as pd
 
 from benchmarks.__main__ import REST, hardware
 from retinalib.datasets import london
+from retinalib.datasets.table import read_image
 from retinalib.detect import load_detector
 
 SIZE, FACES = 640, (1, 5, 20)
+ROUNDS = 3  # in each, every side detects several times in a row, as in a folder of photos, and then with a pause before each
 
 
 def mosaic(portraits: list[np.ndarray]) -> np.ndarray:
@@ -47,6 +49,7 @@ def pair(yunet: Path, pfld: Path) -> Callable[[np.ndarray], int]:
 
     def run(picture: np.ndarray) -> int:
         bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+        detector.setInputSize(picture.shape[1::-1])
         _, found = detector.detect(bgr)
         boxes = [] if found is None else found[:, :4]
         for x, y, width, height in boxes:
@@ -59,11 +62,24 @@ def pair(yunet: Path, pfld: Path) -> Callable[[np.ndarray], int]:
     return run
 
 
+def timed(run: Callable[[np.ndarray], int], pictures: list[np.ndarray], pause: float) -> list[float]:
+    """Milliseconds a picture, one after the other, with a pause before each; the first picture is looked at once before."""
+    run(pictures[0])
+    taken = []
+    for picture in pictures:
+        time.sleep(pause)
+        begin = time.perf_counter()
+        run(picture)
+        taken.append(1e3 * (time.perf_counter() - begin))
+    return taken
+
+
 @click.command()
 @click.option("--pair", "files", nargs=2, type=click.Path(exists=True, path_type=Path), help="YuNet's and a PFLD's ONNX files.")
-@click.option("--repeats", default=21, show_default=True, help="Turns of each side; the medians are compared.")
-def main(files: tuple[Path, Path] | None, repeats: int) -> None:
-    """Time whole detections, from an RGB array to landmarks, the sides taking turns."""
+@click.option("--folder", type=click.Path(exists=True, path_type=Path), help="Photos to detect in as well, at their own size.")
+@click.option("--repeats", default=7, show_default=True, help="Detections of each side in a row, three times over.")
+def main(files: tuple[Path, Path] | None, folder: Path | None, repeats: int) -> None:
+    """Time whole detections, from an RGB array to landmarks; the sides take turns."""
     sides = {}
     for name in ("photos98", "rendered98"):
         detector = load_detector(name, "cpu")
@@ -71,22 +87,25 @@ def main(files: tuple[Path, Path] | None, repeats: int) -> None:
         sides[f"{name}, one size"] = lambda picture, detector=detector: len(detector.detect(picture, pyramid=False))
     if files:
         sides["pair"] = pair(*files)
-    photos = london.load()
+    portraits = [portrait for portrait, _ in london.load()]
+    pictures = {f"{count} faces": [mosaic(portraits[:count])] * repeats for count in FACES}
+    if folder:
+        pictures["folder"] = [read_image(path) for path in sorted(folder.rglob("*.jpg"))]
     rows = []
-    for count in FACES:
-        picture = mosaic([photos[number][0] for number in range(count)])
-        found = {side: run(picture) for side, run in sides.items()}  # and the first, uncounted turn
-        times: dict[str, list[float]] = {side: [] for side in sides}
-        for _ in range(repeats):
+    for what, of_one in pictures.items():
+        times: dict[str, list[list[float]]] = {side: [[], []] for side in sides}
+        for _ in range(ROUNDS):
             for side, run in sides.items():
-                time.sleep(REST)
-                begin = time.perf_counter()
-                run(picture)
-                times[side].append(1e3 * (time.perf_counter() - begin))
-        rows += [(count, side, found[side], float(np.median(taken)), min(taken)) for side, taken in times.items()]
+                for taken, pause in zip(times[side], (0.0, REST), strict=True):
+                    time.sleep(REST)
+                    taken += timed(run, of_one, pause)
+        rows += [
+            (what, side, run(of_one[0]), *map(np.median, times[side]), *map(np.mean, times[side]))
+            for side, run in sides.items()
+        ]
     click.echo(hardware())
-    table = pd.DataFrame(rows, columns=["faces", "detector", "found", "median ms", "fastest ms"])
-    click.echo(table.to_markdown(index=False, floatfmt=".1f"))
+    columns = ["photos", "detector", "found", "median ms", f"after {REST} s", "mean ms", f"mean after {REST} s"]
+    click.echo(pd.DataFrame(rows, columns=columns).to_markdown(index=False, floatfmt=".1f"))
 
 
 if __name__ == "__main__":

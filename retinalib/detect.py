@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import count, pairwise
+from itertools import pairwise
 from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +32,7 @@ _BEFORE_NMS = 5000  # candidates of one image that go to NMS, best first, as in 
 _PART = 0.7  # of its area that a part of a face has inside the face
 _TURNED = 0.5  # of the smaller one's area that two boxes share if they are one face at two turns
 _SEEN_BETTER = 0.4  # of the largest size: smaller faces of a level are seen in more detail at the level before it
+_TRACE = 0.08  # of the score asked for: what has that in the half of an image, and not the score, asks for a closer look
 _WINDOWS_AT_ONCE = 16  # given boxes of an image that go through the network together
 _PIXELS_AT_ONCE = 1_000_000  # neighbouring images of one size go through the network together up to this many pixels
 
@@ -93,7 +94,7 @@ def for_inference(model: RetinaFace) -> RetinaFace:
 class _Look(NamedTuple):
     turn: int  # degrees
     halved: int  # times
-    faces: list[Faces] | Faces  # of each picture, or of one, in the picture's pixels
+    faces: Faces  # in the picture's pixels
 
 
 class Detector:
@@ -132,10 +133,10 @@ class Detector:
         scale a large photo down with ``cv2.resize``; :meth:`Faces.transformed` brings its faces back.
         Faces with a score of at least ``score_threshold`` that no better face overlaps by an IoU over ``nms_threshold``, the
         best ``max_faces`` of them.
-        pyramid: look at each image at its own size and at a half, a quarter, … of it, until a face that fills the picture is no
-        larger than those that the network was trained on (``model.config.trained_on``); a third more time where the image is
-        larger than they are, and none elsewhere. At each size but the last, faces up to that size count (scales by range, as in
-        SNIP: Singh & Davis, CVPR 2018). False: at its own size alone.
+        pyramid: look at each image at a half, a quarter, … of its size, until a face that fills the picture is no larger than
+        those that the network was trained on (``model.config.trained_on``), and at its own size where it is no larger itself or
+        where the half shows traces of faces: with at least 8 % of the score asked for, and less than that. At each size but the
+        last, faces up to that size count (scales by range, as in SNIP: Singh & Davis, CVPR 2018). False: at its own size alone.
         turns: look at each image turned clockwise by these degrees, multiples of 90, and keep the best look at each face: for
         photos that may lie on their side, at the price of a look each. second_look: let the network look at what it has found
         again, if it can.
@@ -155,14 +156,10 @@ class Detector:
         turns = tuple(turns) if isinstance(turns, Iterable) else (turns,)
         if not turns or not all(turn in (0, 90, 180, 270) for turn in turns):
             raise ValueError(f"turns must be some of 0, 90, 180 and 270 degrees, got {turns}")
-        options = (score_threshold, nms_threshold, max_faces)
         found: list[Faces] = []
         for pictures in _groups(images):
-            looks = list(self._looks(pictures, pyramid, turns, options))
-            faces = looks[0].faces
-            if len(looks) > 1:
-                of_each = [[look._replace(faces=look.faces[number]) for look in looks] for number in range(len(pictures))]
-                faces = [self._merged(looks_at_one, nms_threshold, max_faces) for looks_at_one in of_each]
+            looks = self._looks(pictures, pyramid, turns, score_threshold, nms_threshold)
+            faces = [self._merged(of_one, nms_threshold)[:max_faces] for of_one in looks]
             found += self._looked_again(pictures, faces) if second_look else faces
         return found
 
@@ -225,46 +222,61 @@ class Detector:
         known = self.model.config.trained_on
         return known.largest if known else max(map(max, self.model.config.anchors.sizes))
 
-    def _looks(self, pictures: list[np.ndarray], pyramid: bool, turns: tuple[int, ...], options: tuple) -> Iterator[_Look]:
-        """What counts in ``pictures``, RGB uint8 of one size, at each turn and size."""
+    def _looks(
+        self, pictures: list[np.ndarray], pyramid: bool, turns: tuple[int, ...], score_threshold: float, nms_threshold: float
+    ) -> list[list[_Look]]:
+        """What counts in each of ``pictures``, RGB uint8 of one size, at each turn and size, the smallest size first."""
         height, width = pictures[0].shape[:2]
+        looks: list[list[_Look]] = [[] for _ in pictures]
         for turn in turns:
-            level = [np.ascontiguousarray(np.rot90(picture, -turn // 90)) for picture in pictures]
             full = (height, width) if turn % 180 else (width, height)
-            for halved in count():
-                found = self._detect_batch(level, *options)
+            levels = [[np.ascontiguousarray(np.rot90(picture, -turn // 90)) for picture in pictures]]
+            while pyramid and max(levels[-1][0].shape) > self._largest:
+                size = tuple(max(1, round(side / 2)) for side in levels[-1][0].shape[1::-1])
+                levels.append([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in levels[-1]])
+            chosen = list(range(len(pictures)))
+            for halved, level in reversed(list(enumerate(levels))):
+                lowest = score_threshold * (_TRACE if halved == 1 else 1)
+                seen = self._detect_batch([level[number] for number in chosen], lowest, nms_threshold) if chosen else []
                 scale = (full[0] / level[0].shape[1], full[1] / level[0].shape[0])
-                last = not pyramid or max(level[0].shape) <= self._largest
-                if not last:  # larger ones are the next size's
-                    found = [faces[_longer_sides(faces.boxes) <= self._largest] for faces in found]
-                yield _Look(turn, halved, [_turned_back(faces.transformed(scale), turn, full) for faces in found])
-                if last:
-                    break
-                size = tuple(max(1, round(side / 2)) for side in level[0].shape[1::-1])
-                level = [cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in level]
+                for number, faces in zip(chosen, seen, strict=True):
+                    counts = faces.scores >= score_threshold
+                    if halved < len(levels) - 1:  # larger ones are the next size's
+                        counts &= _longer_sides(faces.boxes) <= self._largest
+                    faces = faces[counts].transformed(scale)
+                    looks[number].append(_Look(turn, halved, _turned_back(faces, turn, full) if turn else faces))
+                if halved == 1:
+                    chosen = [number for number, faces in enumerate(seen) if self._unclear(faces, score_threshold)]
+        return looks
 
-    def _merged(self, looks: list[_Look], nms_threshold: float, max_faces: int) -> Faces:
+    def _unclear(self, faces: Faces, score_threshold: float) -> bool:
+        """Whether the half of an image, ``faces`` in it, shows something that the image itself would show better."""
+        return bool(((faces.scores < score_threshold) & (_longer_sides(faces.boxes) < _SEEN_BETTER * self._largest)).any())
+
+    def _merged(self, looks: list[_Look], nms_threshold: float) -> Faces:
         """One picture's faces of all looks. Of two that are one face, the better score stays, but for those that a finer look
         shows as well."""
+        if len(looks) == 1:
+            return looks[0].faces
+        finest = {look.turn: look.halved for look in looks}  # the last look at each turn
         parts = zip(*((f.boxes, f.landmarks, f.visible, f.scores) for *_, f in looks), strict=True)
         boxes, landmarks, visible, scores = (np.concatenate(arrays) for arrays in parts)
         turn, halved = np.repeat([look[:2] for look in looks], [len(look.faces) for look in looks], axis=0).T
-        coarse = (halved > 0) & (_longer_sides(boxes) < _SEEN_BETTER * self._largest * 2**halved)
+        coarse = halved > [finest[of_face] for of_face in turn]
+        coarse &= _longer_sides(boxes) < _SEEN_BETTER * self._largest * 2**halved
         kept = nms(torch.from_numpy(boxes), torch.from_numpy(scores - coarse), nms_threshold).numpy()
         kept = kept[np.argsort(-scores[kept], kind="stable")]
-        kept = kept[~_seen_otherwise(boxes[kept], turn[kept], halved[kept])][:max_faces]
+        kept = kept[~_seen_otherwise(boxes[kept], turn[kept], halved[kept])]
         return Faces(boxes[kept], landmarks[kept], visible[kept], scores[kept], schema=self.model.config.schema)
 
     @torch.inference_mode()
-    def _detect_batch(
-        self, pictures: list[np.ndarray], score_threshold: float, nms_threshold: float, max_faces: int
-    ) -> list[Faces]:
+    def _detect_batch(self, pictures: list[np.ndarray], score_threshold: float, nms_threshold: float) -> list[Faces]:
         """``pictures``: RGB uint8 of one size."""
         images = self.model.config.normalisation.apply(self._tensor(pictures))
         outputs = self._network(images)
         with torch.autocast(self.device.type, enabled=False):
             outputs = outputs._replace(features=[level.float() for level in outputs.features])
-            return decode(self._network, outputs, images.shape[-2:], score_threshold, nms_threshold, max_faces)
+            return decode(self._network, outputs, images.shape[-2:], score_threshold, nms_threshold)
 
     @torch.inference_mode()
     def _looked_again(self, pictures: list[np.ndarray], found: list[Faces]) -> list[Faces]:
@@ -288,7 +300,6 @@ def decode(
     size: tuple[int, int],
     score_threshold: float = 0.5,
     nms_threshold: float = 0.4,
-    max_faces: int = 750,
 ) -> list[Faces]:
     """Outputs for B images of a ``size`` (height, width) to their faces: threshold, boxes, NMS, then landmarks."""
     height, width = size
@@ -299,12 +310,15 @@ def decode(
     image, anchor = (scores >= score_threshold).nonzero(as_tuple=True)
     score, best = scores[image, anchor].sort(descending=True, stable=True)
     image, anchor = image[best], anchor[best]
-    kept = _best_of_each(image, count, _BEFORE_NMS)
+    kept = image.argsort(stable=True)
+    counts = image.bincount(minlength=count)
+    place = torch.arange(len(kept), device=kept.device) - (counts.cumsum(0) - counts)[image[kept]]  # among its image's
+    kept = kept[place < _BEFORE_NMS]
     image, anchor, score = image[kept], anchor[kept], score[kept]
     pixels = torch.tensor([width, height], device=anchors.device, dtype=torch.float32)
     boxes = decode_boxes(outputs.boxes[image, anchor].float(), anchors[anchor], config.anchors.variances) * pixels.repeat(2)
     kept = batched_nms(boxes, score, image, nms_threshold)
-    kept = kept[_best_of_each(image[kept], count, max_faces)]
+    kept = kept[image[kept].argsort(stable=True)]
     image, anchor, score, boxes = image[kept], anchor[kept], score[kept], boxes[kept]
     shifts = model.landmarks_at(outputs.features, image, anchor).float().view(len(kept), config.schema.count, 2)
     landmarks = decode_landmarks(shifts, anchors[anchor], config.anchors.variances) * pixels
@@ -312,14 +326,6 @@ def decode(
     ends = image.bincount(minlength=count).cumsum(0)[:-1].tolist()
     arrays = [np.split(t.cpu().numpy(), ends) for t in (boxes, landmarks, inside, score)]
     return [Faces(*of_one, schema=config.schema) for of_one in zip(*arrays, strict=True)]
-
-
-def _best_of_each(image: Tensor, images: int, limit: int) -> Tensor:
-    """(N,) numbers of images, of candidates sorted by score, to the first ``limit`` of each image, image by image."""
-    order = image.argsort(stable=True)
-    counts = image.bincount(minlength=images)
-    first = (counts.cumsum(0) - counts)[image[order]]
-    return order[torch.arange(len(order), device=order.device) - first < limit]
 
 
 def _longer_sides(boxes: np.ndarray) -> np.ndarray:

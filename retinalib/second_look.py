@@ -96,10 +96,9 @@ def sample_parts(images: Tensor, image: Tensor, frames: Tensor, rows: int, colum
     for number, times in torch.stack([image, closer], 1).unique(dim=0).tolist():
         own = ((image == number) & (closer == times)).nonzero()[:, 0]
         grid = affine_grid(to_unit[own], [len(own), 1, times * rows, times * columns], align_corners=False)
-        grid = grid.view(1, -1, times * columns, 2)
-        seen = grid_sample(images[number : number + 1], grid, padding_mode="border", align_corners=False)
-        seen = seen.view(images.shape[1], len(own), times * rows, times * columns).transpose(0, 1)
-        patches = patches.index_copy(0, own, avg_pool2d(seen, times))
+        source = images[number].expand(len(own), -1, -1, -1)
+        seen = grid_sample(source, grid, padding_mode="border", align_corners=False)
+        patches[own] = avg_pool2d(seen, times) if times > 1 else seen
     return patches
 
 
@@ -126,7 +125,8 @@ class Look(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         patches = patches - patches.mean((1, 2, 3), keepdim=True)
-        patches = patches / (patches.std((1, 2, 3), keepdim=True) + 1.0)
+        deviation = vector_norm(patches, dim=(1, 2, 3), keepdim=True) / math.sqrt(patches[0].numel() - 1)  # faster than std
+        patches = patches / (deviation + 1.0)
         moved = self.place(self.squeeze(self.layers(patches)).flatten(1)).float()
         return self.shape + moved.view(len(patches), -1, 2)
 
