@@ -32,7 +32,8 @@ _BEFORE_NMS = 5000  # candidates of one image that go to NMS, best first, as in 
 _PART = 0.7  # of its area that a part of a face has inside the face
 _TURNED = 0.5  # of the smaller one's area that two boxes share if they are one face at two turns
 _SEEN_BETTER = 0.4  # of the largest size: smaller faces of a level are seen in more detail at the level before it
-_TRACE = 0.08  # of the score asked for: what has that in the half of an image, and not the score, asks for a closer look
+_TRACE, _SURE = 0.08, 0.5  # what has this share of the score asked for in the half of an image, and not this score, or not
+_ROOM = 128  # the one asked for, gets a closer look, with at least so many pixels around it
 _WINDOWS_AT_ONCE = 16  # given boxes of an image that go through the network together
 _PIXELS_AT_ONCE = 1_000_000  # neighbouring images of one size go through the network together up to this many pixels
 
@@ -133,10 +134,10 @@ class Detector:
         scale a large photo down with ``cv2.resize``; :meth:`Faces.transformed` brings its faces back.
         Faces with a score of at least ``score_threshold`` that no better face overlaps by an IoU over ``nms_threshold``, the
         best ``max_faces`` of them.
-        pyramid: look at each image at a half, a quarter, … of its size, until a face that fills the picture is no larger than
-        those that the network was trained on (``model.config.trained_on``), and at its own size where it is no larger itself or
-        where the half shows traces of faces: with at least 8 % of the score asked for, and less than that. At each size but the
-        last, faces up to that size count (scales by range, as in SNIP: Singh & Davis, CVPR 2018). False: at its own size alone.
+        pyramid: look at an image larger than the faces that the network was trained on (``model.config.trained_on``) at a half,
+        a quarter, … of its size, until it is no larger than they are, and at its own size around traces of faces in the half:
+        what has 8 % of the score asked for there, and not that score. At each size but the last, faces up to the size of those
+        in training count (scales by range, as in SNIP: Singh & Davis, CVPR 2018). False: at its own size alone.
         turns: look at each image turned clockwise by these degrees, multiples of 90, and keep the best look at each face: for
         photos that may lie on their side, at the price of a look each. second_look: let the network look at what it has found
         again, if it can.
@@ -234,24 +235,41 @@ class Detector:
             while pyramid and max(levels[-1][0].shape) > self._largest:
                 size = tuple(max(1, round(side / 2)) for side in levels[-1][0].shape[1::-1])
                 levels.append([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in levels[-1]])
-            chosen = list(range(len(pictures)))
+            traces: list[Faces] = []  # of each picture, in the picture as it is turned
             for halved, level in reversed(list(enumerate(levels))):
-                lowest = score_threshold * (_TRACE if halved == 1 else 1)
-                seen = self._detect_batch([level[number] for number in chosen], lowest, nms_threshold) if chosen else []
                 scale = (full[0] / level[0].shape[1], full[1] / level[0].shape[0])
-                for number, faces in zip(chosen, seen, strict=True):
+                if halved == 0 and traces:
+                    seen = [self._closer(*of_one, score_threshold, nms_threshold) for of_one in zip(level, traces, strict=True)]
+                else:
+                    seen = self._detect_batch(level, score_threshold * (_TRACE if halved == 1 else 1), nms_threshold)
+                if halved == 1:
+                    traces = [self._traces(faces, score_threshold).transformed(scale) for faces in seen]
+                for of_one, faces in zip(looks, seen, strict=True):
+                    if faces is None:
+                        continue
                     counts = faces.scores >= score_threshold
                     if halved < len(levels) - 1:  # larger ones are the next size's
                         counts &= _longer_sides(faces.boxes) <= self._largest
                     faces = faces[counts].transformed(scale)
-                    looks[number].append(_Look(turn, halved, _turned_back(faces, turn, full) if turn else faces))
-                if halved == 1:
-                    chosen = [number for number, faces in enumerate(seen) if self._unclear(faces, score_threshold)]
+                    of_one.append(_Look(turn, halved, _turned_back(faces, turn, full) if turn else faces))
         return looks
 
-    def _unclear(self, faces: Faces, score_threshold: float) -> bool:
-        """Whether the half of an image, ``faces`` in it, shows something that the image itself would show better."""
-        return bool(((faces.scores < score_threshold) & (_longer_sides(faces.boxes) < _SEEN_BETTER * self._largest)).any())
+    def _traces(self, faces: Faces, score_threshold: float) -> Faces:
+        """Those of ``faces``, in the half of an image, that need a closer look and would gain by it."""
+        unclear = faces.scores < max(score_threshold, _SURE)
+        return faces[unclear & (_longer_sides(faces.boxes) < _SEEN_BETTER * self._largest)]
+
+    def _closer(self, picture: np.ndarray, traces: Faces, score_threshold: float, nms_threshold: float) -> Faces | None:
+        """The faces in a window of an RGB picture around ``traces``, but those that the window cuts; None without traces."""
+        if not len(traces):
+            return None
+        size = np.array(picture.shape[1::-1])
+        low = np.maximum((traces.boxes[:, :2].min(0) - _ROOM) // _ROOM * _ROOM, 0).astype(int)
+        high = np.minimum((traces.boxes[:, 2:].max(0) + 2 * _ROOM) // _ROOM * _ROOM, size).astype(int)
+        window = np.ascontiguousarray(picture[low[1] : high[1], low[0] : high[0]])
+        faces = self._detect_batch([window], score_threshold, nms_threshold)[0].transformed(shift=tuple(low))
+        cut = (faces.boxes[:, :2] < low + _ROOM / 4) & (low > 0) | (faces.boxes[:, 2:] > high - _ROOM / 4) & (high < size)
+        return faces[~cut.any(1)]
 
     def _merged(self, looks: list[_Look], nms_threshold: float) -> Faces:
         """One picture's faces of all looks. Of two that are one face, the better score stays, but for those that a finer look
