@@ -3,7 +3,6 @@
 What goes wrong is said in one sentence, with exit code 2 if nothing was done, and 1 if something was found wrong on the way."""
 
 import json
-import os
 import signal
 import sys
 import warnings
@@ -24,7 +23,6 @@ from retinalib.datasets.table import read_image
 from retinalib.faces import Faces
 from retinalib.files import write_bytes, write_text
 
-_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # of operations, for every size of photo their own
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _COUNT, _FROM_ZERO, _SHARE = click.IntRange(min=1), click.IntRange(min=0), click.FloatRange(0, 1)
 _POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -235,8 +233,6 @@ def detect(photos: tuple[Path, ...], out: Path, checkpoint: str | None, score_th
     Writes each photo with its faces drawn in, faces.csv (a row per face: box, score, and with 98 landmarks what the pupils say)
     and faces.json (landmarks as well). A photo that can't be read or written is named, and the others go on."""
     paths = find_photos(photos)
-    for cache in _CACHES:  # read when torch is loaded
-        os.environ.setdefault(cache, "256")
     from retinalib.detect import find_checkpoint, load_detector  # torch takes seconds to load, and a wrong path should not
     from retinalib.plots.style import annotated
     from retinalib.plots.tables import face_records, face_table

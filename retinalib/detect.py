@@ -32,8 +32,8 @@ _BEFORE_NMS = 5000  # candidates of one image that go to NMS, best first, as in 
 _PART = 0.7  # of its area that a part of a face has inside the face
 _TURNED = 0.5  # of the smaller one's area that two boxes share if they are one face at two turns
 _SEEN_BETTER = 0.4  # of the largest size: smaller faces of a level are seen in more detail at the level before it
-_TRACE, _SURE = 0.08, 0.5  # what has this share of the score asked for in the half of an image, and not this score, or not
-_ROOM = 128  # the one asked for, gets a closer look, with at least so many pixels around it
+_TRACE, _SURE = 0.08, 0.8  # what the half of an image shows with this share of the score asked for, but not with this score, …
+_ROOM = 128  # … gets a closer look, with at least so many pixels around it
 _WINDOWS_AT_ONCE = 16  # given boxes of an image that go through the network together
 _PIXELS_AT_ONCE = 1_000_000  # neighbouring images of one size go through the network together up to this many pixels
 
@@ -130,14 +130,13 @@ class Detector:
         """Finds faces.
 
         images: one RGB image, (H, W, 3) uint8, or the path of one (turned as its EXIF orientation says), or several of them,
-        of equal or unequal sizes, which are read one after the other. Time grows with pixels: where faces are large enough,
-        scale a large photo down with ``cv2.resize``; :meth:`Faces.transformed` brings its faces back.
+        of equal or unequal sizes, which are read one after the other.
         Faces with a score of at least ``score_threshold`` that no better face overlaps by an IoU over ``nms_threshold``, the
         best ``max_faces`` of them.
         pyramid: look at an image larger than the faces that the network was trained on (``model.config.trained_on``) at a half,
-        a quarter, … of its size, until it is no larger than they are, and at its own size around traces of faces in the half:
-        what has 8 % of the score asked for there, and not that score. At each size but the last, faces up to the size of those
-        in training count (scales by range, as in SNIP: Singh & Davis, CVPR 2018). False: at its own size alone.
+        a quarter, … of its size, until it is no larger than they are, and at its own size around what is unclear in the half:
+        small, with 8 % of the score asked for, and under 0.8 or that score. At each size but the last, faces up to the size of
+        those in training count (scales by range, as in SNIP: Singh & Davis, CVPR 2018). False: at its own size alone.
         turns: look at each image turned clockwise by these degrees, multiples of 90, and keep the best look at each face: for
         photos that may lie on their side, at the price of a look each. second_look: let the network look at what it has found
         again, if it can.
@@ -227,14 +226,13 @@ class Detector:
         self, pictures: list[np.ndarray], pyramid: bool, turns: tuple[int, ...], score_threshold: float, nms_threshold: float
     ) -> list[list[_Look]]:
         """What counts in each of ``pictures``, RGB uint8 of one size, at each turn and size, the smallest size first."""
-        height, width = pictures[0].shape[:2]
         looks: list[list[_Look]] = [[] for _ in pictures]
         for turn in turns:
-            full = (height, width) if turn % 180 else (width, height)
             levels = [[np.ascontiguousarray(np.rot90(picture, -turn // 90)) for picture in pictures]]
             while pyramid and max(levels[-1][0].shape) > self._largest:
                 size = tuple(max(1, round(side / 2)) for side in levels[-1][0].shape[1::-1])
                 levels.append([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in levels[-1]])
+            full = levels[0][0].shape[1::-1]
             traces: list[Faces] = []  # of each picture, in the picture as it is turned
             for halved, level in reversed(list(enumerate(levels))):
                 scale = (full[0] / level[0].shape[1], full[1] / level[0].shape[0])
@@ -243,7 +241,7 @@ class Detector:
                 else:
                     seen = self._detect_batch(level, score_threshold * (_TRACE if halved == 1 else 1), nms_threshold)
                 if halved == 1:
-                    traces = [self._traces(faces, score_threshold).transformed(scale) for faces in seen]
+                    traces = [faces[self._unclear(faces, score_threshold)].transformed(scale) for faces in seen]
                 for of_one, faces in zip(looks, seen, strict=True):
                     if faces is None:
                         continue
@@ -254,10 +252,9 @@ class Detector:
                     of_one.append(_Look(turn, halved, _turned_back(faces, turn, full) if turn else faces))
         return looks
 
-    def _traces(self, faces: Faces, score_threshold: float) -> Faces:
-        """Those of ``faces``, in the half of an image, that need a closer look and would gain by it."""
-        unclear = faces.scores < max(score_threshold, _SURE)
-        return faces[unclear & (_longer_sides(faces.boxes) < _SEEN_BETTER * self._largest)]
+    def _unclear(self, faces: Faces, score_threshold: float) -> np.ndarray:
+        """(F,) bool, which of ``faces``, in the half of an image, need a closer look and would gain by it."""
+        return (faces.scores < max(score_threshold, _SURE)) & (_longer_sides(faces.boxes) < _SEEN_BETTER * self._largest)
 
     def _closer(self, picture: np.ndarray, traces: Faces, score_threshold: float, nms_threshold: float) -> Faces | None:
         """The faces in a window of an RGB picture around ``traces``, but those that the window cuts; None without traces."""
@@ -313,11 +310,7 @@ class Detector:
 
 @torch.inference_mode()
 def decode(
-    model: RetinaFace,
-    outputs: Outputs,
-    size: tuple[int, int],
-    score_threshold: float = 0.5,
-    nms_threshold: float = 0.4,
+    model: RetinaFace, outputs: Outputs, size: tuple[int, int], score_threshold: float = 0.5, nms_threshold: float = 0.4
 ) -> list[Faces]:
     """Outputs for B images of a ``size`` (height, width) to their faces: threshold, boxes, NMS, then landmarks."""
     height, width = size

@@ -1,5 +1,6 @@
 """What cells of the chapters define, by hand and by what must hold."""
 
+import cv2
 import nbformat
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from scipy import stats
 
 from retinalib import WFLW_98, Faces, ModelConfig, RetinaFace
 from retinalib.anchors import AnchorConfig, anchor_grid
+from retinalib.datasets.table import FaceDataset
 from retinalib.detect import Detector, for_inference
 from retinalib.gaze import Eyeball, gaze_vector
 from retinalib.plots.style import PALETTE
@@ -167,6 +169,30 @@ def test_explained_is_the_share_of_an_analysis_of_variance():
     assert np.isnan(explained(values, np.ones(80, bool))) and np.isnan(explained(np.ones((80, 2)), groups))
     chance = [explained(rng.normal(0, 1, (80, 3)), groups) for _ in range(400)]
     assert np.mean(chance) == pytest.approx(1 / 79, rel=0.1)
+
+
+def test_crops_of_faces_and_of_none(sets):
+    photos, face_and_background = sets[0], defined("05", "crops-code")["face_and_background"]
+    crops, about = face_and_background(photos, 64)
+    assert crops.shape[1:] == (64, 64, 3) and crops.dtype == np.uint8 and 2 <= len(crops) <= 2 * len(photos)
+    assert about["face"].tolist() == [True, False] * (len(crops) // 2)
+    assert about["image"][::2].tolist() == about["image"][1::2].tolist() and {"pose", "blur"} <= set(about)
+    np.testing.assert_array_equal(crops, face_and_background(photos, 64)[0])
+
+
+def test_backgrounds_hold_no_face_and_faces_do(tmp_path):
+    """A photo that is white where its face is and black elsewhere."""
+    table = pd.DataFrame({"image": ["a.png"], "x1": [10.0], "y1": [60.0], "x2": [40.0], "y2": [90.0]})
+    table["landmarks"] = [np.full((98, 2), np.nan)]
+    image = np.zeros((200, 150, 3), np.uint8)
+    image[60:90, 10:40] = 255
+    assert cv2.imwrite(str(tmp_path / "a.png"), image)
+    face_and_background = defined("05", "crops-code")["face_and_background"]
+    crops, about = face_and_background(FaceDataset(table, tmp_path), 48)
+    assert about["face"].tolist() == [True, False] and crops[1].max() == 0
+    assert crops[0].mean() / 255 == pytest.approx((30 / 48) ** 2, abs=0.02)
+    full = table.assign(x1=0.0, y1=0.0, x2=150.0, y2=200.0)
+    assert len(face_and_background(FaceDataset(full, tmp_path), 48)[0]) == 0  # no room for a background
 
 
 def test_what_the_gates_depend_on():

@@ -47,11 +47,11 @@ def look(detector: Detector, photos: Sequence[tuple[np.ndarray, Faces]], score_t
     photo is asked for when it is due, so that a data set of thousands needs no more memory than one of ten."""
     known = [(image.shape[1], faces) for image, faces in photos]
     truth = [faces for _, faces in known]
-    found = detector.detect((image for image, _ in photos), score_threshold, pyramid=True)
+    found = detector.detect((image for image, _ in photos), score_threshold)
     photo, number, predicted, true = matched_landmarks(found, truth)
     partners = [match_faces(ours, theirs) for ours, theirs in zip(found, truth, strict=True)]
     scores = np.array([found[p].scores[partners[p][n]] for p, n in zip(photo, number, strict=True)])
-    again = detector.detect((np.ascontiguousarray(image[:, ::-1]) for image, _ in photos), score_threshold, pyramid=True)
+    again = detector.detect((np.ascontiguousarray(image[:, ::-1]) for image, _ in photos), score_threshold)
     back = [faces.flipped(width) for (width, _), faces in zip(known, again, strict=True)]
     pairs = [match_faces(theirs, ours) for theirs, ours in zip(back, found, strict=True)]
     mirrored = np.full(predicted.shape, np.nan)
@@ -60,8 +60,7 @@ def look(detector: Detector, photos: Sequence[tuple[np.ndarray, Faces]], score_t
             mirrored[row] = back[p].landmarks[other]
     config, first = detector.model.config, None
     if config.looks:
-        images = (image for image, _ in photos)
-        once = detector.detect(images, score_threshold, pyramid=True, second_look=False)  # the same faces
+        once = detector.detect((image for image, _ in photos), score_threshold, second_look=False)  # the same faces
         first = matched_landmarks(once, truth)[2]
     return Looks(found, photo, number, scores, predicted, true, mirrored, first)
 

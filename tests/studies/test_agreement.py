@@ -21,7 +21,7 @@ class Painted:
         self.points, self.size, self.wrong = points, size, wrong
         self.model = SimpleNamespace(config=ModelConfig(looks=(eye_look(WFLW_98),) if second else ()))
 
-    def detect(self, images, score_threshold, pyramid, second_look=True):
+    def detect(self, images, score_threshold, second_look=True):
         found = []
         for image in images:
             if image.max() == 0:  # an empty photo
