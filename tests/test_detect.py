@@ -105,7 +105,6 @@ def test_a_closer_look_is_that_at_the_whole_image(rendered):
     ours = Detector(rendered.model, "cpu")
     ours._detect_batch = lambda pictures, *_: [shown] if pictures[0].shape == (256, 256, 3) else None
     np.testing.assert_array_equal(ours._closer(photo, shown[:2], 0.5, 0.4).boxes, shown.boxes[:2])
-    assert ours._closer(photo, shown[:0], 0.5, 0.4) is None
 
 
 def test_turned_photos(rendered):
@@ -147,13 +146,10 @@ def test_lists_paths_and_single_images_agree(detector, images, tmp_path, options
         np.testing.assert_allclose(faces.landmarks, alone.landmarks, atol=1e-2)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [ModelConfig(se_reduction=16), ModelConfig(looks=(eye_look(WFLW_98),)), ModelConfig(backbone="resnet50", schema=WIDER_5)],
-)
-def test_the_copy_for_inference_gives_the_same(config):
+@pytest.mark.parametrize("options", [{"se_reduction": 16}, {"looks": (eye_look(WFLW_98),)}, {"backbone": "resnet50"}])
+def test_the_copy_for_inference_gives_the_same(options):
     torch.manual_seed(0)
-    model = RetinaFace(config)
+    model = RetinaFace(ModelConfig(**options))
     for module in model.modules():  # as after a training
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_mean, -0.2, 0.2)

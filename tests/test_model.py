@@ -27,11 +27,9 @@ def build(**options):
 
 
 @needs_shared
-@pytest.mark.parametrize(
-    "weights, outputs", [("mobilenet0.25_Final.pth", "forward_5pt"), ("seed_se98_random.pth", "forward_se98")]
-)
+@pytest.mark.parametrize("weights, outputs", [("mobilenet0.25_Final", "forward_5pt"), ("seed_se98_random", "forward_se98")])
 def test_forward_is_the_references(weights, outputs):
-    model = load_model(SHARED / "reference" / weights, "reference")
+    model = load_model(SHARED / "reference" / f"{weights}.pth", "reference")
     expected = np.load(SHARED / "reference" / f"{outputs}.npz")
     with torch.inference_mode():
         logits, boxes, landmarks = model.dense(torch.from_numpy(expected["images"]))
@@ -136,12 +134,10 @@ def test_configuration_round_trip_and_unknown_parameters():
         ModelConfig.from_dict({"schema": "wflw68"})
 
 
-@pytest.mark.parametrize(
-    "images", [torch.zeros(3, 64, 64), torch.zeros(1, 1, 64, 64), torch.zeros(1, 3, 64, 64, dtype=torch.uint8)]
-)
-def test_wrong_input_is_named(images):
-    with pytest.raises(ValueError, match="normalised float images"):
-        build()(images)
+def test_wrong_input_is_named():
+    for images in (torch.zeros(3, 64, 64), torch.zeros(1, 1, 64, 64), torch.zeros(1, 3, 64, 64, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match="normalised float images"):
+            build()(images)
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:x", 3.5, "" if torch.backends.mps.is_available() else "mps"])

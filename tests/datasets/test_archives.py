@@ -39,11 +39,9 @@ def test_another_number_of_faces_is_refused(tmp_path):
         archives.prepare("wflw", tmp_path)
 
 
-@pytest.mark.parametrize(
-    "name, kind",
-    [("../out.txt", tarfile.REGTYPE), ("a/link", tarfile.SYMTYPE), ("a/hard", tarfile.LNKTYPE), ("a/device", tarfile.CHRTYPE)],
-)
-def test_hostile_archives_write_nothing(tmp_path, name, kind):
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
+def test_hostile_archives_write_nothing(tmp_path, kind):
+    name = "../out.txt" if kind == tarfile.REGTYPE else "a/odd"
     make_tar(tmp_path / "bad.tar.gz", [("good.txt", b"fine", tarfile.REGTYPE), (name, b"", kind)])
     with pytest.raises(ValueError, match=r"bad\.tar\.gz is damaged or can't be unpacked \("):
         archives.extract(tmp_path / "bad.tar.gz", tmp_path / "to")
