@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +32,7 @@ _BEFORE_NMS = 5000  # candidates of one image that go to NMS, best first, as in 
 _PART = 0.7  # of its area that a part of a face has inside the face
 _TURNED = 0.5  # of the smaller one's area that two boxes share if they are one face at two turns
 _SEEN_BETTER = 0.4  # of the largest size: smaller faces of a level are seen in more detail at the level before it
-_TRACE, _SURE = 0.08, 0.8  # what the half of an image shows with this share of the score asked for, but not with this score, …
+_TRACE, _SURE = 0.02, 0.8  # what the half of an image shows with this share of the score asked for, but not with this score, …
 _ROOM = 128  # … gets a closer look, with at least so many pixels around it
 _WINDOWS_AT_ONCE = 16  # given boxes of an image that go through the network together
 _PIXELS_AT_ONCE = 1_000_000  # neighbouring images of one size go through the network together up to this many pixels
@@ -134,9 +134,10 @@ class Detector:
         Faces with a score of at least ``score_threshold`` that no better face overlaps by an IoU over ``nms_threshold``, the
         best ``max_faces`` of them.
         pyramid: look at an image larger than the faces that the network was trained on (``model.config.trained_on``) at a half,
-        a quarter, … of its size, until it is no larger than they are, and at its own size around what is unclear in the half:
-        small, with 8 % of the score asked for, and under 0.8 or that score. At each size but the last, faces up to the size of
-        those in training count (scales by range, as in SNIP: Singh & Davis, CVPR 2018). False: at its own size alone.
+        a quarter, … of its size, until it is no larger than they are, and at its own size; where a second look moves all
+        landmarks, only around what is unclear in the half: small, with 2 % of the score asked for, and under 0.8 or that score.
+        At each size but the last, faces up to the size of those in training count (scales by range, as in SNIP: Singh & Davis,
+        CVPR 2018). False: at its own size alone.
         turns: look at each image turned clockwise by these degrees, multiples of 90, and keep the best look at each face: for
         photos that may lie on their side, at the price of a look each. second_look: let the network look at what it has found
         again, if it can.
@@ -147,8 +148,7 @@ class Detector:
         if isinstance(images, (np.ndarray, str, Path)):
             return self.detect([images], score_threshold, nms_threshold, max_faces, pyramid, turns, second_look)[0]
         if not isinstance(images, Iterable):
-            got = type(images).__name__
-            raise ValueError(f"detect takes RGB arrays (H, W, 3) of uint8 or paths, or a list of them, got {got}")
+            raise ValueError(f"detect takes RGB arrays (H, W, 3) of uint8 or paths, or several, got {type(images).__name__}")
         numbers = isinstance(score_threshold, Real) and isinstance(nms_threshold, Real) and isinstance(max_faces, Integral)
         if not (numbers and score_threshold >= 0 and nms_threshold >= 0 and max_faces >= 0):
             asked = f"{score_threshold}, {nms_threshold} and {max_faces}"
@@ -226,6 +226,7 @@ class Detector:
         self, pictures: list[np.ndarray], pyramid: bool, turns: tuple[int, ...], score_threshold: float, nms_threshold: float
     ) -> list[list[_Look]]:
         """What counts in each of ``pictures``, RGB uint8 of one size, at each turn and size, the smallest size first."""
+        found_anew = any(len({*chain(*look.parts)}) == self.model.config.schema.count for look in self.model.config.looks)
         looks: list[list[_Look]] = [[] for _ in pictures]
         for turn in turns:
             levels = [[np.ascontiguousarray(np.rot90(picture, -turn // 90)) for picture in pictures]]
@@ -240,7 +241,7 @@ class Detector:
                     seen = [self._closer(*of_one, score_threshold, nms_threshold) for of_one in zip(level, traces, strict=True)]
                 else:
                     seen = self._detect_batch(level, score_threshold * (_TRACE if halved == 1 else 1), nms_threshold)
-                if halved == 1:
+                if halved == 1 and found_anew:
                     traces = [faces[self._unclear(faces, score_threshold)].transformed(scale) for faces in seen]
                 for of_one, faces in zip(looks, seen, strict=True):
                     if faces is None:
