@@ -1,4 +1,4 @@
-"""How long the shipped detectors take on photographs with 1, 5 and 20 faces, beside a pair of networks from elsewhere.
+"""How long the shipped detectors take on photographs with 1 to 20 faces, beside a pair of networks from elsewhere.
 
     python -m benchmarks.photographs --pair YUNET.onnx PFLD.onnx
 
@@ -24,7 +24,7 @@ from retinalib.datasets import london
 from retinalib.datasets.table import read_image
 from retinalib.detect import load_detector
 
-SIZE, FACES = 640, (1, 5, 20)
+SIZE, FACES = 640, (1, 3, 5, 20)
 ROUNDS = 3  # in each, every side detects several times in a row, as in a folder of photos, and then with a pause before each
 
 
