@@ -33,6 +33,7 @@ _PART = 0.7  # of its area that a part of a face has inside the face
 _TURNED = 0.5  # of the smaller one's area that two boxes share if they are one face at two turns
 _SEEN_BETTER = 0.4  # of the largest size: smaller faces of a level are seen in more detail at the level before it
 _TRACE, _SURE = 0.02, 0.8  # what the half of an image shows with this share of the score asked for, but not with this score, …
+_BESIDE, _FAINT = 1.5, 0.06  # … (within so many sizes of a surely found face: with this share), …
 _ROOM = 128  # … gets a closer look, with at least so many pixels around it
 _WINDOWS_AT_ONCE = 16  # given boxes of an image that go through the network together
 _PIXELS_AT_ONCE = 1_000_000  # neighbouring images of one size go through the network together up to this many pixels
@@ -52,8 +53,7 @@ def load_detector(
     """A detector from a shipped name, a run folder, one of our checkpoints or a public reference checkpoint.
 
     name_or_path: by default the first of :func:`available_detectors`. device: by default a GPU if there is one. normalisation:
-    for weights that do not say it, see :func:`retinalib.checkpoint.load_model`. Raises FileNotFoundError or ValueError saying
-    what was looked for.
+    for weights without it, see :func:`retinalib.checkpoint.load_model`. Raises FileNotFoundError or ValueError.
     """
     return Detector(load_model(find_checkpoint(name_or_path), normalisation), device)
 
@@ -135,9 +135,9 @@ class Detector:
         best ``max_faces`` of them.
         pyramid: look at an image larger than the faces that the network was trained on (``model.config.trained_on``) at a half,
         a quarter, … of its size, until it is no larger than they are, and at its own size; where a second look moves all
-        landmarks, only around what is unclear in the half: small, with 2 % of the score asked for, and under 0.8 or that score.
-        At each size but the last, faces up to the size of those in training count (scales by range, as in SNIP: Singh & Davis,
-        CVPR 2018). False: at its own size alone.
+        landmarks, only around what is unclear in the half: small, with 2 % of the score asked for (6 % beside a sure face), and
+        under 0.8 or that score. At each size but the last, faces up to the size of those in training count (scales by range,
+        as in SNIP: Singh & Davis, CVPR 2018). False: at its own size alone.
         turns: look at each image turned clockwise by these degrees, multiples of 90, and keep the best look at each face: for
         photos that may lie on their side, at the price of a look each. second_look: let the network look at what it has found
         again, if it can.
@@ -254,8 +254,12 @@ class Detector:
         return looks
 
     def _unclear(self, faces: Faces, score_threshold: float) -> np.ndarray:
-        """(F,) bool, which of ``faces``, in the half of an image, need a closer look and would gain by it."""
-        return (faces.scores < max(score_threshold, _SURE)) & (_longer_sides(faces.boxes) < _SEEN_BETTER * self._largest)
+        """(F,) bool, which of ``faces``, in the half of an image, need a closer look and would gain by it. They are small,
+        not sure, and not so faint beside a sure face that they are its hair, hands or collar."""
+        sure, middles = faces.scores >= max(score_threshold, _SURE), faces.boxes.reshape(-1, 2, 2).mean(1)
+        beside = (np.abs(middles[:, None] - middles[sure]).max(-1) <= _BESIDE * _longer_sides(faces.boxes[sure])).any(1)
+        faint = beside & (faces.scores < _FAINT * score_threshold)
+        return ~sure & ~faint & (_longer_sides(faces.boxes) < _SEEN_BETTER * self._largest)
 
     def _closer(self, picture: np.ndarray, traces: Faces, score_threshold: float, nms_threshold: float) -> Faces | None:
         """The faces in a window of an RGB picture around ``traces``, but those that the window cuts; None without traces."""
@@ -270,8 +274,7 @@ class Detector:
         return faces[~cut.any(1)]
 
     def _merged(self, looks: list[_Look], nms_threshold: float) -> Faces:
-        """One picture's faces of all looks. Of two that are one face, the better score stays, but for those that a finer look
-        shows as well."""
+        """One picture's faces of all looks. Of two that are one face the better score stays, or the finer look's."""
         if len(looks) == 1:
             return looks[0].faces
         finest = {look.turn: look.halved for look in looks}  # the last look at each turn
@@ -345,8 +348,7 @@ def _longer_sides(boxes: np.ndarray) -> np.ndarray:
 
 
 def _turned_back(faces: Faces, turn: int, size: tuple[int, int]) -> Faces:
-    """The faces of a picture that was turned clockwise by ``turn`` degrees and is ``size`` (width, height) since, in that
-    before."""
+    """The faces of a picture turned clockwise by ``turn`` degrees to ``size`` (width, height), in the one before."""
     boxes, landmarks = faces.boxes, faces.landmarks
     for quarter in range(turn // 90):
         width = size[quarter % 2]

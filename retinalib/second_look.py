@@ -84,8 +84,7 @@ def to_frames(points: Tensor, frames: Tensor) -> Tensor:
 def sample_parts(images: Tensor, image: Tensor, frames: Tensor, rows: int, columns: int) -> Tensor:
     """The pixels around parts: (N, C, rows, columns) from (B, C, H, W) images, (N,) their numbers and (N, 2, 3) frames.
 
-    Where the image has more pixels, samples are taken closer to each other and averaged. Outside the image its border is
-    repeated.
+    Where the image has more pixels, closer samples are averaged. Outside the image its border is repeated.
     """
     frames = frames * torch.tensor([1.0, rows / columns, 1.0], device=frames.device)
     step = 2 / columns * vector_norm(frames[:, :, 0], dim=1)  # pixels of the image from one sample to the next

@@ -23,8 +23,7 @@ _ARMS = 3  # that chapter 5 trains with each seed, chapter 4's two among them
 
 def run(notebook: Path, output: Path, parameters: dict | None = None) -> None:
     """Executes ``notebook`` with ``parameters`` and writes it to ``output``, without papermill's notes, and of explorers only
-    the picture. Raises SystemExit with one sentence if a cell fails or the kernel dies; what was done is left beside
-    ``output``."""
+    the picture. Raises SystemExit with one sentence if a cell fails or the kernel dies; what was done stays beside it."""
     partial = output.with_name(f"{output.stem}.partial.ipynb")
     partial.parent.mkdir(parents=True, exist_ok=True)
     options = {"record_timing": False, "store_widget_state": False, "coalesce_streams": True}  # of nbclient

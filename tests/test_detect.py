@@ -91,8 +91,7 @@ def looked_at(model, height, width, score=0.1, size=8):
 
 
 def test_a_closer_look_is_that_at_the_whole_image():
-    """Where a second look moves all landmarks, an image is looked at itself around what its half shows unclearly and it would
-    show better: with the same result, also beside others that need none. What the window cuts does not count."""
+    """Where a second look moves all landmarks, it is taken around what the half of an image shows unclearly, and not cut."""
     ours = load_detector("photos98", "cpu")
     assert looked_at(ours.model, 600, 642) == [(150, 160), (300, 321), (256, 384)]
     assert looked_at(ours.model, 600, 642, 0.9) == looked_at(ours.model, 600, 642, size=130) == [(150, 160), (300, 321)]
@@ -105,6 +104,9 @@ def test_a_closer_look_is_that_at_the_whole_image():
     shown = Faces(np.float32([[5, 3, 60, 60], [90, 10, 110, 30], [190, 99, 250, 150]]), np.zeros((3, 98, 2)))
     ours._detect_batch = lambda pictures, *_: [shown] if pictures[0].shape == (256, 256, 3) else None
     np.testing.assert_array_equal(ours._closer(photo, shown[:2], 0.5, 0.4).boxes, shown.boxes[:2])
+    boxes = [[0, 0, 40, 40], [40, 0, 60, 20], [40, 0, 60, 20], [200, 200, 220, 220], [0, 0, 130, 130]]
+    shown = Faces(np.float32(boxes), np.zeros((5, 98, 2)), scores=[0.9, 0.02, 0.04, 0.02, 0.4])  # not faint
+    assert ours._unclear(shown, 0.5).tolist() == [False, False, True, True, False] and not len(ours._unclear(shown[:0], 0.5))
 
 
 def test_turned_photos(rendered):
@@ -184,11 +186,9 @@ def test_a_list_is_read_photo_by_photo(detector, images, monkeypatch):
 
 
 def test_given_boxes(rendered, tmp_path):
-    """Every box gets its face, in order: near the truth where there is one, whatever the box's margin, and also where detection
-    finds nothing."""
+    """Every box gets its face, in order: near the truth if there is one, whatever its margin, and where detection finds none."""
     dataset = load(make(tmp_path / "faces", 6, seed=3), "train")
-    rng = np.random.default_rng(0)
-    errors = []
+    rng, errors = np.random.default_rng(0), []
     for image, faces in dataset:
         order = rng.permutation(len(faces))
         sides = np.tile(faces.boxes[:, 2:] - faces.boxes[:, :2], 2)
