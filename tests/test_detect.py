@@ -186,7 +186,7 @@ def test_a_list_is_read_photo_by_photo(detector, images, monkeypatch):
 
 
 def test_given_boxes(rendered, tmp_path):
-    """Every box gets its face, in order: near the truth if there is one, whatever its margin, and where detection finds none."""
+    """Every box gets its face, in order: near the truth if there is one, whatever its margin, and where none is found."""
     dataset = load(make(tmp_path / "faces", 6, seed=3), "train")
     rng, errors = np.random.default_rng(0), []
     for image, faces in dataset:
