@@ -53,7 +53,7 @@ def load_detector(
     """A detector from a shipped name, a run folder, one of our checkpoints or a public reference checkpoint.
 
     name_or_path: by default the first of :func:`available_detectors`. device: by default a GPU if there is one. normalisation:
-    for weights without it, see :func:`retinalib.checkpoint.load_model`. Raises FileNotFoundError or ValueError.
+    of weights that do not say theirs, see :func:`retinalib.checkpoint.load_model`. Raises FileNotFoundError or ValueError.
     """
     return Detector(load_model(find_checkpoint(name_or_path), normalisation), device)
 
@@ -237,12 +237,13 @@ class Detector:
             traces: list[Faces] = []  # of each picture, in the picture as it is turned
             for halved, level in reversed(list(enumerate(levels))):
                 scale = (full[0] / level[0].shape[1], full[1] / level[0].shape[0])
-                if halved == 0 and traces:
+                if halved == 1 and found_anew:
+                    seen = self._detect_batch(level, _TRACE * score_threshold, nms_threshold)
+                    traces = [faces[self._unclear(faces, score_threshold)].transformed(scale) for faces in seen]
+                elif halved == 0 and traces:
                     seen = [self._closer(*of_one, score_threshold, nms_threshold) for of_one in zip(level, traces, strict=True)]
                 else:
-                    seen = self._detect_batch(level, score_threshold * (_TRACE if halved == 1 else 1), nms_threshold)
-                if halved == 1 and found_anew:
-                    traces = [faces[self._unclear(faces, score_threshold)].transformed(scale) for faces in seen]
+                    seen = self._detect_batch(level, score_threshold, nms_threshold)
                 for of_one, faces in zip(looks, seen, strict=True):
                     if faces is None:
                         continue
@@ -274,15 +275,14 @@ class Detector:
         return faces[~cut.any(1)]
 
     def _merged(self, looks: list[_Look], nms_threshold: float) -> Faces:
-        """One picture's faces of all looks. Of two that are one face the better score stays, or the finer look's."""
+        """One picture's faces of all looks. Of two that are one face the better score stays, or a small one's finest look."""
         if len(looks) == 1:
             return looks[0].faces
-        finest = {look.turn: look.halved for look in looks}  # the last look at each turn
+        last = {look.turn: look.halved for look in looks}  # the finest at each turn
         parts = zip(*((f.boxes, f.landmarks, f.visible, f.scores) for *_, f in looks), strict=True)
         boxes, landmarks, visible, scores = (np.concatenate(arrays) for arrays in parts)
         turn, halved = np.repeat([look[:2] for look in looks], [len(look.faces) for look in looks], axis=0).T
-        coarse = halved > [finest[of_face] for of_face in turn]
-        coarse &= _longer_sides(boxes) < _SEEN_BETTER * self._largest * 2**halved
+        coarse = (halved > [last[t] for t in turn]) & (_longer_sides(boxes) < _SEEN_BETTER * self._largest * 2**halved)
         kept = nms(torch.from_numpy(boxes), torch.from_numpy(scores - coarse), nms_threshold).numpy()
         kept = kept[np.argsort(-scores[kept], kind="stable")]
         kept = kept[~_seen_otherwise(boxes[kept], turn[kept], halved[kept])]
@@ -348,7 +348,7 @@ def _longer_sides(boxes: np.ndarray) -> np.ndarray:
 
 
 def _turned_back(faces: Faces, turn: int, size: tuple[int, int]) -> Faces:
-    """The faces of a picture turned clockwise by ``turn`` degrees to ``size`` (width, height), in the one before."""
+    """The faces of a picture that was turned clockwise by ``turn`` degrees, to ``size`` (width, height), as they lay before."""
     boxes, landmarks = faces.boxes, faces.landmarks
     for quarter in range(turn // 90):
         width = size[quarter % 2]

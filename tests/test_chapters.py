@@ -193,6 +193,8 @@ def test_backgrounds_hold_no_face_and_faces_do(tmp_path):
     assert crops[0].mean() / 255 == pytest.approx((30 / 48) ** 2, abs=0.02)
     full = table.assign(x1=0.0, y1=0.0, x2=150.0, y2=200.0)
     assert len(face_and_background(FaceDataset(full, tmp_path), 48)[0]) == 0  # no room for a background
+    with pytest.raises(ValueError, match="only in part"):
+        face_and_background(FaceDataset(table, tmp_path, complete=False), 48)
 
 
 def test_what_the_gates_depend_on():

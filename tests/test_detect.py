@@ -91,7 +91,7 @@ def looked_at(model, height, width, score=0.1, size=8):
 
 
 def test_a_closer_look_is_that_at_the_whole_image():
-    """Where a second look moves all landmarks, it is taken around what the half of an image shows unclearly, and not cut."""
+    """Where a second look moves all landmarks, an image itself is looked at around what its half shows unclearly, uncut."""
     ours = load_detector("photos98", "cpu")
     assert looked_at(ours.model, 600, 642) == [(150, 160), (300, 321), (256, 384)]
     assert looked_at(ours.model, 600, 642, 0.9) == looked_at(ours.model, 600, 642, size=130) == [(150, 160), (300, 321)]
@@ -105,7 +105,7 @@ def test_a_closer_look_is_that_at_the_whole_image():
     ours._detect_batch = lambda pictures, *_: [shown] if pictures[0].shape == (256, 256, 3) else None
     np.testing.assert_array_equal(ours._closer(photo, shown[:2], 0.5, 0.4).boxes, shown.boxes[:2])
     boxes = [[0, 0, 40, 40], [40, 0, 60, 20], [40, 0, 60, 20], [200, 200, 220, 220], [0, 0, 130, 130]]
-    shown = Faces(np.float32(boxes), np.zeros((5, 98, 2)), scores=[0.9, 0.02, 0.04, 0.02, 0.4])  # not faint
+    shown = Faces(np.float32(boxes), np.zeros((5, 98, 2)), scores=[0.9, 0.02, 0.04, 0.02, 0.4])
     assert ours._unclear(shown, 0.5).tolist() == [False, False, True, True, False] and not len(ours._unclear(shown[:0], 0.5))
 
 
@@ -176,8 +176,7 @@ def test_new_weights_are_seen_after_a_refresh(detector, images):
 
 def test_a_list_is_read_photo_by_photo(detector, images, monkeypatch):
     """Memory holds one group of neighbours of one size, however long the list is."""
-    log = []
-    photos = {"a": images[0], "b": images[0], "c": images[1], "d": images[0]}
+    log, photos = [], {"a": images[0], "b": images[0], "c": images[1], "d": images[0]}
     monkeypatch.setattr("retinalib.detect.read_image", lambda path, **_: log.append(path) or photos[path])
     run = detector._detect_batch
     monkeypatch.setattr(detector, "_detect_batch", lambda pictures, *o: log.append(len(pictures)) or run(pictures, *o))
@@ -197,8 +196,7 @@ def test_given_boxes(rendered, tmp_path):
         np.testing.assert_allclose(given.boxes, boxes, rtol=1e-6)
         errors += nme(given.landmarks, faces.landmarks[order], normaliser="box", boxes=faces.boxes[order]).tolist()
     assert len(errors) > 6 and np.median(errors) < 0.05
-    grey = np.full((200, 300, 3), 128, np.uint8)
-    box = np.array([[10, 20, 90, 110], [280, 150, 340, 230.0]])
+    grey, box = np.full((200, 300, 3), 128, np.uint8), np.array([[10, 20, 90, 110], [280, 150, 340, 230.0]])
     nothing = rendered.detect_in_boxes(grey, box)
     assert not len(rendered.detect(grey)) and len(nothing) == 2 and np.isfinite(nothing.landmarks).all()
     middle = (box[:, :2] + box[:, 2:]) / 2
